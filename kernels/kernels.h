@@ -1,0 +1,126 @@
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+/* The one table of compute kernels, an instance per backend. Every entry takes a queue (the CPU's threads, or a CUDA
+ * stream) and tensors that know their device, so that each pass over a model is written once (nodes/model).
+ *
+ * Notation: T rows (tokens), N output features, K input features, all row-major f32 unless said otherwise.
+ * Contract of every entry: outputs never overlap inputs unless said; shapes are checked and a mismatch is ERR_BUG; after
+ * a failure the outputs are undefined. **Row invariance**: the bits of a row of the result depend only on that row's
+ * inputs and on the weights, never on T, on the row's place in the call, or on the number of threads.
+ *
+ * fp32 mode (f32 panels): every product is accumulated in one chain of fused multiply-adds over ascending k, so all CPU
+ * variants (plain, avx2, avx512) give the same bits. bf16 mode (bf16 panels): x is rounded to bf16 on the way in,
+ * products accumulate in f32 in an order that belongs to the variant; `numeric_bf16` names it. */
+#include "engine/base/tensor.h"
+
+struct kernels;
+
+/* Where work runs. CPU: the number of threads that one kernel may use. */
+struct queue {
+    const struct kernels *k;
+    int threads;  /* >= 1 */
+    int device;   /* TENSOR_HOST, or the accelerator's index */
+    void *stream; /* the backend's own */
+};
+
+/* How an input activation is fake-quantized before a product (export-formats 2.1, 2.3). */
+enum act_rule {
+    ACT_NONE,
+    ACT_NVFP4,    /* static global scale gs = 2688/amax; per row and 16 values: block scale E4M3(gs*max/6), E2M1 codes */
+    ACT_FP8_TOKEN /* dynamic: per row s = max(max|x|/448, 1/(448*512)), E4M3 codes */
+};
+
+/* Attention over one packed activation: row t of `qkv` is [q heads | k heads | v heads], each head `head_dim` wide. */
+struct attention_shape {
+    int heads, kv_heads, head_dim;
+    int window; /* rows per sequence: T is a multiple of it, and no row sees another sequence */
+};
+
+/* Per-row running state of the fused KL; row r of every array belongs to token r of the tile. */
+struct kl_state {
+    double *max_t, *sum_t; /* teacher: running maximum m and sum of exp(s - m) */
+    double *max_c, *sum_c; /* candidate, likewise */
+    double *cross;         /* sum of exp(s_t - max_t) * (s_t - s_c) */
+    float *best_t, *best_c;
+    int32_t *arg_t, *arg_c; /* index of the largest logit, lowest index on ties */
+};
+
+struct kernels {
+    const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
+    const char *numeric_fp32; /* what a result's key says of the fp32 mode, e.g. "fp32 cpu" */
+    const char *numeric_bf16; /* e.g. "bf16 cpu fma", "bf16 cpu avx512bf16", "bf16 cpu amx" */
+
+    /* -- memory of the backend ------------------------------------------------------------------------------------ */
+    /* A tensor on the queue's device, uninitialised. On failure *out is untouched. */
+    bool (*tensor_new)(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape, struct err *e);
+    /* Frees when owned and clears *t; a zeroed tensor is fine. */
+    void (*tensor_free)(struct queue *q, struct tensor *t);
+    /* Host to device and back; `bytes` is the whole tensor. */
+    bool (*upload)(struct queue *q, struct tensor *dst, const void *src, size_t bytes, struct err *e);
+    bool (*download)(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e);
+
+    /* -- weights -------------------------------------------------------------------------------------------------- */
+    /* Make the panels for matmul of an [N,K] f32 weight: `mode` DTYPE_F32 or DTYPE_BF16 (rounds to nearest even). The
+     * result owns its memory, has shape {N, K}, dtype `mode` and layout TENSOR_PANELS. */
+    bool (*panels_new)(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e);
+    /* Fill rows [first, first + w->shape[0]) of `panels` from w [n,K] of f32 (host memory on the CPU). `first` is a
+     * multiple of 16. Rows never filled read as zero. */
+    bool (*pack)(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e);
+
+    /* -- products ------------------------------------------------------------------------------------------------- */
+    /* y[t][n] = sum_k x[t][k] * w[n][k];  x [T,K], w panels of {N,K}, y [T,N]. */
+    bool (*matmul)(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e);
+    /* The same for columns [first, first + y->shape[1]) of the product only; first a multiple of 16 (the head, by tiles
+     * of the vocabulary). */
+    bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
+                        struct err *e);
+    /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h [K,K]
+     * f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
+    bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
+
+    /* -- elementwise and attention -------------------------------------------------------------------------------- */
+    /* y[t] = table[ids[t]];  table [V,h] f32, bf16 or f16, ids i32 [T], y [T,h] f32. ids are in range. */
+    bool (*embed)(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y, struct err *e);
+    /* y = w * (x * rsqrt(mean(x^2) + eps)); w [h] f32; y may be x. */
+    bool (*rmsnorm)(struct queue *q, const struct tensor *x, const struct tensor *w, float eps, struct tensor *y,
+                    struct err *e);
+    /* x += d, then y = rmsnorm(x); fused because both are bound by memory. */
+    bool (*add_rmsnorm)(struct queue *q, struct tensor *x, const struct tensor *d, const struct tensor *w, float eps,
+                        struct tensor *y, struct err *e);
+    /* x += d */
+    bool (*add)(struct queue *q, struct tensor *x, const struct tensor *d, struct err *e);
+    /* y[t] += b for every row; b [N] f32 (the bias of a linear layer). */
+    bool (*add_bias)(struct queue *q, struct tensor *y, const struct tensor *b, struct err *e);
+    /* Rotate the q and k heads of `qkv` in place ("rotate half", model-architectures 1.3): row t has position t mod
+     * s->window; cosine and sine are [window, head_dim/2] f32. */
+    bool (*rope)(struct queue *q, struct tensor *qkv, const struct attention_shape *s, const struct tensor *cosine,
+                 const struct tensor *sine, struct err *e);
+    /* Causal grouped-query attention per sequence, softmax in f32; out [T, heads*head_dim]. */
+    bool (*attention)(struct queue *q, const struct tensor *qkv, const struct attention_shape *s, struct tensor *out,
+                      struct err *e);
+    /* y[t][i] = silu(gu[t][i]) * gu[t][I + i];  gu [T, 2I] (gate, then up), y [T, I]. */
+    bool (*swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e);
+    /* y = dequantize(quantize(x)) by `rule`; `scale` is the static global scale of ACT_NVFP4 (0 otherwise). K must be a
+     * multiple of 16 for ACT_NVFP4. y may be x. In bf16 mode x is rounded to bf16 before (mode DTYPE_BF16). */
+    bool (*fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
+                          struct tensor *y, struct err *e);
+    /* *amax = max(*amax, max|x|); NaN or infinity in x is ERR_NUMERIC naming its row and column. */
+    bool (*amax)(struct queue *q, const struct tensor *x, float *amax, struct err *e);
+
+    /* -- the KL of candidate to teacher, by tiles of the vocabulary ---------------------------------------------- */
+    /* Fold one tile of logits, teacher s_t and candidate s_c, both [T, B], columns first..first+B of the vocabulary,
+     * into rows [0, T) of `state` (host memory). f32 partial sums over at most 2048 columns, then f64. The same pointer
+     * may be given for both: cross is then exactly 0. */
+    bool (*kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
+                    struct kl_state *state, struct err *e);
+};
+
+/* The best CPU table that this machine can run, chosen by CPUID bits. The environment variable SCOUT_CPU (plain, avx2,
+ * avx512, avx512bf16, amx) lowers it; a name that is unknown or that the machine lacks is ERR_USAGE. */
+const struct kernels *kernels_cpu(struct err *e);
+/* The table of that name, or NULL when this build or machine cannot run it. */
+const struct kernels *kernels_find(const char *name);
+/* All names this build knows, best last; *n is their number. */
+const char *const *kernels_names(size_t *n);
+
+#endif

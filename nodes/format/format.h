@@ -1,0 +1,59 @@
+#ifndef NODES_FORMAT_FORMAT_H
+#define NODES_FORMAT_FORMAT_H
+/* Precision formats: how a matrix is stored and how its input is treated at run time. One file a format, one line in the
+ * table. A rendering is the codes and scales of one matrix in one format; `decode` is the one documented f32 expression
+ * for its weights, used by measure, verify and scout decode alike. */
+#include "engine/base/mem.h"
+#include "kernels/kernels.h"
+
+#define FORMAT_PARTS 4
+
+struct format;
+
+/* One stored tensor of a rendering. Its shape follows from N and K. */
+struct format_part {
+    const char *suffix; /* "weight_packed": the tensor is <matrix>.<suffix> */
+    enum dtype dtype;
+    int rank;
+    int64_t shape[2];
+};
+
+struct rendering {
+    const struct format *format;
+    int64_t n, k;               /* out_features, in_features */
+    void *part[FORMAT_PARTS];   /* parallel to format_parts(); borrowed or owned as the maker says */
+};
+
+struct format {
+    const char *name;           /* "nvfp4" */
+    const char *summary;        /* one line */
+    enum act_rule act;
+    int k_multiple;             /* K must be a multiple; else the unit cannot have this format */
+    bool shared_amax;           /* encode wants the largest |w| over all matrices of the unit (NVFP4's global scale) */
+    bool static_input_scale;    /* exports input_global_scale = 2688 / amax of the unit's input */
+    const char *group_format;   /* config_groups' "format": "nvfp4-pack-quantized"; NULL: not quantized (bf16) */
+    const char *weights_json;   /* config_groups' "weights" object, as JSON text */
+    const char *input_json;     /* "input_activations", or "null" */
+    /* The stored tensors for an [N,K] matrix whose source dtype is `source` (only bf16, which keeps it, looks at it);
+     * returns their number, at most FORMAT_PARTS. input_global_scale is not among them: it belongs to the unit. */
+    int (*parts)(int64_t n, int64_t k, enum dtype source, struct format_part out[FORMAT_PARTS]);
+    /* w [n,k] f32 into r->part[], which the caller has allocated. `amax` is that of the matrix, or of the unit when
+     * shared_amax. NaN or infinity in w is ERR_NUMERIC with row and column. */
+    bool (*encode)(const float *w, float amax, struct rendering *r, struct err *e);
+    /* Rows [first, first + n) to out [n,k] f32. The formula is in the format's file. */
+    void (*decode)(const struct rendering *r, int64_t first, int64_t n, float *out);
+};
+
+/* All formats, in the order of the menu (smallest first); NULL-terminated. */
+extern const struct format *const formats[];
+const struct format *format_find(const char *name);
+/* Names of all formats, NULL-terminated, for parameter choices. */
+extern const char *const format_names[];
+/* May a matrix of this shape have this format? */
+bool format_fits(const struct format *f, int64_t n, int64_t k);
+/* Payload bytes of one matrix as exported: its parts, plus input_global_scale (4 bytes) when static_input_scale. */
+uint64_t format_bytes(const struct format *f, int64_t n, int64_t k, enum dtype source);
+/* Bytes of part i. */
+uint64_t format_part_bytes(const struct format_part *p);
+
+#endif

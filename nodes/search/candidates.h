@@ -1,0 +1,75 @@
+#ifndef NODES_SEARCH_CANDIDATES_H
+#define NODES_SEARCH_CANDIDATES_H
+/* The menu (which unit may have which format, at what size) and tables of candidates: the columns that every measuring,
+ * choosing and exporting node shares, in memory and in objects (nodes/README.md has the layout on disk). */
+#include "engine/node.h"
+
+/* What can be chosen. Read from a `quantize` result; formats are in the order of the graph's list. */
+struct menu {
+    int n_units, n_formats;
+    char **unit_names;        /* [unit] */
+    uint64_t *parameters;     /* [unit] */
+    int32_t *layers;          /* [unit] */
+    char **format_names;      /* [format] */
+    uint64_t *bytes;          /* [unit, format]: payload as exported */
+    uint8_t *available;       /* [unit, format]: 1 when the unit's shape allows the format */
+    uint64_t total_parameters;
+};
+bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
+void menu_fini(struct menu *m);
+/* Index of the format of that name, or -1. */
+int menu_format(const struct menu *m, const char *name);
+/* Sum of bytes of an assignment (a format index per unit). */
+uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment);
+/* 8 * bytes / parameters. */
+double menu_bpp(const struct menu *m, uint64_t bytes);
+/* Every unit in `format`, or, where its shape does not allow it, in the available format with the fewest bytes among
+ * those with more bytes (the largest available one if there is none). */
+void menu_uniform(const struct menu *m, int format, uint8_t *assignment);
+
+/* One candidate. Arrays belong to the table. */
+struct candidate {
+    uint32_t id;              /* its index in this table */
+    int32_t parent;           /* id, -1: none */
+    const char *origin;       /* "uniform", "archive", "flip", "polish": a string constant or in the table's arena */
+    uint8_t *assignment;      /* [unit] */
+    uint64_t bytes;
+    double bpp;
+    /* Measured; NaN and 0 before. */
+    double kl_mean;           /* nats per scored position, over complete rows */
+    double kl_p99, kl_max;    /* over scored positions */
+    double top1;              /* share of scored positions */
+    double *kl_window;        /* [window] mean over the window's scored positions; NaN where not measured; NULL if the
+                                 table has no windows */
+    uint32_t n_windows;       /* measured */
+    int32_t dropped_at, dropped_by; /* racing: -1 */
+};
+
+struct candidates {
+    int n_units;
+    uint32_t n_windows;       /* 0 in a list of proposals */
+    uint32_t *window_tokens;  /* [window]: scored positions of each; NULL if no windows */
+    uint32_t *window_document;/* [window]: index of the document: the unit of intervals */
+    struct candidate *list;
+    size_t n, capacity;
+    char numeric[64];         /* the numeric mode, "" in a list of proposals */
+    struct arena arena;
+};
+/* `n_windows` may be 0. window arrays are copied. */
+bool candidates_init(struct candidates *c, int n_units, uint32_t n_windows, const uint32_t *window_tokens,
+                     const uint32_t *window_document, struct err *e) ERR_CHECK;
+void candidates_fini(struct candidates *c);
+/* Index of an equal assignment, or -1. */
+long candidates_find(const struct candidates *c, const uint8_t *assignment);
+/* Append (also when an equal one is there); bytes and bpp from the menu. The pointer is good until the next append. */
+struct candidate *candidates_add(struct candidates *c, const struct menu *m, const uint8_t *assignment,
+                                 const char *origin, int32_t parent, struct err *e);
+/* From an object: measured columns are read when they are there. */
+bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
+/* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
+ * unmeasured one; parents are renumbered. */
+bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e) ERR_CHECK;
+/* Write all columns with /units and /formats beside them. */
+bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;
+
+#endif
