@@ -21,6 +21,7 @@ struct format_part {
 struct rendering {
     const struct format *format;
     int64_t n, k;               /* out_features, in_features */
+    enum dtype source;          /* dtype of the source tensor; only bf16, which keeps it, looks at it */
     void *part[FORMAT_PARTS];   /* parallel to format_parts(); borrowed or owned as the maker says */
 };
 
@@ -35,7 +36,8 @@ struct format {
     const char *weights_json;   /* config_groups' "weights" object, as JSON text */
     const char *input_json;     /* "input_activations", or "null" */
     /* The stored tensors for an [N,K] matrix whose source dtype is `source` (only bf16, which keeps it, looks at it);
-     * returns their number, at most FORMAT_PARTS. input_global_scale is not among them: it belongs to the unit. */
+     * returns their number, at most FORMAT_PARTS. A part of rank 2 has a row of bytes per row of the matrix; one of rank
+     * 1 belongs to the matrix. input_global_scale is not among them: it belongs to the unit. */
     int (*parts)(int64_t n, int64_t k, enum dtype source, struct format_part out[FORMAT_PARTS]);
     /* w [n,k] f32 into r->part[], which the caller has allocated. `amax` is that of the matrix, or of the unit when
      * shared_amax. NaN or infinity in w is ERR_NUMERIC with row and column. */
@@ -46,14 +48,22 @@ struct format {
 
 /* All formats, in the order of the menu (smallest first); NULL-terminated. */
 extern const struct format *const formats[];
+extern const struct format format_nvfp4_a16, format_nvfp4, format_fp8, format_bf16;
 const struct format *format_find(const char *name);
 /* Names of all formats, NULL-terminated, for parameter choices. */
 extern const char *const format_names[];
 /* May a matrix of this shape have this format? */
 bool format_fits(const struct format *f, int64_t n, int64_t k);
-/* Payload bytes of one matrix as exported: its parts, plus input_global_scale (4 bytes) when static_input_scale. */
+/* Payload bytes of one matrix as exported: its parts, plus input_global_scale (4 bytes) when static_input_scale. For a
+ * shape that the format does not fit, what it would take with the last block padded. */
 uint64_t format_bytes(const struct format *f, int64_t n, int64_t k, enum dtype source);
-/* Bytes of part i. */
+/* Payload bytes of one part. */
 uint64_t format_part_bytes(const struct format_part *p);
+/* Fill *r for an [N,K] matrix and allocate its parts with mem_* (rendering_free of nodes/model frees them). On failure
+ * nothing is left allocated and *r is unchanged. */
+bool format_rendering_new(struct rendering *r, const struct format *f, int64_t n, int64_t k, enum dtype source,
+                          struct err *e) ERR_CHECK;
+/* *amax = max(*amax, max|w|) over w [n,k] f32. NaN or infinity is ERR_NUMERIC with row and column. */
+bool format_amax(const float *w, int64_t n, int64_t k, float *amax, struct err *e) ERR_CHECK;
 
 #endif
