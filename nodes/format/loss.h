@@ -1,0 +1,24 @@
+#ifndef NODES_FORMAT_LOSS_H
+#define NODES_FORMAT_LOSS_H
+/* How much a difference of weights is worth: its square, and its energy tr(D H D^T) under the second moment H of the
+ * layer's input, which is the mean square that it adds to the layer's output. */
+#include "kernels/kernels.h"
+
+/* Rows that one loss_add takes at most. */
+#define LOSS_ROWS 256
+
+struct loss;
+
+/* For rows of `k` weights whose input has the second moment `moment` [k,k] f32 (host, symmetric); NULL: energies are
+ * NaN. `moment` is not needed after the call. Works on the queue's device and threads. */
+bool loss_new(struct loss **out, struct queue *q, const float *moment, int64_t k, struct err *e) ERR_CHECK;
+void loss_free(struct loss *l); /* NULL is fine */
+/* Bytes that loss_new allocates on the host, panels included. */
+uint64_t loss_bytes(int64_t k, bool with_moment);
+/* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the host, n <= LOSS_ROWS. The product d H is in f32
+ * (kernels->matmul, fp32 mode), the sums over k and then over rows, both ascending, are in f64. */
+bool loss_add(struct loss *l, const float *d, int64_t n, double *square, double *energy, struct err *e) ERR_CHECK;
+/* part / whole; 0 when nothing is lost or there was nothing to lose, NaN when either is NaN. */
+double loss_ratio(double part, double whole);
+
+#endif
