@@ -1,0 +1,577 @@
+/* The node type `quantize`: renders every matrix in every format, with the loss of each. One part per layer
+ * ("layer.003"), durable on its own and complete: the node's object is put together from the parts alone, so that a
+ * killed run goes on with the next layer. A part holds
+ *
+ *     <matrix>/<format>/<suffix>   the packed tensors, where the matrix' unit can have the format. None for bf16: its
+ *                                  tensor is the source's, which nodes/model/renderings.h reads from there
+ *     matrices/name, formats/name, units/name     what the axes below are, in this layer
+ *     weight_loss, output_loss     f64 [matrix, format]; NaN where the unit cannot have the format
+ *     input_amax, input_scale      f32 [unit]; 0 where unknown or unused
+ *
+ * The losses are of the weights only: what a format does to the input is not in them. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/node.h"
+#include "nodes/format/loss.h"
+#include "nodes/model/model.h"
+
+#define MOST_FORMATS 32
+#define ENCODE_ROWS 64 /* rows that one thread encodes at a time */
+
+static const struct port ports[] = {
+    {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the model to quantize"},
+    {.name = "hessian", .types = (const char *const[]){"hessian", NULL}, .optional = true,
+     .help = "second moments and maxima of every linear's input: for output losses and static input scales"},
+    {0}};
+
+static const struct param params[] = {
+    {.name = "formats", .type = PARAM_ENUM, .many = true, .fallback = "nvfp4, fp8, bf16", .choices = format_names,
+     .help = "the menu: formats that a unit may have"},
+    {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn",
+     .choices = (const char *const[]){"rtn", NULL}, .help = "how weights are rounded; rtn: each to the nearest"},
+    {0}};
+
+/* What a run works on. */
+struct work {
+    struct node *node;
+    struct model *model;
+    struct object *hessian;  /* borrowed; NULL if not connected */
+    const struct format *formats[MOST_FORMATS];
+    const char *names[MOST_FORMATS];
+    int n_formats, n_layers;
+    int first_unit, n_units, first_matrix, n_matrices; /* of the layer in hand */
+    double *weight_loss, *output_loss;                 /* [matrix, format] of the layer in hand */
+    float *input_amax, *input_scale;                   /* [unit] of the layer in hand */
+};
+
+/* ------------------------------------------------------------------------------------------------------- the menu */
+
+static bool read_formats(struct work *w, struct err *e)
+{
+    size_t n = node_list(w->node, "formats");
+    if (n == 0 || n > MOST_FORMATS)
+        return err_set(e, ERR_INPUT, "formats: %zu of them; 1 to %d can be given", n, MOST_FORMATS);
+    for (size_t i = 0; i < n; i++) {
+        w->names[i] = node_list_string(w->node, "formats", i);
+        w->formats[i] = format_find(w->names[i]);
+        if (!w->formats[i])
+            return err_set(e, ERR_INPUT, "formats: there is no format '%s'", w->names[i]);
+        for (size_t j = 0; j < i; j++)
+            if (w->formats[j] == w->formats[i])
+                return err_set(e, ERR_INPUT, "formats: '%s' is given twice", w->names[i]);
+        if (w->formats[i]->static_input_scale && !w->hessian)
+            return err_set(e, ERR_INPUT, "format '%s' quantizes inputs with a scale from calibration: connect the port "
+                           "'hessian', or use '%s_a16', which leaves inputs alone", w->names[i], w->names[i]);
+    }
+    w->n_formats = (int)n;
+    return true;
+}
+
+/* A unit has a format only if every one of its matrices fits it. */
+static bool unit_fits(const struct model *m, const struct unit *u, const struct format *f)
+{
+    for (int i = u->first; i < u->first + u->count; i++)
+        if (!format_fits(f, m->matrices[i].n, m->matrices[i].k))
+            return false;
+    return true;
+}
+
+/* Units and matrices of a layer are consecutive in the model's tables. */
+static bool select_layer(struct work *w, int layer, struct err *e)
+{
+    const struct model *m = w->model;
+    w->first_unit = 0;
+    while (w->first_unit < m->n_units && m->units[w->first_unit].layer != layer)
+        w->first_unit++;
+    w->n_units = w->n_matrices = 0;
+    w->first_matrix = w->first_unit < m->n_units ? m->units[w->first_unit].first : 0;
+    for (int u = w->first_unit; u < m->n_units && m->units[u].layer == layer; u++) {
+        w->n_units++;
+        w->n_matrices += m->units[u].count;
+    }
+    if (w->n_units == 0)
+        return err_set(e, ERR_BUG, "%s: layer %d has no units", m->path, layer);
+    return true;
+}
+
+/* ----------------------------------------------------------------------------------------------------- one matrix */
+
+/* Rows [first, first + n) of a rendering as a rendering of its own. What belongs to the whole matrix (parts of rank 1) is
+ * written by the piece that starts at row 0, and by the others into `spare`, one per part. */
+static struct rendering rows_of(const struct rendering *r, int64_t first, int64_t n, uint64_t spare[FORMAT_PARTS])
+{
+    struct format_part parts[FORMAT_PARTS];
+    int count = r->format->parts(r->n, r->k, r->source, parts);
+    struct rendering piece = *r;
+    piece.n = n;
+    for (int i = 0; i < count; i++) {
+        if (parts[i].rank == 2)
+            piece.part[i] = (char *)r->part[i] + format_part_bytes(&parts[i]) / (uint64_t)r->n * (uint64_t)first;
+        else if (first > 0)
+            piece.part[i] = &spare[i];
+    }
+    return piece;
+}
+
+static bool encode_parallel(struct rendering *r, const float *weights, float amax, int threads, struct err *e)
+{
+    int64_t n_pieces = (r->n + ENCODE_ROWS - 1) / ENCODE_ROWS, failed = n_pieces;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < n_pieces; i++) {
+        int64_t first = i * ENCODE_ROWS, n = r->n - first < ENCODE_ROWS ? r->n - first : ENCODE_ROWS;
+        uint64_t spare[FORMAT_PARTS];
+        struct err mine = {0};
+        struct rendering piece = rows_of(r, first, n, spare);
+        if (r->format->encode(weights + first * r->k, amax, &piece, &mine))
+            continue;
+#pragma omp critical(quantize_encode)
+        if (i < failed) {
+            failed = i;
+            *e = mine;
+        }
+    }
+    if (failed < n_pieces)
+        return err_context(e, "in the piece from row %lld on", (long long)(failed * ENCODE_ROWS));
+    return true;
+}
+
+/* Square and energy of the weights themselves, or of rendering minus weights. `rows` holds LOSS_ROWS rows. */
+static bool measure(struct loss *l, const struct rendering *r, const float *weights, int64_t n, int64_t k, float *rows,
+                    int threads, double *square, double *energy, struct err *e)
+{
+    *square = *energy = 0.0;
+    for (int64_t first = 0; first < n; first += LOSS_ROWS) {
+        int64_t count = n - first < LOSS_ROWS ? n - first : LOSS_ROWS;
+        const float *source = weights + first * k;
+        if (!r) {
+            if (!loss_add(l, source, count, square, energy, e))
+                return false;
+            continue;
+        }
+#pragma omp parallel for schedule(static) num_threads(threads)
+        for (int64_t row = 0; row < count; row++) {
+            float *d = rows + row * k;
+            r->format->decode(r, first + row, 1, d);
+            for (int64_t i = 0; i < k; i++)
+                d[i] -= source[row * k + i];
+        }
+        if (!loss_add(l, rows, count, square, energy, e))
+            return false;
+    }
+    return true;
+}
+
+/* Hand the parts of a rendering to the writer; they are the writer's from then on, also on failure. */
+static bool store_rendering(struct writer *out, const struct matrix *m, struct rendering *r, struct err *e)
+{
+        struct format_part parts[FORMAT_PARTS];
+    int count = r->format->parts(r->n, r->k, r->source, parts);
+    bool ok = true;
+    for (int i = 0; i < count; i++) {
+        char name[640];
+        snprintf(name, sizeof name, "%s/%s/%s", m->name, r->format->name, parts[i].suffix);
+        struct dataset d = {.name = name, .dtype = parts[i].dtype, .rank = parts[i].rank, .unit = "1",
+                            .shape = {(uint64_t)parts[i].shape[0], (uint64_t)parts[i].shape[1]},
+                            .axes = parts[i].rank == 1 ? "tensor" : i == 0 ? "row, column" : "row, block",
+                            .description = "one tensor of the rendering, as it is exported"};
+        if (ok)
+            ok = writer_add_take(out, &d, r->part[i], e);
+        else
+            mem_free(r->part[i]);
+        r->part[i] = NULL;
+    }
+    return ok;
+}
+
+/* All formats of one matrix: encode, take the losses, store. `weights` [n,k]; `amax` is the unit's. */
+static bool render_matrix(struct work *w, struct writer *out, int matrix, const float *weights, float amax,
+                          struct loss *l, float *rows, struct err *e)
+{
+    const struct matrix *m = &w->model->matrices[matrix];
+    const struct unit *u = &w->model->units[m->unit];
+    int threads = node_threads(w->node);
+    double square, energy;
+    if (!measure(l, NULL, weights, m->n, m->k, rows, threads, &square, &energy, e))
+        return false;
+    for (int f = 0; f < w->n_formats; f++) {
+        size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
+        w->weight_loss[at] = w->output_loss[at] = NAN;
+        if (!unit_fits(w->model, u, w->formats[f]))
+            continue;
+        if (!w->formats[f]->group_format) { /* the source itself */
+            w->weight_loss[at] = 0.0;
+            w->output_loss[at] = w->hessian ? 0.0 : NAN;
+            continue;
+        }
+        struct rendering r;
+        double lost_square, lost_energy;
+        if (!format_rendering_new(&r, w->formats[f], m->n, m->k, m->dtype, e))
+            return false;
+        if (!encode_parallel(&r, weights, amax, threads, e) ||
+            !measure(l, &r, weights, m->n, m->k, rows, threads, &lost_square, &lost_energy, e)) {
+            rendering_free(&r);
+            return err_context(e, "%s in %s", m->name, w->names[f]);
+        }
+        w->weight_loss[at] = loss_ratio(lost_square, square);
+        w->output_loss[at] = loss_ratio(lost_energy, energy);
+        if (!store_rendering(out, m, &r, e))
+            return false;
+    }
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------- one unit */
+
+/* The second moment and largest value of a unit's input, from the hessian's part of the layer. */
+static bool read_moment(struct object *part, const struct unit *u, float **moment, float *amax, struct err *e)
+{
+    char name[640];
+    uint64_t count;
+    snprintf(name, sizeof name, "%s/amax", u->name);
+    if (!object_read(part, name, DTYPE_F32, 0, 1, amax, e))
+        return false;
+    if (!(*amax >= 0.0f && *amax < INFINITY))
+        return err_set(e, ERR_NUMERIC, "%s: '%s' is %g; the largest input must be finite", object_path(part), name,
+                       (double)*amax);
+    snprintf(name, sizeof name, "%s/second_moment", u->name);
+    if (!object_load(part, name, DTYPE_F32, moment, &count, e))
+        return false;
+    if (count != (uint64_t)(u->k * u->k))
+        return err_set(e, ERR_INPUT, "%s: '%s' has %llu values, the unit's input has %lld features; the hessian is of "
+                       "another model", object_path(part), name, (unsigned long long)count, (long long)u->k);
+    return true;
+}
+
+/* Does any format of this unit use a static scale of its input? */
+static bool wants_input_scale(const struct work *w, const struct unit *u)
+{
+    for (int f = 0; f < w->n_formats; f++)
+        if (w->formats[f]->static_input_scale && unit_fits(w->model, u, w->formats[f]))
+            return true;
+    return false;
+}
+
+static bool render_unit(struct work *w, struct writer *out, struct object *hessian, int unit, struct err *e)
+{
+    const struct unit *u = &w->model->units[unit];
+    float *moment = NULL, *weights = NULL, *rows = NULL, amax = 0.0f, input_amax = 0.0f;
+    struct loss *l = NULL;
+    bool ok = false;
+    if (hessian && !read_moment(hessian, u, &moment, &input_amax, e))
+        goto out;
+    w->input_amax[unit - w->first_unit] = input_amax;
+    /* The divisor under which the largest input is 448 * 6; 1 for an input that was always zero (export-formats 2.1). */
+    float scale = input_amax > 0.0f ? 2688.0f / input_amax : 1.0f;
+    w->input_scale[unit - w->first_unit] = !wants_input_scale(w, u) ? 0.0f : scale < INFINITY ? scale : 1.0f;
+    if (!loss_new(&l, node_queue(w->node), moment, u->k, e))
+        goto out;
+    mem_free(moment);
+    moment = NULL;
+    if (!mem_raw(&weights, (size_t)(u->n * u->k), e) || !mem_raw(&rows, (size_t)(LOSS_ROWS * u->k), e))
+        goto out;
+    for (int i = u->first; i < u->first + u->count; i++) {
+        const struct matrix *m = &w->model->matrices[i];
+        float *at = weights + m->row * u->k;
+        if (!model_read_matrix(w->model, i, at, e))
+            goto out;
+        if (!format_amax(at, m->n, m->k, &amax, e)) {
+            err_context(e, "%s", m->name);
+            goto out;
+        }
+    }
+    for (int i = u->first; i < u->first + u->count; i++) {
+        if (node_stopping(w->node)) {
+            node_stopped(e);
+            goto out;
+        }
+        if (!render_matrix(w, out, i, weights + w->model->matrices[i].row * u->k, amax, l, rows, e))
+            goto out;
+    }
+    ok = true;
+out:
+    mem_free(rows);
+    mem_free(weights);
+    loss_free(l);
+    mem_free(moment);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------ one layer */
+
+/* A table [rows, formats] or column [rows], copied. `formats` 0: a column. */
+static bool add_table(struct writer *out, const char *name, enum dtype t, int rows, int n_formats, const char *unit,
+                      const char *axes, const char *description, const void *data, struct err *e)
+{
+    struct dataset d = {.name = name, .dtype = t, .rank = n_formats ? 2 : 1, .unit = unit, .axes = axes,
+                        .shape = {(uint64_t)rows, (uint64_t)n_formats}, .description = description};
+    return writer_add(out, &d, data, e);
+}
+
+/* Losses and scales, which parts and the object hold alike. */
+static bool add_results(struct writer *out, int n_matrices, int n_units, int n_formats, const double *weight_loss,
+                        const double *output_loss, const float *input_amax, const float *input_scale, struct err *e)
+{
+    return add_table(out, "weight_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
+                     "||dW||^2 / ||W||^2; NaN where the format is not available", weight_loss, e) &&
+           add_table(out, "output_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
+                     "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input; NaN without a hessian or where the "
+                     "format is not available", output_loss, e) &&
+           add_table(out, "input_amax", DTYPE_F32, n_units, 0, "1", "unit",
+                     "largest |x| of the unit's calibration input; 0 without a hessian", input_amax, e) &&
+           add_table(out, "input_scale", DTYPE_F32, n_units, 0, "1", "unit",
+                     "static global scale of the unit's input, a divisor: 2688 / input_amax; 0 if no format of the unit "
+                     "has one", input_scale, e);
+}
+
+/* Names of the layer's units and matrices and the format list, so that a part explains itself. */
+static bool add_names(const struct work *w, struct writer *out, struct err *e)
+{
+    const char **names;
+    int most = w->n_matrices > w->n_units ? w->n_matrices : w->n_units;
+    if (!mem_new(&names, (size_t)most, e))
+        return false;
+    for (int i = 0; i < w->n_matrices; i++)
+        names[i] = w->model->matrices[w->first_matrix + i].name;
+    bool ok = writer_add_strings(out, "matrices/name", names, (size_t)w->n_matrices, "matrix", "module names", e);
+    for (int i = 0; ok && i < w->n_units; i++)
+        names[i] = w->model->units[w->first_unit + i].name;
+    ok = ok && writer_add_strings(out, "units/name", names, (size_t)w->n_units, "unit", "unit names", e) &&
+         writer_add_strings(out, "formats/name", w->names, (size_t)w->n_formats, "format", "formats, as given", e);
+    mem_free(names);
+    return ok;
+}
+
+static bool new_tables(struct work *w, int n_matrices, int n_units, struct err *e)
+{
+    size_t cells = (size_t)n_matrices * (size_t)w->n_formats;
+    return mem_new(&w->weight_loss, cells, e) && mem_new(&w->output_loss, cells, e) &&
+           mem_new(&w->input_amax, (size_t)n_units, e) && mem_new(&w->input_scale, (size_t)n_units, e);
+}
+
+static void free_tables(struct work *w)
+{
+    mem_free(w->weight_loss);
+    mem_free(w->output_loss);
+    mem_free(w->input_amax);
+    mem_free(w->input_scale);
+    w->weight_loss = w->output_loss = NULL;
+    w->input_amax = w->input_scale = NULL;
+}
+
+/* Compute and publish the part of the layer that select_layer chose. */
+static bool render_layer(struct work *w, const char *part, struct err *e)
+{
+    struct writer *out = NULL;
+    struct object *hessian = NULL;
+    bool ok = false;
+    if (w->hessian && !object_part(node_store(w->node), w->hessian, part, &hessian, e))
+        goto out;
+    if (!node_part_new(w->node, part, &out, e) || !new_tables(w, w->n_matrices, w->n_units, e))
+        goto out;
+    for (int u = w->first_unit; u < w->first_unit + w->n_units; u++)
+        if (!render_unit(w, out, hessian, u, e))
+            goto out;
+    if (!add_names(w, out, e) || !add_results(out, w->n_matrices, w->n_units, w->n_formats, w->weight_loss,
+                                              w->output_loss, w->input_amax, w->input_scale, e))
+        goto out;
+    struct writer *finished = out;
+    out = NULL;
+    ok = writer_commit(finished, e);
+out:
+    free_tables(w);
+    writer_abort(out);
+    object_close(hessian);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------ the object */
+
+/* Copy the losses and scales of one layer's part into the tables of all layers. */
+static bool gather(struct work *w, struct object *part, struct err *e)
+{
+    uint64_t cells = (uint64_t)w->n_matrices * (uint64_t)w->n_formats, units = (uint64_t)w->n_units;
+    size_t at = (size_t)w->first_matrix * (size_t)w->n_formats, unit = (size_t)w->first_unit;
+    return object_read(part, "weight_loss", DTYPE_F64, 0, cells, w->weight_loss + at, e) &&
+           object_read(part, "output_loss", DTYPE_F64, 0, cells, w->output_loss + at, e) &&
+           object_read(part, "input_amax", DTYPE_F32, 0, units, w->input_amax + unit, e) &&
+           object_read(part, "input_scale", DTYPE_F32, 0, units, w->input_scale + unit, e);
+}
+
+static bool write_units(const struct work *w, struct writer *out, const char **names, int32_t *layers,
+                        uint64_t *parameters, struct err *e)
+{
+    const struct model *m = w->model;
+    for (int u = 0; u < m->n_units; u++) {
+        names[u] = m->units[u].name;
+        layers[u] = m->units[u].layer;
+        parameters[u] = m->units[u].parameters;
+    }
+    return writer_add_strings(out, "units/name", names, (size_t)m->n_units, "unit", "unit names", e) &&
+           add_table(out, "units/layer", DTYPE_I32, m->n_units, 0, "1", "unit", "ordinal of the layer", layers, e) &&
+           add_table(out, "units/parameters", DTYPE_U64, m->n_units, 0, "1", "unit", "weights of the unit", parameters,
+                     e);
+}
+
+static bool write_matrices(const struct work *w, struct writer *out, const char **names, int32_t *units, struct err *e)
+{
+    const struct model *m = w->model;
+    for (int i = 0; i < m->n_matrices; i++) {
+        names[i] = m->matrices[i].name;
+        units[i] = m->matrices[i].unit;
+    }
+    return writer_add_strings(out, "matrices/name", names, (size_t)m->n_matrices, "matrix", "module names", e) &&
+           add_table(out, "matrices/unit", DTYPE_I32, m->n_matrices, 0, "1", "matrix", "index of the unit", units, e);
+}
+
+/* bytes and available [unit, format]. */
+static bool write_sizes(const struct work *w, struct writer *out, uint64_t *bytes, uint8_t *available, struct err *e)
+{
+    const struct model *m = w->model;
+    for (int u = 0; u < m->n_units; u++) {
+        for (int f = 0; f < w->n_formats; f++) {
+            size_t at = (size_t)u * (size_t)w->n_formats + (size_t)f;
+            available[at] = unit_fits(m, &m->units[u], w->formats[f]);
+            for (int i = m->units[u].first; i < m->units[u].first + m->units[u].count; i++)
+                bytes[at] += format_bytes(w->formats[f], m->matrices[i].n, m->matrices[i].k, m->matrices[i].dtype);
+        }
+    }
+    return writer_add_strings(out, "formats/name", w->names, (size_t)w->n_formats, "format", "formats, as given", e) &&
+           add_table(out, "bytes", DTYPE_U64, m->n_units, w->n_formats, "byte", "unit, format",
+                     "payload of the unit as exported; where the format is not available, with padded blocks", bytes,
+                     e) &&
+           add_table(out, "available", DTYPE_U8, m->n_units, w->n_formats, "1", "unit, format",
+                     "1 if the shapes of the unit's matrices allow the format", available, e);
+}
+
+static bool write_tables(const struct work *w, struct err *e)
+{
+    const struct model *m = w->model;
+    struct writer *out = node_output(w->node);
+    size_t rows = (size_t)(m->n_matrices > m->n_units ? m->n_matrices : m->n_units);
+    size_t cells = (size_t)m->n_units * (size_t)w->n_formats;
+    struct arena scratch = {0};
+    const char **names = arena_new(&scratch, rows * sizeof *names, e);
+    int32_t *integers = arena_new(&scratch, rows * sizeof *integers, e);
+    uint64_t *parameters = arena_new(&scratch, rows * sizeof *parameters, e);
+    uint64_t *bytes = arena_new(&scratch, cells * sizeof *bytes, e);
+    uint8_t *available = arena_new(&scratch, cells, e);
+    bool ok = names && integers && parameters && bytes && available &&
+              write_units(w, out, names, integers, parameters, e) && write_matrices(w, out, names, integers, e) &&
+              write_sizes(w, out, bytes, available, e) &&
+              add_results(out, m->n_matrices, m->n_units, w->n_formats, w->weight_loss, w->output_loss, w->input_amax,
+                          w->input_scale, e);
+    arena_free(&scratch);
+    return ok;
+}
+
+/* Put the object together from the parts, all of which are there. */
+static bool assemble(struct work *w, struct err *e)
+{
+    bool ok = new_tables(w, w->model->n_matrices, w->model->n_units, e);
+    for (int layer = 0; ok && layer < w->n_layers; layer++) {
+        char name[32];
+        snprintf(name, sizeof name, "layer.%03d", layer);
+        struct object *part = NULL;
+        ok = select_layer(w, layer, e) && node_part_open(w->node, name, &part, e);
+        if (ok && !part)
+            ok = err_set(e, ERR_IO, "part '%s' was just made and is gone", name);
+        ok = ok && gather(w, part, e) && node_part_link(w->node, name, e);
+        object_close(part);
+    }
+    ok = ok && write_tables(w, e);
+    free_tables(w);
+    return ok;
+}
+
+/* -------------------------------------------------------------------------------------------------------- the node */
+
+static bool open_work(struct work *w, struct node *n, struct err *e)
+{
+    const char *path;
+    *w = (struct work){.node = n};
+    if (node_inputs(n, "hessian") > 0)
+        w->hessian = node_input(n, "hessian", 0)->object;
+    if (!read_formats(w, e) || !node_input_path(n, "model", 0, "path", &path, e) || !model_open(&w->model, path, e))
+        return false;
+    for (int u = 0; u < w->model->n_units; u++)
+        if (w->model->units[u].layer >= w->n_layers)
+            w->n_layers = w->model->units[u].layer + 1;
+    return true;
+}
+
+static bool run(struct node *n, struct err *e)
+{
+    struct work w;
+    bool ok = open_work(&w, n, e);
+    for (int layer = 0; ok && layer < w.n_layers; layer++) {
+        char name[32];
+        snprintf(name, sizeof name, "layer.%03d", layer);
+        struct object *part = NULL;
+        node_progress(n, layer, w.n_layers, "layer");
+        if (node_stopping(n))
+            ok = node_stopped(e);
+        ok = ok && node_part_open(n, name, &part, e);
+        if (ok && !part)
+            ok = select_layer(&w, layer, e) && (render_layer(&w, name, e) || err_context(e, "layer %d", layer));
+        object_close(part);
+    }
+    if (ok)
+        node_progress(n, w.n_layers, w.n_layers, "layer");
+    ok = ok && assemble(&w, e);
+    model_close(w.model);
+    return ok;
+}
+
+/* The largest layer's renderings (kept by the writer, and once more while it is committed), and for the largest unit its
+ * weights in f32 and its second moment, as read and as panels. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    struct work w;
+    if (!open_work(&w, n, e))
+        return false;
+    uint64_t most_layer = 0, most_unit = 0;
+    for (int layer = 0, u = 0; layer < w.n_layers; layer++) {
+        uint64_t bytes = 0;
+        for (; u < w.model->n_units && w.model->units[u].layer == layer; u++) {
+            const struct unit *unit = &w.model->units[u];
+            uint64_t k = (uint64_t)unit->k, own = unit->parameters * 4 + loss_bytes(unit->k, w.hessian) + LOSS_ROWS * k * 4 +
+                                                 (w.hessian ? k * k * 4 : 0);
+            most_unit = own > most_unit ? own : most_unit;
+            for (int i = unit->first; i < unit->first + unit->count; i++)
+                for (int f = 0; f < w.n_formats; f++)
+                    if (w.formats[f]->group_format)
+                        bytes += format_bytes(w.formats[f], w.model->matrices[i].n, w.model->matrices[i].k,
+                                              w.model->matrices[i].dtype);
+        }
+        out->disk += bytes;
+        most_layer = bytes > most_layer ? bytes : most_layer;
+    }
+    out->cores = 0;
+    out->memory = 2 * most_layer + most_unit + (32u << 20);
+    model_close(w.model);
+    return true;
+}
+
+/* Output losses come from the kernels' fp32 product. */
+static bool numerics(const struct node *n, const char **out, struct err *e)
+{
+    (void)n;
+    const struct kernels *k = kernels_cpu(e);
+    if (!k)
+        return false;
+    *out = k->numeric_fp32;
+    return true;
+}
+
+const struct node_class node_quantize = {
+    .name = "quantize",
+    .summary = "renderings of every matrix in every format, with their losses",
+    .version = 1,
+    .ports = ports,
+    .params = params,
+    .numerics = numerics,
+    .needs = needs,
+    .run = run,
+};
