@@ -43,6 +43,8 @@ struct kl_state {
     double *cross;         /* sum of exp(s_t - max_t) * (s_t - s_c) */
     float *best_t, *best_c;
     int32_t *arg_t, *arg_c; /* index of the largest logit, lowest index on ties */
+    const int32_t *target;  /* id of the next token of each row; -1: none */
+    float *target_t, *target_c; /* its logit, set by the tile that holds it */
 };
 
 struct kernels {
@@ -58,6 +60,8 @@ struct kernels {
     /* Host to device and back; `bytes` is the whole tensor. */
     bool (*upload)(struct queue *q, struct tensor *dst, const void *src, size_t bytes, struct err *e);
     bool (*download)(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e);
+    /* dst = src on the same device; equal element counts and dtypes, contiguous rows. */
+    bool (*copy)(struct queue *q, const struct tensor *src, struct tensor *dst, struct err *e);
 
     /* -- weights -------------------------------------------------------------------------------------------------- */
     /* Make the panels for matmul of an [N,K] f32 weight: `mode` DTYPE_F32 or DTYPE_BF16 (rounds to nearest even). The

@@ -1,0 +1,266 @@
+/* Node type `hessian`: second moments E[x x^T] of every unit's input over a token set, and its largest magnitude. One
+ * part per layer is durable on its own; a killed run recomputes the forward pass up to the first missing layer only. */
+#include <math.h>
+#include <string.h>
+
+#include "nodes/model/forward.h"
+#include "nodes/model/tokens.h"
+#include "nodes/nodes.h"
+
+struct hessian {
+    struct node *n;
+    struct model *model;
+    struct token_set tokens;
+    struct forward f;
+    struct tensor x;      /* residual stream of all windows [windows * slots, hidden] */
+    /* Of the layer in hand, per unit role: */
+    struct tensor moment[LAYER_UNITS]; /* [K, K] f64, lower triangle of the sum */
+    float amax[LAYER_UNITS];
+    float *all_amax;      /* [unit] */
+    int64_t row;          /* rows of the layer seen so far, to find a chunk's windows */
+    int64_t seen[LAYER_UNITS];
+};
+
+/* Real positions only: padding at a window's end is left out. Whole windows arrive in order. */
+static bool observe(void *context, enum unit_role role, const struct tensor *x, struct err *e)
+{
+    struct hessian *h = context;
+    const struct kernels *k = h->f.q->k;
+    const int64_t slots = h->tokens.window;
+    for (int64_t at = 0; at < x->shape[0]; at += slots) {
+        uint32_t window = (uint32_t)((h->seen[role] + at) / slots);
+        struct tensor real = tensor_rows(x, at, h->tokens.length[window]);
+        if (!k->amax(h->f.q, &real, &h->amax[role], e) || !k->gram(h->f.q, &real, &h->moment[role], e))
+            return err_context(e, "window %u", window);
+    }
+    h->seen[role] += x->shape[0];
+    return true;
+}
+
+static void part_name(int layer, char out[32]) { snprintf(out, 32, "layer.%03d", layer); }
+
+static double total_tokens(const struct token_set *t)
+{
+    double n = 0;
+    for (uint32_t w = 0; w < t->n; w++)
+        n += t->length[w];
+    return n;
+}
+
+/* The mean, both triangles, as f32. */
+static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_role role, struct err *e)
+{
+    const struct unit *u = &h->model->units[unit];
+    char name[600];
+    double *sum;
+    float *mean;
+    size_t k = (size_t)u->k;
+    double scale = 1.0 / total_tokens(&h->tokens);
+    if (!mem_raw(&sum, k * k, e))
+        return false;
+    if (!mem_raw(&mean, k * k, e)) {
+        mem_free(sum);
+        return false;
+    }
+    bool ok = h->f.q->k->download(h->f.q, sum, &h->moment[role], k * k * sizeof *sum, e);
+    for (size_t i = 0; ok && i < k; i++)
+        for (size_t j = 0; j <= i; j++)
+            mean[i * k + j] = mean[j * k + i] = (float)(sum[i * k + j] * scale);
+    mem_free(sum);
+    if (!ok) {
+        mem_free(mean);
+        return false;
+    }
+    snprintf(name, sizeof name, "%s/second_moment", u->name);
+    const struct dataset moment = {.name = name, .dtype = DTYPE_F32, .rank = 2, .shape = {k, k}, .unit = "1",
+        .axes = "feature, feature", .description = "E[x x^T] of the unit's input over the calibration tokens"};
+    if (!writer_add_take(w, &moment, mean, e))
+        return false;
+    snprintf(name, sizeof name, "%s/amax", u->name);
+    const struct dataset amax = {.name = name, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
+        .axes = "value", .description = "largest magnitude of the unit's input"};
+    return writer_add(w, &amax, &h->amax[role], e);
+}
+
+static bool write_part(struct hessian *h, int layer, struct err *e)
+{
+    char part[32];
+    struct writer *w;
+    part_name(layer, part);
+    if (!node_part_new(h->n, part, &w, e))
+        return false;
+    for (int role = 0; role < LAYER_UNITS; role++)
+        if (!write_unit(h, w, layer * LAYER_UNITS + role, (enum unit_role)role, e)) {
+            writer_abort(w);
+            return false;
+        }
+    return writer_commit(w, e);
+}
+
+static void free_moments(struct hessian *h)
+{
+    for (int role = 0; role < LAYER_UNITS; role++)
+        h->f.q->k->tensor_free(h->f.q, &h->moment[role]);
+}
+
+/* Zeroed f64 accumulators for a layer. */
+static bool new_moments(struct hessian *h, int layer, struct err *e)
+{
+    const struct kernels *k = h->f.q->k;
+    for (int role = 0; role < LAYER_UNITS; role++) {
+        int64_t width = h->model->units[layer * LAYER_UNITS + role].k, shape[2] = {width, width};
+        double *zero;
+        if (!k->tensor_new(h->f.q, &h->moment[role], DTYPE_F64, 2, shape, e) ||
+            !mem_new(&zero, (size_t)(width * width), e))
+            return false;
+        bool ok = k->upload(h->f.q, &h->moment[role], zero, (size_t)(width * width) * sizeof *zero, e);
+        mem_free(zero);
+        if (!ok)
+            return false;
+        h->amax[role] = 0;
+        h->seen[role] = 0;
+    }
+    return true;
+}
+
+/* The layer's part if it is there already: then only its amax is wanted. */
+static bool find_part(struct hessian *h, int layer, bool *found, struct err *e)
+{
+    char part[32], name[600];
+    struct object *o;
+    part_name(layer, part);
+    if (!node_part_open(h->n, part, &o, e))
+        return false;
+    *found = o != NULL;
+    for (int role = 0; o && role < LAYER_UNITS; role++) {
+        int unit = layer * LAYER_UNITS + role;
+        snprintf(name, sizeof name, "%s/amax", h->model->units[unit].name);
+        if (!object_read(o, name, DTYPE_F32, 0, 1, &h->all_amax[unit], e)) {
+            object_close(o);
+            return false;
+        }
+    }
+    object_close(o);
+    return true;
+}
+
+static bool run_layer(struct hessian *h, int layer, bool wanted, struct err *e)
+{
+    struct unit_weights w[LAYER_UNITS] = {0};
+    bool ok = !wanted || new_moments(h, layer, e);
+    for (int u = 0; ok && u < LAYER_UNITS; u++)
+        ok = weights_stored(h->f.q, h->model, layer * LAYER_UNITS + u, h->f.mode, &w[u], e);
+    ok = ok && forward_layer(&h->f, layer, w, &h->x, wanted ? observe : NULL, h, e);
+    if (ok && wanted) {
+        ok = write_part(h, layer, e);
+        memcpy(h->all_amax + layer * LAYER_UNITS, h->amax, sizeof h->amax);
+    }
+    for (int u = 0; u < LAYER_UNITS; u++)
+        h->f.q->k->tensor_free(h->f.q, &w[u].panels);
+    free_moments(h);
+    return ok;
+}
+
+static bool run_layers(struct hessian *h, struct err *e)
+{
+    int layers = h->model->config.layers, last_missing = -1;
+    bool *found;
+    if (!mem_new(&found, (size_t)layers, e))
+        return false;
+    bool ok = true;
+    for (int l = 0; ok && l < layers; l++) {
+        ok = find_part(h, l, &found[l], e);
+        last_missing = found[l] ? last_missing : l;
+    }
+    int64_t shape[2] = {(int64_t)h->tokens.n * h->tokens.window, h->model->config.hidden};
+    ok = ok && h->f.q->k->tensor_new(h->f.q, &h->x, DTYPE_F32, 2, shape, e) &&
+         forward_embed(&h->f, h->tokens.ids, &h->x, e);
+    for (int l = 0; ok && l <= last_missing; l++) {
+        node_progress(h->n, l, layers, "layer");
+        ok = node_stopping(h->n) ? node_stopped(e) : run_layer(h, l, !found[l], e);
+    }
+    mem_free(found);
+    return ok;
+}
+
+static bool publish(struct hessian *h, struct err *e)
+{
+    struct writer *w = node_output(h->n);
+    int64_t tokens = (int64_t)total_tokens(&h->tokens);
+    char part[32];
+    for (int l = 0; l < h->model->config.layers; l++) {
+        part_name(l, part);
+        if (!node_part_link(h->n, part, e))
+            return false;
+    }
+    const struct dataset count = {.name = "tokens", .dtype = DTYPE_I64, .rank = 1, .shape = {1}, .unit = "token",
+        .axes = "value", .description = "calibration tokens that the moments are means over"};
+    const struct dataset amax = {.name = "amax", .dtype = DTYPE_F32, .rank = 1, .shape = {(uint64_t)h->model->n_units},
+        .unit = "1", .axes = "unit", .description = "largest magnitude of each unit's input"};
+    return writer_add(w, &count, &tokens, e) && writer_add(w, &amax, h->all_amax, e) &&
+           writer_text(w, "numeric", node_numerics(h->n), e);
+}
+
+static bool run(struct node *n, struct err *e)
+{
+    struct hessian h = {.n = n};
+    bool ok = model_open_input(&h.model, n, "model", e) && tokens_read(&h.tokens, node_input(n, "tokens", 0), e) &&
+              forward_open(&h.f, h.model, node_queue(n), numeric_mode(node_string(n, "numeric")), (int)h.tokens.window,
+                           e) &&
+              mem_new(&h.all_amax, (size_t)h.model->n_units, e) && run_layers(&h, e) && publish(&h, e);
+    if (h.f.q) {
+        h.f.q->k->tensor_free(h.f.q, &h.x);
+        free_moments(&h);
+    }
+    forward_close(&h.f);
+    tokens_fini(&h.tokens);
+    model_close(h.model);
+    mem_free(h.all_amax);
+    return ok;
+}
+
+static bool numerics(const struct node *n, const char **out, struct err *e)
+{
+    (void)e;
+    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
+    return true;
+}
+
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    struct model *m;
+    struct token_set tokens;
+    if (!model_open_input(&m, n, "model", e))
+        return false;
+    bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
+    if (ok) {
+        enum dtype mode = numeric_mode(node_string(n, "numeric"));
+        uint64_t layer = 0;
+        for (int u = 0; u < LAYER_UNITS; u++)
+            layer += m->units[u].parameters * dtype_bytes(mode) + (uint64_t)(m->units[u].k * m->units[u].k) * 16;
+        *out = (struct needs){
+            .memory = forward_bytes(m, mode, (int)tokens.window) + layer +
+                      (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4,
+            .disk = layer / 2 * (uint64_t)m->config.layers};
+        tokens_fini(&tokens);
+    }
+    model_close(m);
+    return ok;
+}
+
+const struct node_class node_hessian = {
+    .name = "hessian",
+    .summary = "second moments of every unit's input over the calibration windows, E[x x^T], and its largest magnitude",
+    .version = 1,
+    .ports = (const struct port[]){
+        {"model", (const char *const[]){"model", NULL}, false, false, "the original model"},
+        {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the calibration windows"},
+        {0}},
+    .params = (const struct param[]){
+        {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
+         .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
+        {0}},
+    .numerics = numerics,
+    .needs = needs,
+    .run = run,
+};

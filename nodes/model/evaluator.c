@@ -1,0 +1,421 @@
+/* The evaluator: which (candidate, window) rows the ledger lacks, in which passes they are made, and the columns that come
+ * of them. What a row holds is decided in pass.c and never here. */
+#include "nodes/model/evaluator.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nodes/model/pass.h"
+#include "nodes/model/renderings.h"
+
+/* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass is
+ * what an interruption can cost, so it is kept to some seconds of work on a small machine. */
+#define DEFAULT_LANES 32
+#define PASS_POSITIONS 16384
+#define REPLAY_BYTES ((uint64_t)512 << 20) /* at most; less when the node was admitted with less */
+
+struct evaluator {
+    struct node *n;
+    struct model *model;
+    struct renderings *renderings;
+    struct menu menu;
+    struct token_set tokens;
+    float *teacher;
+    struct forward f;
+    struct replay *replay;
+    struct pass pass;
+    struct ledger *ledger;
+    size_t lanes;
+    uint64_t rows_measured, rows_reused, rows_wanted, rows_done; /* wanted and done: of the call in hand */
+};
+
+/* ---------------------------------------------------------------------------------------------------------- opening */
+
+static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
+{
+    struct evaluator *v = context;
+    const struct unit *u = &v->model->units[unit];
+    const char *name = v->menu.format_names[format];
+    const struct format *f = format_find(name);
+    struct rendering r[4] = {0};
+    bool ok = true;
+    if (!f)
+        return err_set(e, ERR_INPUT, "this build has no format '%s'", name);
+    for (int i = 0; ok && i < u->count; i++)
+        ok = renderings_read(v->renderings, u->first + i, name, &r[i], e);
+    *out = (struct unit_weights){.act = f->act};
+    if (f->static_input_scale)
+        out->act_scale = renderings_input_scale(v->renderings, unit);
+    ok = ok && weights_pack(v->f.q, v->model, unit, r, v->f.mode, &out->panels, e);
+    for (int i = 0; i < u->count; i++)
+        rendering_free(&r[i]);
+    return ok || err_context(e, "format '%s'", name);
+}
+
+/* The teacher's states, which must be of the same tokens and the same arithmetic. */
+static bool open_teacher(struct evaluator *v, struct err *e)
+{
+    const struct input *in = node_input(v->n, "teacher", 0);
+    const char *tokens, *numeric;
+    if (!object_text(in->object, "tokens", &tokens) || strcmp(tokens, v->tokens.digest) != 0)
+        return err_set(e, ERR_INPUT, "teacher '%s' was made on other tokens than %s.%s: connect both to the same output",
+                       in->node, node_input(v->n, "tokens", 0)->node, node_input(v->n, "tokens", 0)->output);
+    if (!object_text(in->object, "numeric", &numeric) || strcmp(numeric, node_numerics(v->n)) != 0)
+        return err_set(e, ERR_INPUT, "teacher '%s' was computed in '%s', this node in '%s': give both the same `numeric`",
+                       in->node, numeric, node_numerics(v->n));
+    uint64_t count;
+    if (!object_load(in->object, "states", DTYPE_F32, &v->teacher, &count, e))
+        return false;
+    uint64_t want = (uint64_t)v->tokens.n * v->tokens.window * (uint64_t)v->model->config.hidden;
+    if (count != want)
+        return err_set(e, ERR_INPUT, "teacher '%s' holds %llu values, expected %llu", in->node,
+                       (unsigned long long)count, (unsigned long long)want);
+    return true;
+}
+
+static bool open_ledger(struct evaluator *v, struct err *e)
+{
+    struct key_hash *h;
+    struct ledger_spec spec = {.numeric = node_numerics(v->n), .assignment_bytes = (uint32_t)v->menu.n_units,
+        .slots = v->tokens.window - 1, .formats = (const char *const *)v->menu.format_names,
+        .n_formats = (uint32_t)v->menu.n_formats};
+    if (!key_hash_new(&h, e))
+        return false;
+    key_hash_text(h, "measuring context 1");
+    key_hash_key(h, &node_input(v->n, "model", 0)->key);
+    key_hash_key(h, &node_input(v->n, "renderings", 0)->key);
+    key_hash_key(h, &node_input(v->n, "teacher", 0)->key);
+    key_hash_text(h, v->tokens.digest);
+    key_hash_text(h, node_numerics(v->n));
+    if (!key_hash_end(h, &spec.context, e) || !ledger_open(&v->ledger, node_store(v->n), &spec, e))
+        return false;
+    node_live(v->n, &spec.context, v->ledger);
+    return true;
+}
+
+static bool check_menu(const struct evaluator *v, struct err *e)
+{
+    bool same = v->menu.n_units == v->model->n_units;
+    for (int u = 0; same && u < v->menu.n_units; u++)
+        same = strcmp(v->menu.unit_names[u], v->model->units[u].name) == 0;
+    if (!same)
+        return err_set(e, ERR_INPUT, "renderings '%s' are of another model than '%s'",
+                       node_input(v->n, "renderings", 0)->node, node_input(v->n, "model", 0)->node);
+    return true;
+}
+
+bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
+{
+    struct evaluator *v;
+    if (!mem_new(&v, 1, e))
+        return false;
+    v->n = n;
+    int64_t lanes = node_int(n, "lanes");
+    v->lanes = lanes ? (size_t)lanes : DEFAULT_LANES;
+    uint64_t cache = node_memory(n) / 4 < REPLAY_BYTES ? node_memory(n) / 4 : REPLAY_BYTES;
+    bool share = node_bool(n, "replay");
+    bool ok = model_open_input(&v->model, n, "model", e) &&
+              menu_read(&v->menu, node_input(n, "renderings", 0)->object, e) && check_menu(v, e) &&
+              renderings_open(&v->renderings, n, "renderings", v->model, e) &&
+              tokens_read(&v->tokens, node_input(n, "tokens", 0), e) && open_teacher(v, e) &&
+              forward_open(&v->f, v->model, node_queue(n), numeric_mode(node_string(n, "numeric")),
+                           (int)v->tokens.window, e) &&
+              (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
+    if (!ok) {
+        evaluator_close(v);
+        return false;
+    }
+    v->pass = (struct pass){.f = &v->f, .tokens = &v->tokens, .teacher = v->teacher, .weights = {load, v},
+        .replay = v->replay, .share = share, .node = n};
+    *out = v;
+    return true;
+}
+
+static void tell_stats(const struct evaluator *v)
+{
+    static const char *const phase[] = {"seconds_weights", "seconds_layers", "seconds_teacher_head", "seconds_head",
+                                        "seconds_kl"};
+    const struct pass *p = &v->pass;
+    node_stat(v->n, "rows_measured", (double)v->rows_measured, "row");
+    node_stat(v->n, "rows_reused", (double)v->rows_reused, "row");
+    node_stat(v->n, "layer_forwards", (double)p->layer_forwards, "layer");
+    node_stat(v->n, "layer_forwards_saved", (double)(p->layer_forwards_naive - p->layer_forwards), "layer");
+    for (int i = 0; i < 5; i++)
+        node_stat(v->n, phase[i], p->seconds[i], "s");
+    node_log(v->n, "%llu rows measured, %llu found in the ledger; %llu layer-forwards, %llu saved by shared prefixes "
+             "(%.1f times fewer) [%s]", (unsigned long long)v->rows_measured, (unsigned long long)v->rows_reused,
+             (unsigned long long)p->layer_forwards, (unsigned long long)(p->layer_forwards_naive - p->layer_forwards),
+             p->layer_forwards ? (double)p->layer_forwards_naive / (double)p->layer_forwards : 1.0,
+             node_numerics(v->n));
+}
+
+void evaluator_close(struct evaluator *v)
+{
+    if (!v)
+        return;
+    if (v->pass.f)
+        tell_stats(v);
+    ledger_close(v->ledger);
+    replay_free(v->replay);
+    forward_close(&v->f);
+    renderings_close(v->renderings);
+    menu_fini(&v->menu);
+    tokens_fini(&v->tokens);
+    mem_free(v->teacher);
+    model_close(v->model);
+    mem_free(v);
+}
+
+const struct menu *evaluator_menu(const struct evaluator *v) { return &v->menu; }
+
+bool evaluator_table(const struct evaluator *v, struct candidates *out, struct err *e)
+{
+    uint32_t *scored;
+    if (!mem_new(&scored, v->tokens.n, e))
+        return false;
+    for (uint32_t w = 0; w < v->tokens.n; w++)
+        scored[w] = tokens_scored(&v->tokens, w);
+    bool ok = candidates_init(out, v->menu.n_units, v->tokens.n, scored, v->tokens.document, e);
+    mem_free(scored);
+    if (ok) {
+        snprintf(out->numeric, sizeof out->numeric, "%s", node_numerics(v->n));
+        snprintf(out->tokens, sizeof out->tokens, "%s", v->tokens.digest);
+    }
+    return ok;
+}
+
+/* -------------------------------------------------------------------------------------------------- measuring rows */
+
+/* One assignment to be measured. */
+struct job {
+    const uint8_t *assignment;
+    uint8_t digest[KEY_BYTES];
+};
+
+/* The rows of one window, gathered from the pass until its last candidate: one durable write for all. */
+struct gather {
+    struct evaluator *v;
+    const struct job *const *jobs;
+    const uint32_t *windows;
+    size_t n;
+    struct ledger_row *rows; /* [n] */
+    float *slots;            /* [n, slots] */
+    uint8_t *assignments;    /* [n, units] */
+};
+
+static bool take_row(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
+{
+    struct gather *g = context;
+    struct evaluator *v = g->v;
+    size_t slots = v->tokens.window - 1, units = (size_t)v->menu.n_units;
+    struct ledger_row *out = &g->rows[candidate];
+    *out = (struct ledger_row){.window = g->windows[window], .n_tokens = row->n_tokens, .kl_sum = row->kl_sum,
+        .kl_max = row->kl_max, .nll_teacher = row->nll_teacher, .nll_candidate = row->nll_candidate,
+        .top1 = row->top1};
+    memcpy(out->candidate, g->jobs[candidate]->digest, KEY_BYTES);
+    memset(g->slots + candidate * slots, 0, slots * sizeof *g->slots);
+    memcpy(g->slots + candidate * slots, row->kl, row->n_tokens * sizeof *g->slots);
+    memcpy(g->assignments + candidate * units, g->jobs[candidate]->assignment, units);
+    if (candidate + 1 < g->n)
+        return true;
+    if (!ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e))
+        return false;
+    v->rows_measured += g->n;
+    v->rows_done += g->n;
+    node_progress(v->n, (double)v->rows_done, (double)v->rows_wanted, "row");
+    return true;
+}
+
+/* One pass: all of `jobs` on all of `windows`. */
+static bool measure_rows(struct evaluator *v, const struct job *const *jobs, size_t n, const uint32_t *windows,
+                         size_t n_windows, struct err *e)
+{
+    struct gather g = {.v = v, .jobs = jobs, .windows = windows, .n = n};
+    const uint8_t **assignments = NULL;
+    bool ok = mem_new(&g.rows, n, e) && mem_new(&g.slots, n * (v->tokens.window - 1), e) &&
+              mem_new(&g.assignments, n * (size_t)v->menu.n_units, e) && mem_new(&assignments, n, e);
+    for (size_t i = 0; ok && i < n; i++)
+        assignments[i] = jobs[i]->assignment;
+    ok = ok && pass_run(&v->pass, assignments, n, windows, n_windows, take_row, &g, e);
+    mem_free(g.rows);
+    mem_free(g.slots);
+    mem_free(g.assignments);
+    mem_free(assignments);
+    return ok;
+}
+
+static bool has_row(struct evaluator *v, const struct job *j, uint32_t window)
+{
+    struct ledger_row row;
+    return ledger_find(v->ledger, j->digest, window, &row, NULL);
+}
+
+/* A batch of lanes over one group of windows: those that lack every window go in one pass; those that were interrupted in
+ * the middle, window by window. So no row that is there is computed again. */
+static bool measure_group(struct evaluator *v, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
+                          const struct job **chosen, struct err *e)
+{
+    uint32_t windows[PASS_POSITIONS / 2];
+    size_t whole = 0;
+    for (uint32_t w = 0; w < count; w++)
+        windows[w] = first + w;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t missing = 0;
+        for (uint32_t w = 0; w < count; w++)
+            missing += !has_row(v, &jobs[i], first + w);
+        if (missing == count)
+            chosen[whole++] = &jobs[i];
+    }
+    if (whole && !measure_rows(v, chosen, whole, windows, count, e))
+        return false;
+    for (uint32_t w = 0; w < count; w++) {
+        size_t some = 0;
+        for (size_t i = 0; i < n; i++)
+            if (!has_row(v, &jobs[i], first + w))
+                chosen[some++] = &jobs[i];
+        if (some && !measure_rows(v, chosen, some, windows + w, 1, e))
+            return false;
+    }
+    return true;
+}
+
+static int by_assignment(const void *a, const void *b, void *units)
+{
+    return memcmp(((const struct job *)a)->assignment, ((const struct job *)b)->assignment, *(const size_t *)units);
+}
+
+/* All windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of neighbours share most. */
+static bool measure_jobs(struct evaluator *v, const struct job *jobs, size_t n, struct err *e)
+{
+    const struct job **chosen;
+    if (!mem_new(&chosen, v->lanes, e))
+        return false;
+    bool ok = true;
+    for (size_t at = 0; ok && at < n; at += v->lanes) {
+        size_t lanes = n - at < v->lanes ? n - at : v->lanes;
+        uint32_t group = (uint32_t)(PASS_POSITIONS / (lanes * v->tokens.window));
+        group = group ? group : 1;
+        for (uint32_t first = 0; ok && first < v->tokens.n; first += group) {
+            uint32_t count = v->tokens.n - first < group ? v->tokens.n - first : group;
+            if (node_stopping(v->n))
+                ok = node_stopped(e);
+            ok = ok && measure_group(v, jobs + at, lanes, first, count, chosen, e);
+        }
+    }
+    mem_free(chosen);
+    return ok;
+}
+
+/* ----------------------------------------------------------------------------------------------- columns from rows */
+
+static int ascending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The measured columns of a candidate, from its rows; kl has room for every scored token. */
+static bool fill_columns(struct evaluator *v, const struct job *j, struct candidate *c, float *kl, struct err *e)
+{
+    double sum = 0, top1 = 0;
+    size_t tokens = 0;
+    c->kl_max = 0;
+    for (uint32_t w = 0; w < v->tokens.n; w++) {
+        struct ledger_row row;
+        if (!ledger_find(v->ledger, j->digest, w, &row, kl + tokens))
+            return err_set(e, ERR_BUG, "ledger: row of window %u is missing after it was measured", w);
+        c->kl_window[w] = row.kl_sum / row.n_tokens;
+        c->kl_max = row.kl_max > c->kl_max ? row.kl_max : c->kl_max;
+        sum += row.kl_sum;
+        top1 += row.top1;
+        tokens += row.n_tokens;
+    }
+    qsort(kl, tokens, sizeof *kl, ascending);
+    c->kl_mean = sum / (double)tokens;
+    c->kl_p99 = kl[(size_t)ceil(0.99 * (double)tokens) - 1]; /* nearest rank */
+    c->top1 = top1 / (double)tokens;
+    c->n_windows = v->tokens.n;
+    return true;
+}
+
+static bool check_assignment(const struct evaluator *v, const struct candidate *c, struct err *e)
+{
+    for (int u = 0; u < v->menu.n_units; u++) {
+        if (c->assignment[u] >= v->menu.n_formats)
+            return err_set(e, ERR_INPUT, "candidate %u: unit '%s' has format index %u of %d", c->id,
+                           v->menu.unit_names[u], c->assignment[u], v->menu.n_formats);
+        if (!v->menu.available[u * v->menu.n_formats + c->assignment[u]])
+            return err_set(e, ERR_INPUT, "candidate %u: unit '%s' cannot have format '%s' (its shape does not allow it)",
+                           c->id, v->menu.unit_names[u], v->menu.format_names[c->assignment[u]]);
+    }
+    return true;
+}
+
+bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t first, struct err *e)
+{
+    size_t n = table->n - first, units = (size_t)v->menu.n_units, missing = 0;
+    struct job *jobs = NULL, *wanted = NULL;
+    float *kl = NULL;
+    bool ok = mem_new(&jobs, n, e) && mem_new(&wanted, n, e) &&
+              mem_raw(&kl, (size_t)v->tokens.n * v->tokens.window, e);
+    v->rows_wanted = v->rows_done = 0;
+    for (size_t i = 0; ok && i < n; i++) {
+        struct key digest;
+        jobs[i].assignment = table->list[first + i].assignment;
+        ok = check_assignment(v, &table->list[first + i], e) &&
+             key_of_bytes(jobs[i].assignment, units, &digest, e);
+        memcpy(jobs[i].digest, digest.bytes, KEY_BYTES);
+        uint64_t lacks = 0;
+        for (uint32_t w = 0; ok && w < v->tokens.n; w++)
+            lacks += !has_row(v, &jobs[i], w);
+        for (size_t j = 0; j < missing && lacks; j++) /* an equal one is on the list already */
+            if (memcmp(wanted[j].digest, jobs[i].digest, KEY_BYTES) == 0)
+                lacks = 0;
+        if (lacks)
+            wanted[missing++] = jobs[i];
+        v->rows_wanted += lacks;
+        v->rows_reused += v->tokens.n - lacks;
+    }
+    if (ok)
+        qsort_r(wanted, missing, sizeof *wanted, by_assignment, &units);
+    ok = ok && (!missing || measure_jobs(v, wanted, missing, e));
+    for (size_t i = 0; ok && i < n; i++)
+        ok = fill_columns(v, &jobs[i], &table->list[first + i], kl, e);
+    mem_free(jobs);
+    mem_free(wanted);
+    mem_free(kl);
+    return ok;
+}
+
+/* -------------------------------------------------------------------------------------------- what a node declares */
+
+bool evaluator_numerics(const struct node *n, const char **out, struct err *e)
+{
+    (void)e;
+    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
+    return true;
+}
+
+bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
+{
+    struct model *m;
+    struct token_set tokens;
+    if (!model_open_input(&m, n, "model", e))
+        return false;
+    bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
+    if (ok) {
+        enum dtype mode = numeric_mode(node_string(n, "numeric"));
+        uint64_t row = (uint64_t)m->config.hidden * 4, layer = 0;
+        for (int u = 0; u < LAYER_UNITS; u++)
+            layer += m->units[u].parameters * dtype_bytes(mode);
+        /* Teacher states, two sets of lanes, one layer in a few formats, and the replay cache (a quarter of all). */
+        uint64_t bytes = forward_bytes(m, mode, (int)tokens.window) + (uint64_t)tokens.n * tokens.window * row +
+                         2 * (PASS_POSITIONS + tokens.window) * row + 4 * layer;
+        uint64_t cache = bytes / 3 < REPLAY_BYTES ? bytes / 3 : REPLAY_BYTES;
+        *out = (struct needs){.memory = bytes + cache, .disk = 1 << 20};
+        tokens_fini(&tokens);
+    }
+    model_close(m);
+    return ok;
+}

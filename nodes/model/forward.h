@@ -1,0 +1,61 @@
+#ifndef NODES_MODEL_FORWARD_H
+#define NODES_MODEL_FORWARD_H
+/* The forward pass of the Llama family, written once against the kernel table (model-architectures 1 and 2). It goes one
+ * layer at a time over a residual stream x [rows, hidden], rows = windows * window, so that callers decide what streams:
+ * a teacher, a calibration pass, or many lanes of candidates. Weights of a layer come as panels, made by weights_pack. */
+#include "nodes/model/model.h"
+
+#define LAYER_UNITS 4 /* ROLE_QKV, ROLE_O, ROLE_GATE_UP, ROLE_DOWN, in the order of the forward pass */
+
+/* One unit as the forward pass wants it. */
+struct unit_weights {
+    struct tensor panels; /* [N, K] in the numeric mode */
+    enum act_rule act;    /* what happens to its input */
+    float act_scale;      /* static global scale of ACT_NVFP4 */
+};
+
+/* What does not change from candidate to candidate. Open on one queue; use from one thread at a time. */
+struct forward {
+    const struct model *model;
+    struct queue *q;
+    enum dtype mode;               /* DTYPE_F32 or DTYPE_BF16: the numeric mode */
+    struct attention_shape shape;
+    struct tensor embedding;       /* [vocab, hidden], source dtype */
+    struct tensor head;            /* panels [vocab, hidden] */
+    struct tensor final_norm;      /* [hidden] f32 */
+    struct tensor *norms;          /* [layer * 2]: input, post attention */
+    struct tensor *biases;         /* [unit]: zeroed when the unit has none */
+    struct tensor cosine, sine;    /* [window, head_dim / 2] f32 */
+    int64_t chunk;                 /* rows that go through a layer at a time: whole windows */
+    struct tensor work[6];         /* h, qkv, attention, gate_up, product, delta: [chunk, ...] */
+};
+/* Reads embedding, norms, biases and head. `window` is the length of a sequence. */
+bool forward_open(struct forward *f, const struct model *m, struct queue *q, enum dtype mode, int window,
+                  struct err *e) ERR_CHECK;
+void forward_close(struct forward *f);
+/* Bytes of host memory that forward_open takes. */
+uint64_t forward_bytes(const struct model *m, enum dtype mode, int window);
+
+/* Called with the input of each unit before it is fake-quantized; may be NULL. x is [rows, K]. */
+typedef bool (*forward_observer)(void *context, enum unit_role role, const struct tensor *x, struct err *e);
+
+/* x [rows, hidden] = embedding of ids (host memory, rows of them, all below vocab). */
+bool forward_embed(struct forward *f, const int32_t *ids, struct tensor *x, struct err *e) ERR_CHECK;
+/* x through one layer, in place. */
+bool forward_layer(struct forward *f, int layer, const struct unit_weights w[LAYER_UNITS], struct tensor *x,
+                   forward_observer observe, void *context, struct err *e) ERR_CHECK;
+/* states = final norm of x; states may be x. */
+bool forward_final(struct forward *f, const struct tensor *x, struct tensor *states, struct err *e) ERR_CHECK;
+
+/* Panels of a unit from the renderings of its matrices (r[0 .. unit->count), rows in order). The result is the caller's
+ * (queue's tensor_free). */
+bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
+                  struct tensor *panels, struct err *e) ERR_CHECK;
+/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their format's. */
+bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,
+                    struct err *e) ERR_CHECK;
+/* DTYPE_F32 for "fp32", DTYPE_BF16 for "bf16", and the text that goes into keys. */
+enum dtype numeric_mode(const char *name);
+const char *numeric_text(const struct kernels *k, enum dtype mode);
+
+#endif

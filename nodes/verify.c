@@ -1,0 +1,238 @@
+/* Node type `verify`: the exported directory opened again, its packed bytes decoded, and its KL taken on each token set.
+ * It shares nothing with the search but the pass itself: on the selection set its rows must equal the chosen candidate's
+ * to the bit, and on the report set they are the published figure. */
+#include <math.h>
+#include <string.h>
+
+#include "nodes/model/pass.h"
+#include "nodes/nodes.h"
+#include "nodes/search/candidates.h"
+#include "nodes/search/stats.h"
+
+#define GROUP_POSITIONS 16384
+
+/* The figures of one token set. */
+struct figures {
+    uint32_t n;
+    double *kl_sum, *tokens;            /* [window] */
+    double nll_teacher, nll_candidate, top1, total;
+    double mean, low, high;
+};
+
+struct verify {
+    struct node *n;
+    struct model *model; /* the exported directory */
+    enum dtype mode;
+    struct forward *f;
+    struct figures *figures; /* of the set in hand */
+    uint32_t first;          /* window of the group in hand */
+};
+
+static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
+{
+    struct verify *v = context;
+    (void)format; /* there is one: what the directory holds */
+    return weights_stored(v->f->q, v->model, unit, v->mode, out, e);
+}
+
+static bool take_row(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
+{
+    struct verify *v = context;
+    struct figures *s = v->figures;
+    (void)candidate, (void)e;
+    s->kl_sum[v->first + window] = row->kl_sum;
+    s->tokens[v->first + window] = row->n_tokens;
+    s->nll_teacher += row->nll_teacher;
+    s->nll_candidate += row->nll_candidate;
+    s->top1 += row->top1;
+    s->total += row->n_tokens;
+    return true;
+}
+
+static bool measure_set(struct verify *v, const struct token_set *tokens, const float *teacher, struct err *e)
+{
+    struct forward f = {0};
+    uint8_t *assignment = NULL;
+    uint32_t *windows = NULL, group = GROUP_POSITIONS / tokens->window;
+    group = group ? group : 1;
+    bool ok = mem_new(&assignment, (size_t)v->model->n_units, e) && mem_new(&windows, tokens->n, e) &&
+              forward_open(&f, v->model, node_queue(v->n), v->mode, (int)tokens->window, e);
+    struct pass p = {.f = &f, .tokens = tokens, .teacher = teacher, .weights = {load, v}, .share = true, .node = v->n};
+    v->f = &f;
+    for (uint32_t w = 0; ok && w < tokens->n; w++)
+        windows[w] = w;
+    for (v->first = 0; ok && v->first < tokens->n; v->first += group) {
+        uint32_t n = tokens->n - v->first < group ? tokens->n - v->first : group;
+        const uint8_t *list[1] = {assignment};
+        node_progress(v->n, v->first, tokens->n, "window");
+        ok = node_stopping(v->n) ? node_stopped(e)
+                                 : pass_run(&p, list, 1, windows + v->first, n, take_row, v, e);
+    }
+    forward_close(&f);
+    mem_free(assignment);
+    mem_free(windows);
+    return ok;
+}
+
+static bool write_column(struct writer *w, const char *set, const char *name, const double *x, uint64_t n,
+                         const char *unit, const char *axes, const char *description, struct err *e)
+{
+    char path[160];
+    snprintf(path, sizeof path, "sets/%s/%s", set, name);
+    const struct dataset d = {.name = path, .dtype = DTYPE_F64, .rank = 1, .shape = {n}, .unit = unit, .axes = axes,
+        .description = description};
+    return writer_add(w, &d, x, e);
+}
+
+static bool write_set(struct verify *v, const char *set, const double *kl_window, struct err *e)
+{
+    struct writer *w = node_output(v->n);
+    const struct figures *s = v->figures;
+    double perplexity = exp(s->nll_candidate / s->total), teacher = exp(s->nll_teacher / s->total);
+    double top1 = s->top1 / s->total;
+    node_log(v->n, "%s: KL %.6f nats [%.6f, %.6f] over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) "
+             "[%s]", set, s->mean, s->low, s->high, s->n, top1, perplexity, teacher, node_numerics(v->n));
+    return write_column(w, set, "kl_window", kl_window, s->n, "nat", "window", "mean KL over a window's positions", e) &&
+           write_column(w, set, "kl_mean", &s->mean, 1, "nat", "value", "mean KL over all scored positions", e) &&
+           write_column(w, set, "kl_low", &s->low, 1, "nat", "value", "lower end of the 95 % interval", e) &&
+           write_column(w, set, "kl_high", &s->high, 1, "nat", "value", "upper end of the 95 % interval", e) &&
+           write_column(w, set, "perplexity", &perplexity, 1, "1", "value", "of the exported model", e) &&
+           write_column(w, set, "perplexity_teacher", &teacher, 1, "1", "value", "of the original model", e) &&
+           write_column(w, set, "top1", &top1, 1, "1", "value", "share of positions with the same likeliest token", e);
+}
+
+/* The chosen candidate of the expected table, on the same tokens, must have these very numbers. */
+static bool compare(struct verify *v, const struct token_set *tokens, const char *set, const double *kl_window,
+                    struct err *e)
+{
+    if (!node_inputs(v->n, "expect"))
+        return true;
+    const struct input *in = node_input(v->n, "expect", 0);
+    struct candidates c;
+    uint32_t chosen;
+    if (!candidates_read(&c, in->object, e))
+        return false;
+    bool ok = object_read(in->object, "chosen", DTYPE_U32, 0, 1, &chosen, e);
+    bool comparable = ok && strcmp(c.tokens, tokens->digest) == 0 && strcmp(c.numeric, node_numerics(v->n)) == 0 &&
+                      chosen < c.n && c.list[chosen].kl_window;
+    for (uint32_t w = 0; comparable && ok && w < tokens->n; w++)
+        if (c.list[chosen].kl_window[w] != kl_window[w])
+            ok = err_set(e, ERR_NUMERIC, "%s, window %u: the exported directory has KL %.17g, candidate %u of '%s' was "
+                         "measured at %.17g: what is exported is not what was measured", set, w, kl_window[w], chosen,
+                         in->node, c.list[chosen].kl_window[w]);
+    if (ok && comparable)
+        node_log(v->n, "%s: equal to candidate %u of '%s' in all %u windows, bit for bit", set, chosen, in->node,
+                 tokens->n);
+    candidates_fini(&c);
+    return ok;
+}
+
+/* What the numbers mean, given the rows: means per window, and the interval over documents. */
+static bool finish_set(struct verify *v, const struct token_set *tokens, const char *set, struct err *e)
+{
+    struct figures *s = v->figures;
+    double *kl_window;
+    if (!mem_new(&kl_window, s->n, e))
+        return false;
+    double sum = 0;
+    for (uint32_t w = 0; w < s->n; w++) {
+        kl_window[w] = s->kl_sum[w] / s->tokens[w];
+        sum += s->kl_sum[w];
+    }
+    s->mean = sum / s->total;
+    bool ok = stats_cluster_interval(s->kl_sum, s->tokens, tokens->document, s->n, 0.95, &s->low, &s->high, e) &&
+              compare(v, tokens, set, kl_window, e) && write_set(v, set, kl_window, e);
+    mem_free(kl_window);
+    return ok;
+}
+
+static bool verify_set(struct verify *v, size_t i, struct err *e)
+{
+    const struct input *in = node_input(v->n, "teacher", i), *tokens_in = node_input(v->n, "tokens", i);
+    struct token_set tokens;
+    struct figures s = {0};
+    float *teacher = NULL;
+    const char *digest, *numeric;
+    if (!tokens_read(&tokens, tokens_in, e))
+        return false;
+    s.n = tokens.n;
+    v->figures = &s;
+    bool ok = mem_new(&s.kl_sum, s.n, e) && mem_new(&s.tokens, s.n, e);
+    if (ok && (!object_text(in->object, "tokens", &digest) || strcmp(digest, tokens.digest) != 0))
+        ok = err_set(e, ERR_INPUT, "teacher '%s' is not of the tokens %s.%s: list teachers and tokens in the same order",
+                     in->node, tokens_in->node, tokens_in->output);
+    if (ok && (!object_text(in->object, "numeric", &numeric) || strcmp(numeric, node_numerics(v->n)) != 0))
+        ok = err_set(e, ERR_INPUT, "teacher '%s' was computed in '%s', this node in '%s': give both the same `numeric`",
+                     in->node, numeric, node_numerics(v->n));
+    ok = ok && object_load(in->object, "states", DTYPE_F32, &teacher, NULL, e) && measure_set(v, &tokens, teacher, e) &&
+         finish_set(v, &tokens, tokens_in->output, e);
+    mem_free(teacher);
+    mem_free(s.kl_sum);
+    mem_free(s.tokens);
+    tokens_fini(&tokens);
+    return ok;
+}
+
+static bool run(struct node *n, struct err *e)
+{
+    struct verify v = {.n = n, .mode = numeric_mode(node_string(n, "numeric"))};
+    const char *name;
+    char path[4096];
+    size_t sets = node_inputs(n, "teacher");
+    if (sets != node_inputs(n, "tokens"))
+        return err_set(e, ERR_INPUT, "%zu teachers for %zu token sets: each token set wants its own teacher", sets,
+                       node_inputs(n, "tokens"));
+    if (!node_input_path(n, "exported", 0, "directory", &name, e))
+        return false;
+    snprintf(path, sizeof path, "%s%s%s", name[0] == '/' ? "" : node_run_dir(n), name[0] == '/' ? "" : "/", name);
+    if (!model_open(&v.model, path, e))
+        return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i < sets; i++)
+        ok = verify_set(&v, i, e);
+    ok = ok && writer_text(node_output(n), "numeric", node_numerics(n), e);
+    model_close(v.model);
+    return ok;
+}
+
+static bool numerics(const struct node *n, const char **out, struct err *e)
+{
+    (void)e;
+    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
+    return true;
+}
+
+/* Teacher states of the largest set, the states of one group, one layer as panels, and the tables. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    const uint64_t layer_and_tables = (uint64_t)256 << 20;
+    *out = (struct needs){.memory = layer_and_tables, .disk = 1 << 20};
+    for (size_t i = 0; i < node_inputs(n, "teacher"); i++) {
+        const struct dataset *d = object_dataset(node_input(n, "teacher", i)->object, "states");
+        if (!d)
+            return err_set(e, ERR_INPUT, "teacher '%s' holds no states", node_input(n, "teacher", i)->node);
+        uint64_t bytes = 2 * d->shape[0] * d->shape[1] * d->shape[2] * 4 + layer_and_tables;
+        out->memory = bytes > out->memory ? bytes : out->memory;
+    }
+    return true;
+}
+
+const struct node_class node_verify = {
+    .name = "verify",
+    .summary = "decode the exported directory again and take its KL, perplexity and agreement on each token set",
+    .version = 1,
+    .ports = (const struct port[]){
+        {"exported", (const char *const[]){"export", NULL}, false, false, "the directory"},
+        {"teacher", (const char *const[]){"teacher", NULL}, true, false, "the reference on each token set"},
+        {"tokens", (const char *const[]){"corpus", NULL}, true, false, "token sets, in the teachers' order"},
+        {"expect", (const char *const[]){"polish", "select", NULL}, false, true,
+         "the chosen candidate: its rows must equal the directory's, bit for bit"},
+        {0}},
+    .params = (const struct param[]){
+        {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
+         .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
+        {0}},
+    .numerics = numerics,
+    .needs = needs,
+    .run = run,
+};
