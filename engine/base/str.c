@@ -201,7 +201,8 @@ const char *str_size(uint64_t bytes, char out[16])
 
 const char *str_seconds(double seconds, char out[16])
 {
-    long whole = (long)(seconds + 0.5);
+    unsigned long whole = seconds >= 0 && seconds < 1e9 ? (unsigned long)(seconds + 0.5) : 0;
+    unsigned hours = (unsigned)(whole / 3600) % 100000u, minutes = (unsigned)(whole / 60 % 60), rest = (unsigned)(whole % 60);
     if (!(seconds >= 0))
         snprintf(out, 16, "-");
     else if (seconds < 1)
@@ -209,8 +210,8 @@ const char *str_seconds(double seconds, char out[16])
     else if (seconds < 60)
         snprintf(out, 16, "%.1f s", seconds);
     else if (whole < 3600)
-        snprintf(out, 16, "%ldm%02lds", whole / 60, whole % 60);
+        snprintf(out, 16, "%um%02us", minutes, rest);
     else
-        snprintf(out, 16, "%ldh%02ldm", whole / 3600 % 100000, whole / 60 % 60);
+        snprintf(out, 16, "%uh%02um", hours, minutes);
     return out;
 }
