@@ -1,0 +1,759 @@
+/* The node type `export`: a chosen assignment as a compressed-tensors directory that vLLM and transformers load
+ * (export-formats 2, 3, 5, 6.2, 7). Tensors keep their source names and order; a matrix in a packed format has its parts
+ * in place of its `.weight`, and everything else is copied byte for byte. scout.json in it says how it came about and
+ * lists the digests of all other files, which is how a later run tells an export that may be replaced from a directory
+ * that somebody has changed. The result object lists the tensors and the digests of all files. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/base/str.h"
+#include "engine/node.h"
+#include "nodes/format/compressed.h"
+#include "nodes/model/renderings.h"
+#include "nodes/publish.h"
+#include "nodes/search/candidates.h"
+
+#define RECIPE "scout.json"
+#define MOST_FILES 10000
+
+static const struct port ports[] = {
+    {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the original model"},
+    {.name = "renderings", .types = (const char *const[]){"quantize", NULL}, .help = "packed weights in every format"},
+    {.name = "assignment", .types = (const char *const[]){"select", "polish", NULL},
+     .help = "whose chosen candidate is exported"},
+    {0}};
+
+static const struct param params[] = {
+    {.name = "directory", .type = PARAM_PATH, .fallback = "export", .help = "where to put the checkpoint"},
+    {.name = "overwrite", .type = PARAM_BOOL, .fallback = "false", .outside_key = true,
+     .help = "replace a directory even if it is not an untouched export of ours"},
+    {.name = "shard_size", .type = PARAM_SIZE, .fallback = "5GiB", .least = 1 << 20, .most = 1e15, .unit = "byte",
+     .help = "most bytes of tensors in one file"},
+    {0}};
+
+/* One tensor of the artifact. */
+struct item {
+    const char *name;
+    struct format_part shape;    /* of a part or an input scale; unused for a copy */
+    const struct st_tensor *copy; /* NULL: made from the rendering of `matrix` */
+    int matrix, part;            /* part -1: the input's global scale */
+    uint64_t bytes;
+    bool first;                  /* of the tensors of one module, which stay in one file */
+    size_t file;                 /* index into names */
+};
+
+struct file {
+    char *name;
+    uint64_t bytes;
+    char digest[KEY_TEXT];
+};
+
+struct export {
+    struct node *node;
+    struct arena arena;
+    struct model *model;
+    struct renderings *renderings;
+    struct menu menu;
+    struct candidates table;
+    const struct candidate *chosen;       /* in table */
+    const struct format **formats;        /* [unit] */
+    struct item *items;
+    size_t n_items, n_weight_files;
+    char **weight_files;                  /* names */
+    struct file *files;                   /* everything in the directory, for the result */
+    size_t n_files;
+    struct publish *place;
+    struct rendering current;             /* of current_matrix, while its parts are written */
+    int current_matrix;                   /* -1: none */
+    uint64_t total, done;                 /* bytes of tensors */
+};
+
+/* ----------------------------------------------------------------------------------------------------- the choice */
+
+/* The table's columns mean what the renderings' menu means. */
+static bool check_table(struct export *x, struct object *table, struct err *e)
+{
+    char **menu = NULL, **units = NULL;
+    uint64_t n_formats = 0, n_units = 0;
+    bool ok = object_read_strings(table, "formats/name", &menu, &n_formats, e) &&
+              object_read_strings(table, "units/name", &units, &n_units, e);
+    if (ok && (n_formats != (uint64_t)x->menu.n_formats || n_units != (uint64_t)x->menu.n_units))
+        ok = err_set(e, ERR_INPUT, "the assignment is over %llu units and %llu formats, the renderings have %d and %d; "
+                     "both must come from one quantize node", (unsigned long long)n_units, (unsigned long long)n_formats,
+                     x->menu.n_units, x->menu.n_formats);
+    for (uint64_t i = 0; ok && i < n_formats; i++)
+        if (strcmp(menu[i], x->menu.format_names[i]) != 0)
+            ok = err_set(e, ERR_INPUT, "format %llu is '%s' in the assignment and '%s' in the renderings; both must come "
+                         "from one quantize node", (unsigned long long)i, menu[i], x->menu.format_names[i]);
+    for (uint64_t i = 0; ok && i < n_units; i++)
+        if (strcmp(units[i], x->menu.unit_names[i]) != 0)
+            ok = err_set(e, ERR_INPUT, "unit %llu is '%s' in the assignment and '%s' in the renderings; both must come "
+                         "from one quantize node", (unsigned long long)i, units[i], x->menu.unit_names[i]);
+    mem_free(menu);
+    mem_free(units);
+    return ok;
+}
+
+static bool read_choice(struct export *x, struct err *e)
+{
+    struct object *table = node_input(x->node, "assignment", 0)->object;
+    uint32_t chosen;
+    if (!menu_read(&x->menu, node_input(x->node, "renderings", 0)->object, e) || !check_table(x, table, e) ||
+        !candidates_read(&x->table, table, e) || !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
+        return false;
+    if (chosen >= x->table.n)
+        return err_set(e, ERR_INPUT, "%s: candidate %u is chosen, there are %zu", object_path(table), chosen, x->table.n);
+    x->chosen = &x->table.list[chosen];
+    x->formats = arena_new(&x->arena, (size_t)x->menu.n_units * sizeof *x->formats, e);
+    if (!x->formats)
+        return false;
+    for (int u = 0; u < x->menu.n_units; u++) {
+        int f = x->chosen->assignment[u];
+        if (f >= x->menu.n_formats || !x->menu.available[u * x->menu.n_formats + f])
+            return err_set(e, ERR_INPUT, "candidate %u gives unit '%s' format %d, which it cannot have", chosen,
+                           x->menu.unit_names[u], f);
+        x->formats[u] = format_find(x->menu.format_names[f]);
+        if (!x->formats[u])
+            return err_set(e, ERR_INPUT, "there is no format '%s'", x->menu.format_names[f]);
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------------------------------------- what is to be written */
+
+static int by_place(const void *a, const void *b)
+{
+    const struct st_tensor *x = *(const struct st_tensor *const *)a, *y = *(const struct st_tensor *const *)b;
+    if (x->file != y->file)
+        return x->file < y->file ? -1 : 1;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+/* The matrix whose `.weight` this tensor is, or -1. */
+static int matrix_of(const struct model *m, const char *tensor)
+{
+    size_t n = strlen(tensor);
+    static const char suffix[] = ".weight";
+    if (n < sizeof suffix || strcmp(tensor + n - (sizeof suffix - 1), suffix) != 0)
+        return -1;
+    n -= sizeof suffix - 1;
+    for (int i = 0; i < m->n_matrices; i++)
+        if (strncmp(m->matrices[i].name, tensor, n) == 0 && m->matrices[i].name[n] == '\0')
+            return i;
+    return -1;
+}
+
+/* The tensors in place of a matrix' weight. */
+static bool add_parts(struct export *x, int matrix, struct err *e)
+{
+    const struct matrix *m = &x->model->matrices[matrix];
+    const struct format *f = x->formats[m->unit];
+    struct format_part parts[FORMAT_PARTS + 1];
+    int count = f->parts(m->n, m->k, m->dtype, parts);
+    if (f->static_input_scale)
+        parts[count++] = (struct format_part){"input_global_scale", DTYPE_F32, 1, {1}};
+    for (int i = 0; i < count; i++) {
+        struct item *item = &x->items[x->n_items++];
+        bool is_scale = f->static_input_scale && i == count - 1;
+        *item = (struct item){.shape = parts[i], .matrix = matrix, .part = is_scale ? -1 : i, .first = i == 0,
+                              .bytes = format_part_bytes(&parts[i])};
+        item->name = arena_printf(&x->arena, e, "%s.%s", m->name, parts[i].suffix);
+        if (!item->name)
+            return false;
+    }
+    return true;
+}
+
+/* All tensors of the artifact in the order of the source's files. The payload of the units is checked against the
+ * menu's, which is what the budget was about. */
+static bool list_items(struct export *x, struct err *e)
+{
+    const struct safetensors *s = x->model->files;
+    const struct st_tensor **sorted = arena_new(&x->arena, s->n_tensors * sizeof *sorted, e);
+    x->items = sorted ? arena_new(&x->arena, s->n_tensors * (FORMAT_PARTS + 1) * sizeof *x->items, e) : NULL;
+    if (!x->items)
+        return false;
+    for (size_t i = 0; i < s->n_tensors; i++)
+        sorted[i] = &s->tensors[i];
+    qsort(sorted, s->n_tensors, sizeof *sorted, by_place);
+    uint64_t payload = 0;
+    for (size_t i = 0; i < s->n_tensors; i++) {
+        if (x->model->config.tied && strcmp(sorted[i]->name, "lm_head.weight") == 0)
+            continue; /* loaders alias the embedding; a copy would only differ from it by mistake */
+        size_t before = x->n_items;
+        int matrix = matrix_of(x->model, sorted[i]->name);
+        if (matrix >= 0 && x->formats[x->model->matrices[matrix].unit]->group_format) {
+            if (!add_parts(x, matrix, e))
+                return false;
+        } else {
+            x->items[x->n_items++] = (struct item){.name = sorted[i]->name, .copy = sorted[i], .matrix = -1,
+                                                   .bytes = sorted[i]->bytes, .first = true};
+        }
+        for (size_t j = before; j < x->n_items; j++) {
+            x->total += x->items[j].bytes;
+            payload += matrix >= 0 ? x->items[j].bytes : 0;
+        }
+    }
+    uint64_t expected = menu_bytes(&x->menu, x->chosen->assignment);
+    if (payload != expected)
+        return err_set(e, ERR_BUG, "the units take %llu bytes in the artifact and %llu by the menu",
+                       (unsigned long long)payload, (unsigned long long)expected);
+    return true;
+}
+
+/* Deal the tensors to files of at most shard_size bytes (a module that is larger has a file for itself), and name them. */
+static bool deal(struct export *x, struct err *e)
+{
+    uint64_t most = node_size(x->node, "shard_size"), bytes = 0;
+    size_t file = 0;
+    for (size_t i = 0; i < x->n_items;) {
+        size_t end = i + 1;
+        uint64_t module = x->items[i].bytes;
+        for (; end < x->n_items && !x->items[end].first; end++)
+            module += x->items[end].bytes;
+        if (bytes > 0 && bytes + module > most) {
+            file++;
+            bytes = 0;
+        }
+        bytes += module;
+        for (; i < end; i++)
+            x->items[i].file = file;
+    }
+    x->n_weight_files = file + 1;
+    if (x->n_weight_files > MOST_FILES)
+        return err_set(e, ERR_INPUT, "shard_size %llu gives %zu files, at most %d are allowed; raise it",
+                       (unsigned long long)most, x->n_weight_files, MOST_FILES);
+    x->weight_files = arena_new(&x->arena, x->n_weight_files * sizeof *x->weight_files, e);
+    for (size_t i = 0; x->weight_files && i < x->n_weight_files; i++) {
+        x->weight_files[i] = x->n_weight_files == 1
+                                 ? arena_strdup(&x->arena, "model.safetensors", e)
+                                 : arena_printf(&x->arena, e, "model-%05zu-of-%05zu.safetensors", i + 1, x->n_weight_files);
+        if (!x->weight_files[i])
+            return false;
+    }
+    return x->weight_files != NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------ the weights */
+
+/* safetensors_write asks for the bytes of item self->index. Parts of a matrix follow each other, so that its rendering
+ * is read once. */
+static bool fill(const struct st_source *self, void *out, struct err *e)
+{
+    struct export *x = *(struct export *const *)self->context;
+    const struct item *item = &x->items[self->index];
+    if (node_stopping(x->node))
+        return node_stopped(e);
+    if (item->copy) {
+        if (!safetensors_read(x->model->files, item->copy, 0, item->bytes, out, e))
+            return false;
+    } else if (item->part < 0) {
+        float scale = renderings_input_scale(x->renderings, x->model->matrices[item->matrix].unit);
+        if (!(scale > 0.0f && scale < INFINITY))
+            return err_set(e, ERR_NUMERIC, "%s would be %g; a scale must be positive and finite", item->name,
+                           (double)scale);
+        memcpy(out, &scale, sizeof scale);
+    } else {
+        const struct format *f = x->formats[x->model->matrices[item->matrix].unit];
+        if (x->current_matrix != item->matrix) {
+            if (x->current_matrix >= 0)
+                rendering_free(&x->current);
+            x->current_matrix = -1;
+            if (!renderings_read(x->renderings, item->matrix, f->name, &x->current, e))
+                return false;
+            x->current_matrix = item->matrix;
+        }
+        memcpy(out, x->current.part[item->part], item->bytes);
+    }
+    x->done += item->bytes;
+    node_progress(x->node, (double)x->done, (double)x->total, "byte");
+    return true;
+}
+
+static bool write_weights(struct export *x, struct err *e)
+{
+    struct st_source *sources;
+    if (!mem_new(&sources, x->n_items, e))
+        return false;
+    for (size_t i = 0; i < x->n_items; i++) {
+        const struct item *item = &x->items[i];
+        sources[i] = (struct st_source){.name = item->name, .bytes = item->bytes, .fill = fill, .context = &x,
+                                        .index = (int64_t)i,
+                                        .dtype = item->copy ? item->copy->dtype : item->shape.dtype,
+                                        .rank = item->copy ? item->copy->rank : item->shape.rank};
+        for (int d = 0; d < sources[i].rank; d++)
+            sources[i].shape[d] = item->copy ? item->copy->shape[d] : item->shape.shape[d];
+    }
+    bool ok = true;
+    for (size_t file = 0, first = 0; ok && file < x->n_weight_files; file++) {
+        size_t end = first;
+        while (end < x->n_items && x->items[end].file == file)
+            end++;
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s", publish_path(x->place), x->weight_files[file]);
+        ok = safetensors_write(path, sources + first, end - first, e);
+        first = end;
+    }
+    mem_free(sources);
+    return ok;
+}
+
+static bool write_index(struct export *x, struct err *e)
+{
+    if (x->n_weight_files == 1)
+        return true;
+    struct str s = {0};
+    str_printf(&s, "{\n  \"metadata\": {\n    \"total_size\": %llu\n  },\n  \"weight_map\": {",
+               (unsigned long long)x->total);
+    for (size_t i = 0; i < x->n_items; i++) {
+        str_add(&s, i ? ",\n    " : "\n    ");
+        str_add_json(&s, x->items[i].name);
+        str_add(&s, ": ");
+        str_add_json(&s, x->weight_files[x->items[i].file]);
+    }
+    str_add(&s, "\n  }\n}\n");
+    bool ok = str_ok(&s, e) && publish_write(x->place, "model.safetensors.index.json", s.text, s.length, e);
+    str_free(&s);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------- the other files */
+
+/* The whole of a small file in fresh memory. */
+static bool read_file(const char *path, char **out, size_t *n, struct err *e)
+{
+    struct stat s;
+    char *text = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && fstat(fd, &s) == 0;
+    if (!ok)
+        err_errno(e, ERR_IO, "cannot open %s", path);
+    else if (!S_ISREG(s.st_mode) || s.st_size > (64 << 20))
+        ok = err_set(e, ERR_INPUT, "%s is no file of at most 64 MiB", path);
+    ok = ok && mem_new(&text, (size_t)s.st_size + 1, e);
+    for (size_t at = 0; ok && at < (size_t)s.st_size;) {
+        ssize_t got = read(fd, text + at, (size_t)s.st_size - at);
+        if (got <= 0)
+            ok = got < 0 ? err_errno(e, ERR_IO, "cannot read %s", path) : err_set(e, ERR_IO, "%s was truncated", path);
+        else
+            at += (size_t)got;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (!ok) {
+        mem_free(text);
+        return false;
+    }
+    *out = text;
+    *n = (size_t)s.st_size;
+    return true;
+}
+
+static bool write_config(struct export *x, struct err *e)
+{
+    const struct model *m = x->model;
+    char path[4096], *text = NULL;
+    size_t n_text, n = 0;
+    struct str config = {0};
+    bool has_head = false;
+    struct compressed_module *modules;
+    if (!mem_new(&modules, (size_t)m->n_matrices + 1, e))
+        return false;
+    for (int i = 0; i < m->n_matrices; i++) {
+        modules[n++] = (struct compressed_module){m->matrices[i].name, x->formats[m->matrices[i].unit]};
+        has_head = has_head || strcmp(m->matrices[i].name, "lm_head") == 0;
+    }
+    if (!has_head) /* a linear layer that is no unit, and listed as such also when it is tied */
+        modules[n++] = (struct compressed_module){"lm_head", &format_bf16};
+    snprintf(path, sizeof path, "%s/config.json", m->path);
+    bool ok = read_file(path, &text, &n_text, e) && compressed_config(&config, text, n_text, path, modules, n, e) &&
+              publish_write(x->place, "config.json", config.text, config.length, e);
+    str_free(&config);
+    mem_free(text);
+    mem_free(modules);
+    return ok;
+}
+
+/* What belongs to a model and is no weight; never an old index or another tool's quantization file. */
+static bool is_side_file(const char *name)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt",
+        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+        "generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+        "configuration.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    size_t n = strlen(name);
+    return strncmp(name, "LICENSE", 7) == 0 || strncmp(name, "NOTICE", 6) == 0 ||
+           (n > 3 && strcmp(name + n - 3, ".py") == 0);
+}
+
+static bool copy_side_files(struct export *x, struct err *e)
+{
+    DIR *d = opendir(x->model->path);
+    if (!d)
+        return err_errno(e, ERR_IO, "cannot list %s", x->model->path);
+    bool ok = true;
+    for (const struct dirent *entry; ok && (entry = readdir(d));) {
+        char path[4096];
+        struct stat s;
+        snprintf(path, sizeof path, "%s/%s", x->model->path, entry->d_name);
+        if (is_side_file(entry->d_name) && stat(path, &s) == 0 && S_ISREG(s.st_mode))
+            ok = publish_copy(x->place, entry->d_name, path, e);
+    }
+    closedir(d);
+    return ok;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct file *)a)->name, ((const struct file *)b)->name);
+}
+
+/* The files of a directory with sizes and digests, by name, in the arena. */
+static bool list_files(struct export *x, const char *directory, struct err *e)
+{
+    DIR *d = opendir(directory);
+    if (!d)
+        return err_errno(e, ERR_IO, "cannot list %s", directory);
+    size_t room = 0;
+    while (readdir(d))
+        room++;
+    rewinddir(d);
+    x->n_files = 0;
+    x->files = arena_new(&x->arena, room * sizeof *x->files, e);
+    bool ok = x->files != NULL;
+    for (const struct dirent *entry; ok && (entry = readdir(d));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (x->n_files == room) {
+            ok = err_set(e, ERR_RESOURCE, "%s: files are being added to it while it is read", directory);
+            break;
+        }
+        struct file *f = &x->files[x->n_files++];
+        struct stat s;
+        struct key digest;
+        bool known;
+        char path[4096];
+        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
+        f->name = arena_strdup(&x->arena, entry->d_name, e);
+        ok = f->name && (stat(path, &s) == 0 || err_errno(e, ERR_IO, "cannot look at %s", path)) &&
+             store_source_digest(node_store(x->node), path, false, &digest, &known, NULL, e);
+        if (ok) {
+            f->bytes = (uint64_t)s.st_size;
+            key_text(&digest, f->digest);
+        }
+    }
+    closedir(d);
+    if (ok)
+        qsort(x->files, x->n_files, sizeof *x->files, by_name);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------- scout.json */
+
+/* NaN, which JSON has no word for, becomes null. */
+static json_t *number(double v)
+{
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *recipe_inputs(const struct export *x)
+{
+    static const char *const names[] = {"model", "renderings", "assignment"};
+    json_t *inputs = json_object();
+    for (size_t i = 0; i < 3; i++) {
+        char text[KEY_TEXT];
+        const struct input *in = node_input(x->node, names[i], 0);
+        json_object_set_new(inputs, names[i], json_pack("{s:s, s:s}", "type", in->type, "key", key_text(&in->key, text)));
+    }
+    return inputs;
+}
+
+/* {name: digest} of the source's tensors, as the model node has taken them; NULL with *e on failure. */
+static json_t *recipe_source(const struct export *x, struct err *e)
+{
+    struct object *model = node_input(x->node, "model", 0)->object;
+    char **names = NULL, **digests = NULL;
+    uint64_t n_names, n_digests;
+    json_t *out = NULL;
+    if (object_read_strings(model, "tensors/name", &names, &n_names, e) &&
+        object_read_strings(model, "tensors/digest", &digests, &n_digests, e)) {
+        out = json_object();
+        for (uint64_t i = 0; i < n_names && i < n_digests; i++)
+            json_object_set_new(out, names[i], json_string(digests[i]));
+    }
+    mem_free(names);
+    mem_free(digests);
+    return out;
+}
+
+static json_t *recipe_measured(const struct export *x)
+{
+    const struct candidate *c = x->chosen;
+    uint64_t tokens = 0;
+    for (uint32_t w = 0; w < x->table.n_windows; w++)
+        tokens += x->table.window_tokens[w];
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set", "selection", "kl_mean", number(c->kl_mean),
+                     "kl_p99", number(c->kl_p99), "kl_max", number(c->kl_max), "top1", number(c->top1), "windows",
+                     (json_int_t)c->n_windows, "of_windows", (json_int_t)x->table.n_windows, "tokens",
+                     (json_int_t)tokens);
+}
+
+/* Everything that scout.json says, with the files written so far. */
+static bool write_recipe(struct export *x, struct err *e)
+{
+    json_t *assignment = json_object(), *files = json_array(), *source = recipe_source(x, e), *root = NULL;
+    char *text = NULL;
+    bool ok = source != NULL;
+    uint64_t parameters = x->menu.total_parameters;
+    for (int u = 0; u < x->menu.n_units; u++)
+        json_object_set_new(assignment, x->menu.unit_names[u], json_string(x->formats[u]->name));
+    for (size_t i = 0; i < x->n_files; i++)
+        json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", x->files[i].name, "bytes",
+                                               (json_int_t)x->files[i].bytes, "sha256", x->files[i].digest));
+    if (ok)
+        root = json_pack("{s:s, s:i, s:s, s:o, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:o, s:O, s:O}", "tool",
+                         compressed_writer(), "version", 1, "model_type", x->model->config.model_type, "inputs",
+                         recipe_inputs(x), "numeric", x->table.numeric, "bytes", (json_int_t)x->chosen->bytes,
+                         "unit_parameters", (json_int_t)parameters, "bpp", menu_bpp(&x->menu, x->chosen->bytes),
+                         "candidate", "id", (json_int_t)x->chosen->id, "origin", x->chosen->origin, "assignment",
+                         assignment, "measured", recipe_measured(x), "source_tensors", source, "files", files);
+    text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+    if (ok && !text)
+        ok = err_set(e, ERR_RESOURCE, "out of memory for " RECIPE);
+    ok = ok && publish_write(x->place, RECIPE, text, strlen(text), e);
+    free(text);
+    json_decref(root);
+    json_decref(source);
+    json_decref(files);
+    json_decref(assignment);
+    return ok;
+}
+
+/* -------------------------------------------------------------------------------------- may the place be replaced? */
+
+/* The digest that `recipe` lists for a file; NULL if it lists none. */
+static const char *listed(const json_t *recipe, const char *name)
+{
+    size_t i;
+    const json_t *entry;
+    json_array_foreach(json_object_get(recipe, "files"), i, entry) {
+        const char *have = json_string_value(json_object_get(entry, "name"));
+        if (have && strcmp(have, name) == 0)
+            return json_string_value(json_object_get(entry, "sha256"));
+    }
+    return NULL;
+}
+
+/* Is the directory what its scout.json says, file for file? If not, `why` says what differs. */
+static bool is_untouched(struct export *x, const char *directory, char why[512], struct err *e)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/" RECIPE, directory);
+    json_t *recipe = json_load_file(path, 0, NULL);
+    size_t expected = json_array_size(json_object_get(recipe, "files"));
+    bool ok = true;
+    why[0] = '\0';
+    if (expected == 0)
+        snprintf(why, 512, "it has no " RECIPE " that lists its files");
+    else
+        ok = list_files(x, directory, e);
+    for (size_t i = 0; ok && expected > 0 && !why[0] && i < x->n_files; i++) {
+        const char *digest = listed(recipe, x->files[i].name);
+        if (strcmp(x->files[i].name, RECIPE) != 0 && (!digest || strcmp(digest, x->files[i].digest) != 0))
+            snprintf(why, 512, "'%s' is %s", x->files[i].name, digest ? "changed" : "not of that export");
+    }
+    if (ok && !why[0] && x->n_files != expected + 1)
+        snprintf(why, 512, "files of that export are missing");
+    json_decref(recipe);
+    return ok;
+}
+
+static bool is_empty(const char *directory)
+{
+    DIR *d = opendir(directory);
+    size_t n = 0;
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return d && n == 2;
+}
+
+static bool check_place(struct export *x, const char *directory, struct err *e)
+{
+    struct stat s, source;
+    char why[512];
+    if (lstat(directory, &s) != 0)
+        return errno == ENOENT || err_errno(e, ERR_IO, "cannot look at %s", directory);
+    if (stat(x->model->path, &source) == 0 && source.st_dev == s.st_dev && source.st_ino == s.st_ino)
+        return err_set(e, ERR_INPUT, "directory '%s' is the source model itself; choose another place", directory);
+    if (!S_ISDIR(s.st_mode))
+        return err_set(e, ERR_INPUT, "'%s' is there and is no directory; move it away or choose another place", directory);
+    if (node_bool(x->node, "overwrite") || is_empty(directory))
+        return true;
+    if (!is_untouched(x, directory, why, e))
+        return false;
+    if (why[0])
+        return err_set(e, ERR_INPUT, "directory '%s' is there and is no untouched export of ours: %s. Move it away, set "
+                       "`directory` to another place, or set `overwrite: true` to replace it", directory, why);
+    return true;
+}
+
+/* ----------------------------------------------------------------------------------------------------- the result */
+
+static bool add_u64(struct writer *out, const char *name, const char *axis, const char *description,
+                    const uint64_t *data, size_t n, struct err *e)
+{
+    struct dataset d = {.name = name, .dtype = DTYPE_U64, .rank = 1, .shape = {n}, .unit = "byte", .axes = axis,
+                        .description = description};
+    return writer_add(out, &d, data, e);
+}
+
+static bool write_result(struct export *x, struct err *e)
+{
+    struct writer *out = node_output(x->node);
+    size_t most = x->n_items > x->n_files ? x->n_items : x->n_files;
+    const char **texts = arena_new(&x->arena, most * sizeof *texts, e);
+    const char **places = arena_new(&x->arena, most * sizeof *places, e);
+    uint64_t *bytes = arena_new(&x->arena, most * sizeof *bytes, e), weights = 0;
+    if (!texts || !places || !bytes)
+        return false;
+    for (size_t i = 0; i < x->n_items; i++) {
+        texts[i] = x->items[i].name;
+        places[i] = x->weight_files[x->items[i].file];
+        bytes[i] = x->items[i].bytes;
+    }
+    if (!writer_add_strings(out, "tensors/name", texts, x->n_items, "tensor", "names, in the order of the files", e) ||
+        !writer_add_strings(out, "tensors/file", places, x->n_items, "tensor", "the file that holds it", e) ||
+        !add_u64(out, "tensors/bytes", "tensor", "payload of each tensor", bytes, x->n_items, e))
+        return false;
+    for (size_t i = 0; i < x->n_files; i++) {
+        texts[i] = x->files[i].name;
+        places[i] = x->files[i].digest;
+        bytes[i] = x->files[i].bytes;
+        for (size_t w = 0; w < x->n_weight_files; w++)
+            weights += strcmp(x->files[i].name, x->weight_files[w]) == 0 ? x->files[i].bytes : 0;
+    }
+    return writer_add_strings(out, "files/name", texts, x->n_files, "file", "every file of the directory", e) &&
+           writer_add_strings(out, "files/digest", places, x->n_files, "file", "SHA-256 of each file, hex", e) &&
+           add_u64(out, "files/bytes", "file", "size of each file", bytes, x->n_files, e) &&
+           writer_int(out, "bytes", (int64_t)x->chosen->bytes, e) &&
+           writer_double(out, "bpp", menu_bpp(&x->menu, x->chosen->bytes), e) &&
+           writer_int(out, "file_bytes", (int64_t)weights, e);
+}
+
+/* --------------------------------------------------------------------------------------------------------- the node */
+
+static void close_export(struct export *x)
+{
+    publish_abort(x->place);
+    if (x->current_matrix >= 0)
+        rendering_free(&x->current);
+    renderings_close(x->renderings);
+    candidates_fini(&x->table);
+    menu_fini(&x->menu);
+    model_close(x->model);
+    arena_free(&x->arena);
+}
+
+/* Fill the half-made directory and put it in place. */
+static bool publish(struct export *x, const char *directory, struct err *e)
+{
+    if (!publish_begin(&x->place, directory, e) || !write_weights(x, e) || !write_index(x, e) || !write_config(x, e) ||
+        !copy_side_files(x, e) || !list_files(x, publish_path(x->place), e) || !write_recipe(x, e) ||
+        !list_files(x, publish_path(x->place), e) || !write_result(x, e))
+        return false;
+    if (node_stopping(x->node))
+        return node_stopped(e);
+    struct publish *place = x->place;
+    x->place = NULL;
+    return publish_commit(place, e);
+}
+
+static bool run(struct node *n, struct err *e)
+{
+    struct export x = {.node = n, .current_matrix = -1};
+    const char *directory = node_string(n, "directory"), *path;
+    bool ok = node_input_path(n, "model", 0, "path", &path, e) && model_open(&x.model, path, e) && read_choice(&x, e) &&
+              renderings_open(&x.renderings, n, "renderings", x.model, e);
+    if (ok && x.menu.n_units != x.model->n_units)
+        ok = err_set(e, ERR_INPUT, "the renderings have %d units, the model %s has %d", x.menu.n_units, x.model->path,
+                     x.model->n_units);
+    ok = ok && check_place(&x, directory, e) && list_items(&x, e) && deal(&x, e) &&
+         (publish(&x, directory, e) || err_context(e, "export to %s", directory));
+    if (ok) {
+        char size[16];
+        node_log(n, "%s: %.4f bpp, %s of tensors in %zu file%s", directory, menu_bpp(&x.menu, x.chosen->bytes),
+                 str_size(x.total, size), x.n_weight_files, x.n_weight_files == 1 ? "" : "s");
+    }
+    close_export(&x);
+    return ok;
+}
+
+/* The largest tensor as it is read and as it is written, and the renderings of its matrix. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    const char *path;
+    struct model *m;
+    if (!node_input_path(n, "model", 0, "path", &path, e) || !model_open(&m, path, e))
+        return false;
+    uint64_t most = 0;
+    for (size_t i = 0; i < m->files->n_tensors; i++)
+        most = m->files->tensors[i].bytes > most ? m->files->tensors[i].bytes : most;
+    out->cores = 1;
+    out->memory = 3 * most + (64u << 20);
+    out->disk = 1 << 20;
+    model_close(m);
+    return true;
+}
+
+/* The directory is there, and every file has the size and the digest that the result lists. */
+static bool stands(struct node *n, struct object *result)
+{
+    struct err e = {0};
+    char **names = NULL, **digests = NULL;
+    uint64_t *bytes = NULL, n_names = 0, n_digests = 0, n_bytes = 0;
+    bool ok = object_read_strings(result, "files/name", &names, &n_names, &e) &&
+              object_read_strings(result, "files/digest", &digests, &n_digests, &e) &&
+              object_load(result, "files/bytes", DTYPE_U64, &bytes, &n_bytes, &e) && n_digests == n_names &&
+              n_bytes == n_names;
+    for (uint64_t i = 0; ok && i < n_names; i++) {
+        char path[4096], text[KEY_TEXT];
+        struct stat s;
+        struct key digest;
+        bool known;
+        snprintf(path, sizeof path, "%s/%s", node_string(n, "directory"), names[i]);
+        ok = stat(path, &s) == 0 && S_ISREG(s.st_mode) && (uint64_t)s.st_size == bytes[i] &&
+             store_source_digest(node_store(n), path, false, &digest, &known, NULL, &e) &&
+             strcmp(key_text(&digest, text), digests[i]) == 0;
+    }
+    mem_free(names);
+    mem_free(digests);
+    mem_free(bytes);
+    return ok;
+}
+
+const struct node_class node_export = {
+    .name = "export",
+    .summary = "the chosen assignment as a compressed-tensors checkpoint",
+    .version = 1,
+    .ports = ports,
+    .params = params,
+    .needs = needs,
+    .stands = stands,
+    .run = run,
+};
