@@ -1,0 +1,332 @@
+/* A run from opening its directory to its summary. Keys and states are plan.c, order and room sched.c, one node's life
+ * worker.c, what is shown report.c. */
+#include "engine/run/run.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/run/state.h"
+
+/* -------------------------------------------------------------------------------------------------------- directories */
+
+/* `path` made absolute from the working directory, without asking whether it exists. */
+static char *absolute(struct arena *a, const char *path, struct err *e)
+{
+    char here[PATH_MAX];
+    if (path[0] == '/')
+        return arena_strdup(a, path, e);
+    if (!getcwd(here, sizeof here)) {
+        err_errno(e, ERR_IO, "cannot tell the working directory");
+        return NULL;
+    }
+    return arena_printf(a, e, "%s/%s", here, path);
+}
+
+/* mkdir -p */
+static bool make_directory(const char *path, struct err *e)
+{
+    struct str s = {0};
+    bool ok = true;
+    for (size_t i = 1; ok && path[0]; i++) {
+        if (path[i] && path[i] != '/')
+            continue;
+        str_free(&s);
+        s = (struct str){0};
+        str_add_bytes(&s, path, i);
+        ok = str_ok(&s, e);
+        if (ok && mkdir(s.text, 0777) != 0 && errno != EEXIST)
+            ok = err_errno(e, ERR_RESOURCE, "cannot make the directory '%s'", s.text);
+        if (!path[i])
+            break;
+    }
+    struct stat st;
+    if (ok && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
+        ok = err_set(e, ERR_RESOURCE, "'%s' is there, but is no directory", path);
+    str_free(&s);
+    return ok;
+}
+
+bool run_find_store(const char *dir, char *out, size_t size, struct err *e)
+{
+    char line[PATH_MAX] = "";
+    struct str path = {0};
+    str_printf(&path, "%s/store.path", dir);
+    if (!str_ok(&path, e)) {
+        str_free(&path);
+        return false;
+    }
+    FILE *f = fopen(path.text, "re");
+    str_free(&path);
+    if (f) {
+        if (fgets(line, sizeof line, f))
+            line[strcspn(line, "\n")] = '\0';
+        fclose(f);
+    }
+    int n = line[0] ? snprintf(out, size, "%s", line) : snprintf(out, size, "%s/store", dir);
+    if (n < 0 || (size_t)n >= size)
+        return err_set(e, ERR_INPUT, "the path of the store of '%s' is too long", dir);
+    return true;
+}
+
+/* RUN/store.path says which store was used, when it is not RUN/store. */
+static bool note_store(const struct run *r, struct err *e)
+{
+    struct str path = {0};
+    str_printf(&path, "%s/store.path", r->dir);
+    bool ok = str_ok(&path, e);
+    if (ok && !r->options.store) {
+        unlink(path.text);
+    } else if (ok) {
+        FILE *f = fopen(path.text, "we");
+        bool written = f && fprintf(f, "%s\n", r->store_path) > 0;
+        if ((f && fclose(f) != 0) || !written)
+            ok = err_errno(e, ERR_RESOURCE, "cannot write '%s'", path.text);
+    }
+    str_free(&path);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- opening */
+
+static bool check_targets(struct run *r, struct err *e)
+{
+    const char **names = arena_new(&r->arena, (r->n + 1) * sizeof *names, e);
+    if (!names)
+        return false;
+    for (size_t i = 0; i < r->n; i++)
+        names[i] = r->nodes[i].def->name;
+    for (size_t i = 0; i < r->options.n_targets; i++) {
+        int at = graph_find(r->graph, r->options.targets[i]);
+        if (at < 0) {
+            const char *near = str_nearest(r->options.targets[i], names, r->n);
+            return err_set(e, ERR_USAGE, "target '%s' is no node of graph '%s'%s%s%s", r->options.targets[i], r->graph->name,
+                           near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+        }
+        r->nodes[at].target = true;
+    }
+    return true;
+}
+
+static bool is_cuda(const char *device)
+{
+    return device && strncmp(device, "cuda", 4) == 0;
+}
+
+/* This build computes on the CPU only. --device cpu goes before what a node asks for. */
+static bool check_device(const struct run *r, struct err *e)
+{
+    const char *device = r->options.device;
+    if (is_cuda(device))
+        return err_set(e, ERR_RESOURCE, "device '%s': this build has no CUDA back end; use --device cpu", device);
+    if (device && strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
+        return err_set(e, ERR_USAGE, "device '%s' is none of auto, cpu, cuda, cuda:N", device);
+    for (size_t i = 0; i < r->n && (!device || strcmp(device, "auto") == 0); i++)
+        if (is_cuda(r->nodes[i].def->device))
+            return err_set(e, ERR_RESOURCE, "node '%s' is on '%s': this build has no CUDA back end; use --device cpu",
+                           r->nodes[i].def->name, r->nodes[i].def->device);
+    return true;
+}
+
+static bool open_store(struct run *r, struct err *e)
+{
+    if (!r->options.plan_only)
+        return store_open(&r->store, r->store_path, e) && note_store(r, e);
+    if (access(r->store_path, F_OK) != 0)
+        return true; /* nothing there yet: everything is new */
+    return store_open_readonly(&r->store, r->store_path, e);
+}
+
+static bool open_directories(struct run *r, struct err *e)
+{
+    const struct run_options *o = &r->options;
+    char found[PATH_MAX];
+    char *dir = o->dir ? NULL : arena_printf(&r->arena, e, "runs/%s", r->graph->name);
+    if (!o->dir && !dir)
+        return false;
+    r->dir = absolute(&r->arena, o->dir ? o->dir : dir, e);
+    if (!r->dir)
+        return false;
+    if (!o->plan_only && (!make_directory(r->dir, e) || !run_lock_take(&r->dir_lock, r->dir, e)))
+        return false;
+    /* A plan looks where the last run looked. */
+    if (o->plan_only && !o->store && !run_find_store(r->dir, found, sizeof found, e))
+        return false;
+    if (o->store)
+        r->store_path = absolute(&r->arena, o->store, e);
+    else
+        r->store_path = o->plan_only ? arena_strdup(&r->arena, found, e) : arena_printf(&r->arena, e, "%s/store", r->dir);
+    return r->store_path && open_store(r, e);
+}
+
+static bool open_log(struct run *r, struct err *e)
+{
+    if (r->options.plan_only)
+        return true;
+    struct str path = {0};
+    str_printf(&path, "%s/run.log", r->dir);
+    bool ok = str_ok(&path, e) && progress_new(&r->progress, path.text, r->options.output, r->options.out, e);
+    str_free(&path);
+    return ok;
+}
+
+bool run_open(struct run **out, const struct graph *g, const struct run_options *o, struct err *e)
+{
+    struct run *r;
+    if (!mem_new(&r, 1, e))
+        return false;
+    r->graph = g;
+    r->options = *o;
+    r->started = (double)time(NULL);
+    r->memory_total = o->memory > 0 ? o->memory : UINT64_MAX;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->changed, NULL);
+    pthread_cond_init(&r->admitted, NULL);
+    atomic_init(&r->stopping, false);
+    r->n = g->n_nodes;
+    if (!open_directories(r, e) || !node_build_all(r, e) || !check_targets(r, e) || !check_device(r, e) || !open_log(r, e)) {
+        run_close(r);
+        return false;
+    }
+    *out = r;
+    return true;
+}
+
+void run_close(struct run *r)
+{
+    if (!r)
+        return;
+    node_free_all(r);
+    mem_free(r->ready);
+    mem_free(r->asking);
+    place_free(r->place);
+    progress_free(r->progress);
+    store_close(r->store);
+    run_unlock(r->dir_lock);
+    pthread_cond_destroy(&r->admitted);
+    pthread_cond_destroy(&r->changed);
+    pthread_mutex_destroy(&r->lock);
+    arena_free(&r->arena);
+    mem_free(r);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- the run */
+
+bool run_plan(struct run *r, struct err *e)
+{
+    return plan_states(r, e);
+}
+
+/* The first lines of the log: on what, with what, whereof. */
+static bool say_machine(struct run *r, struct err *e)
+{
+    const char *kernels = r->options.backend.name ? r->options.backend.name : "none";
+    char size[16];
+    if (!place_new(&r->place, r->options.topology, r->options.threads, e))
+        return false;
+    if (r->options.memory == 0 && place_memory(r->place) > 0)
+        r->memory_total = place_memory(r->place);
+    r->machine = arena_printf(&r->arena, e, "%s; kernels %s", place_text(r->place), kernels);
+    char *line = arena_printf(&r->arena, e, "graph %s, run %s, store %s", r->graph->name, r->dir, r->store_path);
+    char *machine = arena_printf(&r->arena, e, "machine: %s; nodes may use %s of memory together", r->machine ? r->machine : "",
+                                 r->memory_total == UINT64_MAX ? "any amount" : str_size(r->memory_total, size));
+    if (!r->machine || !line || !machine)
+        return false;
+    progress_line(r->progress, NULL, line);
+    progress_line(r->progress, NULL, machine);
+    return true;
+}
+
+static void sum_up(const struct run *r, struct run_summary *s)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        const struct node *n = &r->nodes[i];
+        s->needed += n->relevant;
+        s->reused += n->state == STATE_REUSED;
+        s->done += n->state == STATE_DONE;
+        s->failed += n->state == STATE_FAILED;
+        s->blocked += n->state == STATE_BLOCKED;
+        s->interrupted += n->state == STATE_INTERRUPTED;
+        s->waiting += n->state == STATE_WAITING || n->state == STATE_READY;
+        s->resource |= n->state == STATE_FAILED && (!n->error || n->error->code == ERR_RESOURCE);
+    }
+    s->stopped = atomic_load(&r->stopping) && s->interrupted + s->waiting > 0;
+}
+
+static void report_reused(struct run *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->planned = true;
+    for (size_t i = 0; i < r->n; i++)
+        if (r->nodes[i].state == STATE_REUSED)
+            report_state(&r->nodes[i]);
+    pthread_mutex_unlock(&r->lock);
+}
+
+bool run_execute(struct run *r, struct run_summary *summary, struct err *e)
+{
+    struct report *report = NULL;
+    double began = report_clock();
+    *summary = (struct run_summary){0};
+    if (!say_machine(r, e) || !report_start(&report, r, e))
+        return false;
+    bool ok = run_plan(r, e);
+    if (ok && !atomic_load(&r->stopping)) {
+        report_reused(r);
+        report_index(r);
+        summary->started = true;
+        ok = sched_run(r, e);
+    }
+    report_stop(report);
+    sum_up(r, summary);
+    summary->seconds = report_clock() - began;
+    if (!ok)
+        progress_line(r->progress, NULL, e->text);
+    return ok;
+}
+
+void run_stop(struct run *r)
+{
+    pthread_mutex_lock(&r->lock);
+    atomic_store(&r->stopping, true);
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ------------------------------------------------------------------------------------------------------------- views */
+
+size_t run_count(const struct run *r)
+{
+    return r->n;
+}
+
+static const char *planned_state(enum node_state s)
+{
+    return s == STATE_REUSED ? "reuse" : s == STATE_UNNEEDED ? "not needed" : s == STATE_UNKNOWN ? "unknown" : "run";
+}
+
+void run_view(const struct run *r, size_t i, struct run_view *out)
+{
+    const struct node *n = &r->nodes[i];
+    *out = (struct run_view){
+        .name = n->def->name, .type = n->def->class->name, .reason = n->reason ? n->reason : "",
+        .state = r->options.plan_only ? planned_state(n->state) : state_name(n->state),
+        .error = n->error, .needed = n->relevant && n->state != STATE_UNNEEDED, .has_key = n->has_key, .key = n->key,
+        .seconds = n->seconds, .stats = n->stats, .n_stats = n->n_stats,
+    };
+}
+
+const char *run_dir(const struct run *r)
+{
+    return r->dir;
+}
+
+const char *run_store_path(const struct run *r)
+{
+    return r->store_path;
+}

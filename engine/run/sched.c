@@ -1,0 +1,418 @@
+/* Which node starts when. Nodes whose inputs are there wait in a heap, the one on the longest path to a sink first. Each
+ * gets a thread (worker.c), which opens the inputs, learns what the node needs, and then asks here to be admitted:
+ * running nodes never hold more cores, memory or nodes at once than the run has. What can never fit is refused with the
+ * figures. A node of high priority that waits for room is not passed over for ever: after BYPASS_MOST admissions of
+ * others, nothing starts before it. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "engine/run/state.h"
+
+#define BYPASS_MOST 16
+/* Nodes that may have their inputs open and wait for room, beyond those that run. */
+#define ASKING_MOST 8
+#define DAMAGED_MOST 2
+/* Kept free beyond what a node says it will publish. */
+#define DISK_SPARE (UINT64_C(64) << 20)
+
+/* ------------------------------------------------------------------------------------------------------- the ready heap */
+
+/* True when a goes before b: longer path first, then the order of the graph. */
+static bool before(const struct node *a, const struct node *b)
+{
+    return a->height != b->height ? a->height > b->height : a->index < b->index;
+}
+
+static bool push_ready(struct run *r, struct node *n, struct err *e)
+{
+    if (r->n_ready == r->ready_capacity) {
+        size_t grown = r->ready_capacity ? 2 * r->ready_capacity : 64;
+        if (!mem_grow(&r->ready, r->ready_capacity, grown, e))
+            return false;
+        r->ready_capacity = grown;
+    }
+    size_t i = r->n_ready++;
+    for (; i > 0 && before(n, r->ready[(i - 1) / 2]); i = (i - 1) / 2)
+        r->ready[i] = r->ready[(i - 1) / 2];
+    r->ready[i] = n;
+    n->state = STATE_READY;
+    return true;
+}
+
+/* The first node that is still ready, or NULL; entries that went stale by a repair are dropped. */
+static struct node *pop_ready(struct run *r)
+{
+    while (r->n_ready > 0) {
+        struct node *top = r->ready[0], *last = r->ready[--r->n_ready];
+        size_t i = 0;
+        for (size_t child; (child = 2 * i + 1) < r->n_ready; i = child) {
+            if (child + 1 < r->n_ready && before(r->ready[child + 1], r->ready[child]))
+                child++;
+            if (!before(r->ready[child], last))
+                break;
+            r->ready[i] = r->ready[child];
+        }
+        r->ready[i] = last;
+        if (top->state == STATE_READY)
+            return top;
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------------ states of nodes */
+
+static void set_error(struct node *n, const struct err *why)
+{
+    /* Without memory for it, the state still says that it failed. */
+    if (n->error || mem_new(&n->error, 1, NULL))
+        *n->error = *why;
+}
+
+/* Everything that waits for `n` cannot run. Depth-first by an explicit sweep: consumers have higher indices. */
+static void block_consumers(struct run *r, struct node *n)
+{
+    struct err why = {0};
+    for (size_t i = (size_t)n->index; i < r->n; i++) {
+        struct node *from = &r->nodes[i];
+        if (from->state != STATE_FAILED && from->state != STATE_BLOCKED)
+            continue;
+        for (size_t k = 0; k < from->n_consumers; k++) {
+            struct node *c = &r->nodes[from->consumers[k]];
+            if (c->state != STATE_WAITING)
+                continue;
+            err_set(&why, ERR_INPUT, "blocked: '%s' failed", n->def->name);
+            set_error(c, &why);
+            c->state = STATE_BLOCKED;
+            report_state(c);
+        }
+    }
+}
+
+static void fail_node(struct node *n, const struct err *why)
+{
+    n->state = STATE_FAILED;
+    set_error(n, why);
+    report_state(n);
+    block_consumers(n->run, n);
+}
+
+/* `n` is there: its consumers miss one input fewer. */
+static bool release_consumers(struct run *r, struct node *n, struct err *e)
+{
+    for (size_t k = 0; k < n->n_consumers; k++) {
+        struct node *c = &r->nodes[n->consumers[k]];
+        if (c->state == STATE_WAITING && --c->missing == 0 && !push_ready(r, c, e))
+            return false;
+    }
+    return true;
+}
+
+static size_t count_missing(const struct run *r, const struct node *n)
+{
+    size_t missing = 0;
+    for (size_t p = 0; n->def->class->ports && n->def->class->ports[p].name; p++)
+        for (size_t i = 0; i < n->def->n_inputs[p]; i++) {
+            enum node_state s = r->nodes[n->def->inputs[p][i].node].state;
+            missing += s != STATE_DONE && s != STATE_REUSED;
+        }
+    return missing;
+}
+
+/* Count anew what every waiting or ready node misses, after states changed other than by a node finishing. */
+static bool recount(struct run *r, struct err *e)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        struct node *n = &r->nodes[i];
+        if (n->state != STATE_WAITING && n->state != STATE_READY)
+            continue;
+        bool was_ready = n->state == STATE_READY;
+        n->missing = count_missing(r, n);
+        if (n->missing > 0)
+            n->state = STATE_WAITING;
+        else if (!was_ready && !push_ready(r, n, e))
+            return false;
+    }
+    for (size_t i = 0; i < r->n; i++)
+        if (r->nodes[i].state == STATE_FAILED)
+            block_consumers(r, &r->nodes[i]);
+    return true;
+}
+
+/* The object of `n` is damaged or gone: make it again, and what is missing before it. */
+static bool repair(struct run *r, struct node *n, struct err *e)
+{
+    if (n->state != STATE_DONE && n->state != STATE_REUSED)
+        return true; /* another consumer came first */
+    if (++n->damaged >= DAMAGED_MOST) {
+        struct err why = {0};
+        err_set(&why, ERR_RESOURCE, "its result was found damaged %d times in one run: check the disk and the memory",
+                n->damaged);
+        fail_node(n, &why);
+        return true;
+    }
+    progress_line(r->progress, n->def->name, "its result in the store is damaged or gone: it is made again");
+    n->state = STATE_UNKNOWN;
+    n->wanted = n->forced = true;
+    return plan_resolve(r, n->index, false, e);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- admission */
+
+static uint64_t disk_free(const struct run *r)
+{
+    struct statvfs s;
+    if (statvfs(store_path(r->store), &s) != 0)
+        return UINT64_MAX; /* unknown: let the write itself find out */
+    return (uint64_t)s.f_bavail * s.f_frsize;
+}
+
+/* ERR_RESOURCE with the figures when the node can never be admitted. */
+static bool can_ever_fit(const struct node *n, struct err *e)
+{
+    char want[16], have[16];
+    const struct run *r = n->run;
+    uint64_t limit = n->def->memory > 0 && n->def->memory < r->memory_total ? n->def->memory : r->memory_total;
+    if (n->needs.memory > limit)
+        return err_set(e, ERR_RESOURCE, "it needs %s of memory, and %s: %s", str_size(n->needs.memory, want),
+                       limit == r->memory_total ? "the run has" : "its `on: memory` allows", str_size(limit, have));
+    if (n->needs.device_memory > 0)
+        return err_set(e, ERR_RESOURCE, "it needs %s of device memory, and this build has no accelerator",
+                       str_size(n->needs.device_memory, want));
+    uint64_t available = n->needs.disk > 0 ? disk_free(r) : UINT64_MAX;
+    if (available < UINT64_MAX - DISK_SPARE && n->needs.disk > (available > DISK_SPARE ? available - DISK_SPARE : 0))
+        return err_set(e, ERR_RESOURCE, "it will write %s, and '%s' has %s free (64 MiB of it are kept as a reserve)",
+                       str_size(n->needs.disk, want), store_path(r->store), str_size(available, have));
+    return true;
+}
+
+/* Cores to give: what it can use (0: all that are free), at most what the graph says and the run has. */
+static int cores_wanted(const struct node *n, int total)
+{
+    int cores = n->needs.cores;
+    if (n->def->threads > 0 && (cores == 0 || cores > n->def->threads))
+        cores = n->def->threads;
+    return cores > total ? total : cores;
+}
+
+static bool fits_now(const struct run *r, const struct node *n)
+{
+    int cores = cores_wanted(n, place_units(r->place)), unused = place_unused(r->place);
+    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
+    return r->n_running < (size_t)jobs && unused >= (cores > 0 ? cores : 1) &&
+           n->memory <= r->memory_total - r->memory_used;
+}
+
+static void drop_asking(struct run *r, size_t i)
+{
+    memmove(&r->asking[i], &r->asking[i + 1], (r->n_asking - i - 1) * sizeof *r->asking);
+    r->n_asking--;
+}
+
+/* Give the node its cores and memory and wake its thread. */
+static bool admit(struct run *r, size_t at, struct err *e)
+{
+    struct node *n = r->asking[at];
+    int cores = cores_wanted(n, place_units(r->place));
+    if (cores == 0)
+        cores = place_unused(r->place);
+    if (!place_take(r->place, cores, &n->set, e))
+        return false;
+    n->cores = cores;
+    r->memory_used += n->memory;
+    r->n_running++;
+    n->admitted = true;
+    n->began = report_clock();
+    n->state = STATE_RUNNING;
+    drop_asking(r, at);
+    report_state(n);
+    pthread_cond_broadcast(&r->admitted);
+    return true;
+}
+
+/* Admit all that fit, in order of priority (r->asking is kept sorted). */
+static bool admit_all(struct run *r, struct err *e)
+{
+    for (size_t i = 0; i < r->n_asking;) {
+        struct node *n = r->asking[i];
+        if (fits_now(r, n)) {
+            for (size_t k = 0; k < i; k++)
+                r->asking[k]->bypassed++;
+            if (!admit(r, i, e))
+                return false;
+            continue;
+        }
+        if (n->bypassed >= BYPASS_MOST)
+            return true;
+        i++;
+    }
+    return true;
+}
+
+bool sched_ask(struct node *n, struct err *e)
+{
+    struct run *r = n->run;
+    pthread_mutex_lock(&r->lock);
+    bool ok = can_ever_fit(n, e);
+    if (ok) {
+        n->memory = n->def->memory > n->needs.memory ? n->def->memory : n->needs.memory;
+        if (n->memory > r->memory_total)
+            n->memory = r->memory_total;
+        size_t i = r->n_asking++;
+        for (; i > 0 && before(n, r->asking[i - 1]); i--)
+            r->asking[i] = r->asking[i - 1];
+        r->asking[i] = n;
+        n->state = STATE_ASKING;
+        pthread_cond_signal(&r->changed);
+        while (!n->admitted && !n->dismissed)
+            pthread_cond_wait(&r->admitted, &r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------- begin and end */
+
+/* Set what the node held free, and leave no trace of this attempt. */
+static void give_back(struct run *r, struct node *n)
+{
+    if (n->admitted) {
+        place_give(r->place, n->set);
+        n->set = NULL;
+        r->memory_used -= n->memory;
+        r->n_running--;
+    }
+    n->admitted = n->dismissed = false;
+    n->cores = 0;
+    n->memory = 0;
+    n->bypassed = 0;
+    n->has_ledger = false;
+    n->unit[0] = '\0';
+    n->time_first = NAN;
+}
+
+/* What became of the node, and what follows for others. */
+static bool settle(struct run *r, struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken,
+                   size_t n_broken, struct err *e)
+{
+    switch (outcome) {
+    case WORKER_DONE:
+        n->state = STATE_DONE;
+        n->forced = false;
+        report_state(n);
+        return release_consumers(r, n, e);
+    case WORKER_FAILED:
+        fail_node(n, why);
+        return true;
+    case WORKER_STOPPED:
+        n->state = STATE_INTERRUPTED;
+        report_state(n);
+        return true;
+    case WORKER_DISMISSED:
+        n->state = STATE_WAITING;
+        return true;
+    case WORKER_REPAIR:
+        n->state = STATE_WAITING;
+        n->seconds = NAN;
+        for (size_t i = 0; i < n_broken; i++)
+            if (!repair(r, &r->nodes[broken[i]], e))
+                return false;
+        return recount(r, e);
+    }
+    return true;
+}
+
+void sched_finish(struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken, size_t n_broken)
+{
+    struct run *r = n->run;
+    struct err e;
+    pthread_mutex_lock(&r->lock);
+    give_back(r, n);
+    if (!settle(r, n, outcome, why, broken, n_broken, &e))
+        fail_node(n, &e);
+    n->next_finished = r->finished;
+    r->finished = n;
+    r->index_dirty = true;
+    pthread_cond_signal(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Start threads for ready nodes while some may still wait for room. */
+static bool start_ready(struct run *r)
+{
+    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
+    size_t most = (size_t)jobs + ASKING_MOST;
+    while (r->n_active < most) {
+        struct node *n = pop_ready(r);
+        struct err e;
+        if (!n)
+            break;
+        n->state = STATE_OPENING;
+        r->n_active++;
+        if (worker_start(n, &e))
+            continue;
+        r->n_active--;
+        if (r->n_active > 0)
+            return push_ready(r, n, &e); /* the others end, and then there is room for its thread */
+        fail_node(n, &e);
+    }
+    return true;
+}
+
+/* Wait for the threads that ended. The lock is given up meanwhile. */
+static void join_finished(struct run *r)
+{
+    while (r->finished) {
+        struct node *n = r->finished;
+        pthread_t thread = n->thread;
+        r->finished = n->next_finished;
+        pthread_mutex_unlock(&r->lock);
+        pthread_join(thread, NULL);
+        pthread_mutex_lock(&r->lock);
+        r->n_active--;
+    }
+}
+
+static void dismiss_asking(struct run *r)
+{
+    for (size_t i = 0; i < r->n_asking; i++)
+        r->asking[i]->dismissed = true;
+    r->n_asking = 0;
+    pthread_cond_broadcast(&r->admitted);
+}
+
+bool sched_run(struct run *r, struct err *e)
+{
+    bool ok = true;
+    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
+    if (!mem_new(&r->asking, (size_t)jobs + ASKING_MOST + 1, e))
+        return false;
+    pthread_mutex_lock(&r->lock);
+    ok = recount(r, e);
+    while (ok) {
+        join_finished(r);
+        if (atomic_load(&r->stopping))
+            dismiss_asking(r);
+        else
+            ok = start_ready(r) && admit_all(r, e);
+        if (r->finished)
+            continue;
+        if (r->n_active == 0)
+            break;
+        pthread_cond_wait(&r->changed, &r->lock);
+    }
+    if (!ok) { /* out of memory in the scheduler itself: end what runs, keep what is done */
+        atomic_store(&r->stopping, true);
+        for (;;) {
+            dismiss_asking(r);
+            join_finished(r);
+            if (r->n_active == 0)
+                break;
+            if (r->n_asking == 0 && !r->finished)
+                pthread_cond_wait(&r->changed, &r->lock);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+    return ok;
+}
