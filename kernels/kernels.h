@@ -11,6 +11,8 @@
  * fp32 mode (f32 panels): every product is accumulated in one chain of fused multiply-adds over ascending k, so all CPU
  * variants (plain, avx2, avx512) give the same bits. bf16 mode (bf16 panels): x is rounded to bf16 on the way in,
  * products accumulate in f32 in an order that belongs to the variant; `numeric_bf16` names it. */
+#include <math.h>
+
 #include "engine/base/tensor.h"
 
 struct kernels;
@@ -44,8 +46,48 @@ struct kl_state {
     float *best_t, *best_c;
     int32_t *arg_t, *arg_c; /* index of the largest logit, lowest index on ties */
     const int32_t *target;  /* id of the next token of each row; -1: none */
-    float *target_t, *target_c; /* its logit, set by the tile that holds it */
+    float *target_t, *target_c; /* its logit, set by the tile that holds it; may be NULL with `target` */
 };
+
+/* Rows [0, n) of the state before their first tile. A target's logit is NaN until its tile is folded in. */
+static inline void kl_state_init(struct kl_state *s, int64_t n)
+{
+    for (int64_t r = 0; r < n; r++) {
+        s->max_t[r] = s->max_c[r] = -INFINITY;
+        s->sum_t[r] = s->sum_c[r] = s->cross[r] = 0.0;
+        s->best_t[r] = s->best_c[r] = -INFINITY;
+        s->arg_t[r] = s->arg_c[r] = 0;
+        if (s->target)
+            s->target_t[r] = s->target_c[r] = NAN;
+    }
+}
+
+/* Natural logarithm of a finite x >= 1, to 1e-15 of max(1, log x); NaN for any other x. x = 2^n m with m in [2/3, 4/3),
+ * and the series of 2 atanh((m - 1) / (m + 1)). Written out so that a KL has the same bits with every libm. */
+static inline double kl_log(double x)
+{
+    union { double f; uint64_t u; } m = {.f = x};
+    if (!(x >= 1.0 && x < INFINITY))
+        return NAN;
+    int n = (int)(m.u >> 52) - 1023;
+    m.u = (m.u & 0xfffffffffffffu) | 0x3ff0000000000000u;
+    if (m.f >= 4.0 / 3.0) {
+        m.f *= 0.5;
+        n++;
+    }
+    double z = (m.f - 1.0) / (m.f + 1.0), series = 0.0; /* |z| <= 1/5 */
+    for (int i = 23; i >= 1; i -= 2)
+        series = series * (z * z) + 1.0 / i;
+    return n * 0x1.62e42fefa39efp-1 + 2.0 * z * series;
+}
+
+/* KL(teacher || candidate) of row r in nats, after its last tile: with p = exp(s_t - max_t) / sum_t it is
+ * sum p (s_t - s_c) - log-sum-exp(s_t) + log-sum-exp(s_c). It may be a rounding below zero (about 1e-7), is exactly zero
+ * when both sides were the same logits, and NaN when a logit was not finite. */
+static inline double kl_state_row(const struct kl_state *s, int64_t r)
+{
+    return s->cross[r] / s->sum_t[r] - (s->max_t[r] + kl_log(s->sum_t[r])) + (s->max_c[r] + kl_log(s->sum_c[r]));
+}
 
 struct kernels {
     const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
@@ -114,7 +156,7 @@ struct kernels {
     /* -- the KL of candidate to teacher, by tiles of the vocabulary ---------------------------------------------- */
     /* Fold one tile of logits, teacher s_t and candidate s_c, both [T, B], columns first..first+B of the vocabulary,
      * into rows [0, T) of `state` (host memory). f32 partial sums over at most 2048 columns, then f64. The same pointer
-     * may be given for both: cross is then exactly 0. */
+     * may be given for both: cross is then exactly 0. Tiles of a row may come in any order, but its bits depend on it. */
     bool (*kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
                     struct kl_state *state, struct err *e);
 };

@@ -1,0 +1,35 @@
+/* Residual addition and the bias of a linear layer. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/shape.h"
+
+static void add_row(float *x, const float *d, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        lanes_store_upto(x + i, lanes_add(lanes_load_upto(x + i, n - i, 0.0f), lanes_load_upto(d + i, n - i, 0.0f)),
+                         n - i);
+}
+
+bool CPU(add)(struct queue *q, struct tensor *x, const struct tensor *d, struct err *e)
+{
+    if (!shape_queue("add", q, e) || !shape_matrix("add", "x", x, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix("add", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
+        return false;
+    int64_t n = x->shape[1];
+#pragma omp parallel for num_threads(q->threads) schedule(static)
+    for (int64_t t = 0; t < x->shape[0]; t++)
+        add_row((float *)x->data + t * n, (const float *)d->data + t * n, n);
+    return true;
+}
+
+bool CPU(add_bias)(struct queue *q, struct tensor *y, const struct tensor *b, struct err *e)
+{
+    if (!shape_queue("add_bias", q, e) || !shape_matrix("add_bias", "y", y, DTYPE_F32, -1, -1, e) ||
+        !shape_vector("add_bias", "b", b, DTYPE_F32, y->shape[1], e))
+        return false;
+    int64_t n = y->shape[1];
+#pragma omp parallel for num_threads(q->threads) schedule(static)
+    for (int64_t t = 0; t < y->shape[0]; t++)
+        add_row((float *)y->data + t * n, b->data, n);
+    return true;
+}

@@ -1,0 +1,48 @@
+/* The largest magnitude of a matrix, and the search for what is not finite. */
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/shape.h"
+
+/* max|x| of a row; infinity when any element is NaN or infinite. */
+static float row_amax(const float *x, int64_t k)
+{
+    struct lanes most = lanes_zero(), infinity = lanes_all(INFINITY);
+    for (int64_t i = 0; i < k; i += LANES) {
+        struct lanes v = lanes_abs(lanes_load_upto(x + i, k - i, 0.0f));
+        /* NaN is not less than infinity, so it too becomes infinity. */
+        most = lanes_max(most, lanes_if_less(v, infinity, v, infinity));
+    }
+    return lanes_largest(most);
+}
+
+static bool report(const struct tensor *x, struct err *e)
+{
+    int64_t k = x->shape[1];
+    for (int64_t i = 0; i < x->shape[0] * k; i++) {
+        float v = ((const float *)x->data)[i];
+        if (!isfinite(v))
+            return err_set(e, ERR_NUMERIC, "%s at row %lld, column %lld of a matrix [%lld, %lld]",
+                           isnan(v) ? "NaN" : "infinity", (long long)(i / k), (long long)(i % k),
+                           (long long)x->shape[0], (long long)k);
+    }
+    return err_set(e, ERR_BUG, "amax: infinity in a finite matrix");
+}
+
+bool CPU(amax)(struct queue *q, const struct tensor *x, float *amax, struct err *e)
+{
+    if (!shape_queue("amax", q, e) || !shape_matrix("amax", "x", x, DTYPE_F32, -1, -1, e))
+        return false;
+    float most = 0.0f;
+    /* A maximum is exact, so the order of the reduction cannot be seen. */
+#pragma omp parallel for num_threads(q->threads) schedule(static) reduction(max : most)
+    for (int64_t t = 0; t < x->shape[0]; t++) {
+        float row = row_amax((const float *)x->data + t * x->shape[1], x->shape[1]);
+        most = row > most ? row : most;
+    }
+    if (isinf(most))
+        return report(x, e);
+    *amax = most > *amax ? most : *amax;
+    return true;
+}

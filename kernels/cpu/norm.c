@@ -1,0 +1,78 @@
+/* RMS norm, alone and after a residual addition. The sum of squares has sixteen partial sums (lane: index mod 16), each
+ * a chain of fused multiply-adds, joined by the tree of lanes_sum. */
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/shape.h"
+
+/* x += d where d is given; the sum of squares of the new x. */
+static float add_squares(float *x, const float *d, int64_t h)
+{
+    struct lanes sum = lanes_zero();
+    for (int64_t i = 0; i < h; i += LANES) {
+        struct lanes v = lanes_load_upto(x + i, h - i, 0.0f);
+        v = lanes_add(v, lanes_load_upto(d + i, h - i, 0.0f));
+        lanes_store_upto(x + i, v, h - i);
+        sum = lanes_fma(v, v, sum);
+    }
+    return lanes_sum(sum);
+}
+
+static float squares(const float *x, int64_t h)
+{
+    struct lanes sum = lanes_zero();
+    for (int64_t i = 0; i < h; i += LANES) {
+        struct lanes v = lanes_load_upto(x + i, h - i, 0.0f);
+        sum = lanes_fma(v, v, sum);
+    }
+    return lanes_sum(sum);
+}
+
+/* y = w * (x * s), s = 1 / sqrt(sum / h + eps) */
+static void scale_row(const float *x, const float *w, float sum, float eps, int64_t h, float *y)
+{
+    struct lanes s = lanes_all(1.0f / sqrtf(sum / (float)h + eps));
+    for (int64_t i = 0; i < h; i += LANES) {
+        struct lanes v = lanes_mul(lanes_load_upto(x + i, h - i, 0.0f), s);
+        lanes_store_upto(y + i, lanes_mul(lanes_load_upto(w + i, h - i, 0.0f), v), h - i);
+    }
+}
+
+static bool check(const char *name, struct queue *q, const struct tensor *x, const struct tensor *w,
+                  const struct tensor *y, struct err *e)
+{
+    return shape_queue(name, q, e) && shape_matrix(name, "x", x, DTYPE_F32, -1, -1, e) &&
+           shape_vector(name, "w", w, DTYPE_F32, x->shape[1], e) &&
+           shape_matrix(name, "y", y, DTYPE_F32, x->shape[0], x->shape[1], e);
+}
+
+bool CPU(norm_rms)(struct queue *q, const struct tensor *x, const struct tensor *w, float eps, struct tensor *y,
+                   struct err *e)
+{
+    if (!check("rmsnorm", q, x, w, y, e))
+        return false;
+    int64_t h = x->shape[1];
+#pragma omp parallel for num_threads(q->threads) schedule(static)
+    for (int64_t t = 0; t < x->shape[0]; t++) {
+        const float *row = (const float *)x->data + t * h;
+        scale_row(row, w->data, squares(row, h), eps, h, (float *)y->data + t * h);
+    }
+    return true;
+}
+
+bool CPU(norm_add_rms)(struct queue *q, struct tensor *x, const struct tensor *d, const struct tensor *w, float eps,
+                       struct tensor *y, struct err *e)
+{
+    if (!check("add_rmsnorm", q, x, w, y, e) ||
+        !shape_matrix("add_rmsnorm", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
+        return false;
+    int64_t h = x->shape[1];
+#pragma omp parallel for num_threads(q->threads) schedule(static)
+    for (int64_t t = 0; t < x->shape[0]; t++) {
+        float *row = (float *)x->data + t * h;
+        float sum = add_squares(row, (const float *)d->data + t * h, h);
+        scale_row(row, w->data, sum, eps, h, (float *)y->data + t * h);
+    }
+    return true;
+}

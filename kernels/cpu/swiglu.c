@@ -1,0 +1,38 @@
+/* SwiGLU of packed gate and up projections, with the exp that all kernels share. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/shape.h"
+
+/* silu(x) = x / (1 + e^-x). With u = e^-|x| it is x / (1 + u) for x >= 0 and x u / (1 + u) below, which neither
+ * overflows nor loses the small end. */
+static struct lanes silu(struct lanes x)
+{
+    struct lanes one = lanes_all(1.0f);
+    struct lanes u = lanes_exp(lanes_sub(lanes_zero(), lanes_abs(x)));
+    struct lanes top = lanes_if_less(x, lanes_zero(), lanes_mul(x, u), x);
+    return lanes_div(top, lanes_add(one, u));
+}
+
+bool CPU(swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e)
+{
+    if (!shape_queue("swiglu", q, e) || !shape_matrix("swiglu", "y", y, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix("swiglu", "gu", gu, DTYPE_F32, y->shape[0], 2 * y->shape[1], e))
+        return false;
+    int64_t n = y->shape[1];
+#pragma omp parallel for num_threads(q->threads) schedule(static)
+    for (int64_t t = 0; t < y->shape[0]; t++) {
+        const float *gate = (const float *)gu->data + t * 2 * n, *up = gate + n;
+        float *out = (float *)y->data + t * n;
+        for (int64_t i = 0; i < n; i += LANES) {
+            struct lanes v = silu(lanes_load_upto(gate + i, n - i, 0.0f));
+            lanes_store_upto(out + i, lanes_mul(v, lanes_load_upto(up + i, n - i, 0.0f)), n - i);
+        }
+    }
+    return true;
+}
+
+void CPU(exp)(const float *x, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        lanes_store_upto(y + i, lanes_exp(lanes_load_upto(x + i, n - i, 0.0f)), n - i);
+}
