@@ -149,9 +149,10 @@ const char *str_nearest(const char *name, const char *const *names, size_t n)
     size_t best_distance = 0, length = strlen(name);
     for (size_t i = 0; i < n && length <= LONGEST; i++) {
         size_t other = strlen(names[i]), longer = length > other ? length : other;
-        if (other > LONGEST)
+        size_t limit = longer / 3 < 1 ? 1 : longer / 3 > 4 ? 4 : longer / 3;
+        if (other > LONGEST || (length > other ? length - other : other - length) > limit)
             continue;
-        size_t limit = longer / 3 < 1 ? 1 : longer / 3 > 4 ? 4 : longer / 3, d = distance(name, names[i]);
+        size_t d = distance(name, names[i]);
         if (d <= limit && (!best || d < best_distance)) {
             best = names[i];
             best_distance = d;
@@ -166,8 +167,9 @@ bool str_parse_size(const char *text, uint64_t *bytes)
 {
     static const char units[] = "KMGT";
     char *end;
-    if (!isdigit((unsigned char)text[0]))
-        return false;
+    size_t digits = strspn(text, "0123456789.");
+    if (!isdigit((unsigned char)text[0]) || strchr("xXeE", text[digits] ? text[digits] : ' '))
+        return false; /* strtod would read hexadecimal and exponents */
     double x = strtod(text, &end);
     while (*end == ' ')
         end++;
