@@ -1,0 +1,118 @@
+/* Messages, exit codes, and the way from options to a loaded graph and an opened plan. */
+#include "engine/cli/cli.h"
+
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "nodes/nodes.h"
+
+const char *cli_version(void)
+{
+    return SCOUT_VERSION;
+}
+
+static void print_json_error(const struct err *e)
+{
+    struct str s = {0};
+    str_printf(&s, "{\"event\":\"error\",\"code\":\"%s\",\"text\":", err_name(e->code));
+    str_add_json(&s, e->text);
+    if (e->input[0]) {
+        str_add(&s, ",\"file\":");
+        str_add_json(&s, e->input);
+        str_printf(&s, ",\"line\":%d,\"column\":%d", e->input_line, e->input_column);
+    }
+    str_add(&s, "}");
+    printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"error\"}");
+    str_free(&s);
+}
+
+void cli_error(const struct args *a, const struct err *e)
+{
+    fflush(stdout);
+    if (e->input[0])
+        graph_error_print(e, stderr);
+    else
+        fprintf(stderr, "scout: error: %s\n", e->text);
+    if (a && args_flag(a, "--debug") && e->file)
+        fprintf(stderr, "  raised at %s:%d\n", e->file, e->line);
+    if (a && args_flag(a, "--json"))
+        print_json_error(e);
+}
+
+int cli_exit_early(const struct err *e)
+{
+    if (e->code == ERR_STOPPED)
+        return CLI_INTERRUPTED;
+    return e->code == ERR_RESOURCE ? CLI_RESOURCE : CLI_WRONG;
+}
+
+int cli_fail(const struct args *a, const struct err *e)
+{
+    cli_error(a, e);
+    return cli_exit_early(e);
+}
+
+bool cli_load(const struct args *a, struct graph **out)
+{
+    struct graph_errors errors = {0};
+    struct graph_options o = {.variant = args_value(a, "--variant"), .classes = node_table};
+    o.set = args_values(a, "--set", &o.n_set);
+    if (graph_load(out, args_operand(a, 0), &o, &errors))
+        return true;
+    for (size_t i = 0; i < errors.n; i++)
+        cli_error(a, &errors.list[i]);
+    graph_errors_free(&errors);
+    return false;
+}
+
+static bool cpu_queue_new(struct queue **out, const struct kernels *k, int threads, struct err *e)
+{
+    struct queue *q;
+    if (!mem_new(&q, 1, e))
+        return false;
+    *q = (struct queue){.k = k, .threads = threads, .device = TENSOR_HOST};
+    *out = q;
+    return true;
+}
+
+static void cpu_queue_free(struct queue *q)
+{
+    mem_free(q);
+}
+
+bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
+{
+    *o = (struct run_options){.dir = args_value(a, "--dir"), .store = args_value(a, "--store"),
+                              .device = args_value(a, "--device")};
+    o->targets = args_values(a, "--target", &o->n_targets);
+    if (!args_int(a, "--jobs", 1, 4096, &o->jobs, e) || !args_int(a, "--threads", 1, 4096, &o->threads, e) ||
+        !args_size(a, "--memory", &o->memory, e))
+        return false;
+    const struct kernels *k = kernels_cpu(e);
+    if (!k)
+        return false;
+    o->backend = (struct run_backend){.kernels = k, .name = k->name, .queue_new = cpu_queue_new, .queue_free = cpu_queue_free};
+    return true;
+}
+
+bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)
+{
+    struct run_options o;
+    struct err e = {0};
+    *g = NULL;
+    *r = NULL;
+    *code = CLI_WRONG;
+    if (!cli_run_options(a, &o, &e)) {
+        *code = cli_fail(a, &e);
+        return false;
+    }
+    if (!cli_load(a, g))
+        return false;
+    o.plan_only = true;
+    if (run_open(r, *g, &o, &e) && run_plan(*r, &e))
+        return true;
+    *code = cli_fail(a, &e);
+    run_close(*r);
+    graph_free(*g);
+    return false;
+}

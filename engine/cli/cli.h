@@ -1,0 +1,50 @@
+#ifndef ENGINE_CLI_CLI_H
+#define ENGINE_CLI_CLI_H
+/* What the commands share: messages, exit codes, loading a graph, and the back end. This folder is the only place that
+ * prints to the terminal and ends the process. */
+#include "engine/cli/args.h"
+#include "engine/run/run.h"
+
+enum cli_exit {
+    CLI_DONE = 0,
+    CLI_FAILED = 1,      /* after the start */
+    CLI_WRONG = 2,       /* usage, graph or input found wrong before anything started */
+    CLI_RESOURCE = 3,    /* disk, memory, device, directory in use */
+    CLI_INTERRUPTED = 130
+};
+
+/* "0.1.0" */
+const char *cli_version(void);
+
+/* "scout: error: text" on stderr; with --json an event "error" on stdout as well; with --debug where it was raised. */
+void cli_error(const struct args *a, const struct err *e);
+/* The exit code for an error that came before anything started. */
+int cli_exit_early(const struct err *e);
+/* cli_error and cli_exit_early. */
+int cli_fail(const struct args *a, const struct err *e);
+
+/* Load the graph of the first operand with --variant and --set; prints what is wrong and returns false. */
+bool cli_load(const struct args *a, struct graph **out);
+/* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. */
+bool cli_run_options(const struct args *a, struct run_options *o, struct err *e);
+/* Open a run for planning only, and plan it. On failure prints and returns false, with the exit code in *code. */
+bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
+
+extern const struct command command_run, command_plan, command_status, command_explain, command_nodes, command_graph,
+    command_check;
+
+/* The options that say what to run, shared by run, plan and explain. */
+#define CLI_GRAPH_OPTIONS \
+    {"--dir", "RUN", false, "the run's directory (default: runs/<graph name>)"}, \
+    {"--store", "DIR", false, "where results are kept (default: RUN/store); runs may share one"}, \
+    {"--set", "NAME=VALUE", true, "a graph parameter, or nodes.<node>.with.<parameter>"}, \
+    {"--variant", "NAME", false, "a variant of the graph"}
+#define CLI_RUN_OPTIONS \
+    CLI_GRAPH_OPTIONS, \
+    {"--target", "NODE", true, "make this node and what it needs (default: all that nobody reads)"}, \
+    {"--device", "DEVICE", false, "auto, cpu, cuda or cuda:N"}, \
+    {"--jobs", "N", false, "most nodes at once (default: the number of cores)"}, \
+    {"--threads", "N", false, "cores to use (default: all)"}, \
+    {"--memory", "SIZE", false, "memory that running nodes may use together (default: the machine's)"}
+
+#endif

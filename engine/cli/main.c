@@ -1,0 +1,73 @@
+/* The program `scout`: find the command, parse its options, let it run. */
+#include <signal.h>
+#include <string.h>
+
+#include "engine/cli/cli.h"
+
+static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_explain,
+                                                 &command_nodes, &command_graph, &command_check};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: scout COMMAND [ARGUMENT]... [OPTION]...\n\n"
+                 "Runs graphs that measure, choose and export mixed-precision formats for language models.\n\ncommands:\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(out, "\n'scout COMMAND --help' lists a command's options; 'scout --version' prints the version.\n"
+                 "Exit codes: 0 done; 1 a node failed; 2 wrong usage, graph or input; 3 disk, memory, device or a directory "
+                 "in use;\n130 interrupted, and the same command resumes.\n");
+}
+
+static int unknown(const char *word)
+{
+    const char *names[N_COMMANDS + 2] = {"--help", "--version"};
+    struct err e;
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        names[i + 2] = commands[i]->name;
+    const char *near = str_nearest(word, names, N_COMMANDS + 2);
+    const char *what = word[0] == '-' ? "option" : "command";
+    if (near)
+        err_set(&e, ERR_USAGE, "unknown %s '%s'; did you mean '%s'?", what, word, near);
+    else
+        err_set(&e, ERR_USAGE, "unknown %s '%s'; 'scout --help' lists what there is", what, word);
+    return cli_fail(NULL, &e);
+}
+
+static int run_command(const struct command *c, int argc, char **argv)
+{
+    struct args *a;
+    struct err e = {0};
+    if (!args_parse(&a, c, argc, argv, &e))
+        return cli_fail(NULL, &e);
+    int code = CLI_DONE;
+    if (args_flag(a, "--help"))
+        args_help(c, stdout);
+    else
+        code = c->main(a);
+    args_free(a);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    /* A full disk limit or a closed pipe is an error of the write that meets it, with a message; not a silent death. */
+    signal(SIGXFSZ, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        print_help(stderr);
+        return CLI_WRONG;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        print_help(stdout);
+        return CLI_DONE;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("scout %s\n", cli_version());
+        return CLI_DONE;
+    }
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(argv[1], commands[i]->name) == 0)
+            return run_command(commands[i], argc - 2, argv + 2);
+    return unknown(argv[1]);
+}

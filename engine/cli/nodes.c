@@ -1,0 +1,130 @@
+/* `scout nodes`: the node types of this build, from their tables. */
+#include "nodes/nodes.h"
+
+#include <string.h>
+
+#include "engine/cli/cli.h"
+
+static const char *type_name(const struct param *p)
+{
+    static const char *const names[] = {[PARAM_INT] = "int", [PARAM_FLOAT] = "float", [PARAM_BOOL] = "bool",
+                                        [PARAM_STRING] = "text", [PARAM_ENUM] = "one of", [PARAM_SIZE] = "size",
+                                        [PARAM_SOURCE] = "source", [PARAM_PATH] = "path"};
+    return names[p->type];
+}
+
+static void add_param_type(const struct param *p, struct str *s)
+{
+    str_add(s, p->many ? "list of " : "");
+    if (p->type == PARAM_ENUM) {
+        for (size_t i = 0; p->choices && p->choices[i]; i++)
+            str_printf(s, "%s%s", i ? "|" : "", p->choices[i]);
+    } else {
+        str_add(s, type_name(p));
+    }
+    if (p->least != 0 || p->most != 0)
+        str_printf(s, " %g to %g", p->least, p->most);
+    if (p->unit)
+        str_printf(s, ", %s", p->unit);
+}
+
+static void print_type(const struct node_class *c)
+{
+    printf("%s (version %u): %s\n", c->name, c->version, c->summary);
+    for (const struct port *p = c->ports; p && p->name; p++) {
+        printf("  in    %-14s ", p->name);
+        for (size_t i = 0; p->types && p->types[i]; i++)
+            printf("%s%s", i ? "|" : "", p->types[i]);
+        printf("%s%s%s: %s\n", p->types ? "" : "any node", p->many ? ", one or more" : "", p->optional ? ", optional" : "",
+               p->help ? p->help : "");
+    }
+    for (const struct param *p = c->params; p && p->name; p++) {
+        struct str type = {0};
+        add_param_type(p, &type);
+        printf("  with  %-14s %s; ", p->name, type.text ? type.text : "");
+        if (p->fallback)
+            printf("default %s", p->fallback[0] ? p->fallback : "none");
+        else
+            printf("required");
+        printf("%s: %s\n", p->outside_key ? "; not in the key" : "", p->help ? p->help : "");
+        str_free(&type);
+    }
+    for (const struct output *o = c->outputs; o && o->name; o++)
+        printf("  out   %-14s %s\n", o->name, o->help ? o->help : "");
+}
+
+static void add_field(struct str *s, const char *name, const char *text)
+{
+    str_printf(s, ",\"%s\":", name);
+    str_add_json(s, text ? text : "");
+}
+
+static void print_json(const struct node_class *c)
+{
+    struct str s = {0};
+    str_add(&s, "{\"event\":\"type\",\"name\":");
+    str_add_json(&s, c->name);
+    str_printf(&s, ",\"version\":%u", c->version);
+    add_field(&s, "summary", c->summary);
+    str_add(&s, ",\"ports\":[");
+    for (const struct port *p = c->ports; p && p->name; p++) {
+        str_add(&s, p == c->ports ? "{\"name\":" : ",{\"name\":");
+        str_add_json(&s, p->name);
+        str_printf(&s, ",\"many\":%s,\"optional\":%s", p->many ? "true" : "false", p->optional ? "true" : "false");
+        add_field(&s, "help", p->help);
+        str_add(&s, "}");
+    }
+    str_add(&s, "],\"params\":[");
+    for (const struct param *p = c->params; p && p->name; p++) {
+        struct str type = {0};
+        add_param_type(p, &type);
+        str_add(&s, p == c->params ? "{\"name\":" : ",{\"name\":");
+        str_add_json(&s, p->name);
+        add_field(&s, "type", type.text);
+        if (p->fallback)
+            add_field(&s, "default", p->fallback);
+        str_printf(&s, ",\"in_key\":%s", p->outside_key || p->type == PARAM_PATH ? "false" : "true");
+        add_field(&s, "help", p->help);
+        str_add(&s, "}");
+        str_free(&type);
+    }
+    str_add(&s, "]}");
+    printf("%s\n", s.text ? s.text : "");
+    str_free(&s);
+}
+
+static bool unknown_type(const char *name, struct err *e)
+{
+    const char *names[256];
+    size_t n = 0;
+    for (; node_table[n] && n < 256; n++)
+        names[n] = node_table[n]->name;
+    const char *near = str_nearest(name, names, n);
+    return err_set(e, ERR_USAGE, "nodes: '%s' is no node type%s%s%s", name, near ? "; did you mean '" : "", near ? near : "",
+                   near ? "'?" : "");
+}
+
+static int nodes_main(const struct args *a)
+{
+    const char *type = args_operand(a, 0);
+    bool found = false, json = args_flag(a, "--json");
+    for (size_t i = 0; node_table[i]; i++) {
+        const struct node_class *c = node_table[i];
+        if (type && strcmp(type, c->name) != 0)
+            continue;
+        found = true;
+        if (json)
+            print_json(c);
+        else if (type)
+            print_type(c);
+        else
+            printf("  %-12s %s\n", c->name, c->summary);
+    }
+    struct err e = {0};
+    if (type && !found && !unknown_type(type, &e))
+        return cli_fail(a, &e);
+    return CLI_DONE;
+}
+
+const struct command command_nodes = {"nodes", "List the node types, or print one type's ports, parameters and outputs.",
+                                      (const char *const[]){"[TYPE]", NULL}, (const struct option[]){{0}}, nodes_main};
