@@ -1,0 +1,426 @@
+/* The node type export over a real model, renderings and store: what its directory holds, and when it may replace one.
+ * The directory is read back as a model. */
+#include "tests/check.h"
+
+#include <jansson.h>
+#include <math.h>
+
+#include "nodes/model/renderings.h"
+#include "nodes/search/candidates.h"
+#include "tests/nodes/fake_node.h"
+
+extern const struct node_class node_quantize, node_export;
+
+static const char *const menu_names[] = {"nvfp4_a16", "fp8", "bf16", NULL};
+
+struct world {
+    char folder[256], source[512], target[512];
+    struct store *store;
+    struct model *model;
+    struct object *info, *renderings; /* results of a model node and of a quantize node */
+    struct menu menu;
+};
+
+/* What export reads of a model node's result. */
+static struct object *make_info(struct world *w)
+{
+    struct err e = {0};
+    struct writer *out;
+    struct object *o = NULL;
+    struct key key;
+    const char *const names[] = {"model.norm.weight"}, *const digests[] = {"00ff"};
+    assert_ok(key_of_bytes("model", 5, &key, &e) && writer_new(&out, w->store, &key, "model", &e), e);
+    assert_ok(writer_add_strings(out, "tensors/name", names, 1, "tensor", "names", &e), e);
+    assert_ok(writer_add_strings(out, "tensors/digest", digests, 1, "tensor", "digests", &e), e);
+    assert_ok(writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
+    return o;
+}
+
+static void world_open(struct world *w, const char *name)
+{
+    struct err e = {0};
+    struct node n;
+    char path[300];
+    *w = (struct world){0};
+    check_dir_make(w->folder);
+    snprintf(path, sizeof path, "%s/store", w->folder);
+    snprintf(w->source, sizeof w->source, "%s/data/models/%s", check_root(), name);
+    snprintf(w->target, sizeof w->target, "%s/export", w->folder);
+    assert_ok(store_open(&w->store, path, &e) && model_open(&w->model, w->source, &e), e);
+    w->info = make_info(w);
+    fake_node_init(&n, &node_quantize, w->store, "quantize");
+    fake_node_connect(&n, "model", "model", w->info, w->source);
+    for (int i = 0; menu_names[i]; i++)
+        fake_node_set(&n, "formats", menu_names[i]);
+    w->renderings = fake_node_run(&n, &e);
+    if (!w->renderings)
+        fail_msg("%s", e.text);
+    fake_node_fini(&n);
+    assert_ok(menu_read(&w->menu, w->renderings, &e), e);
+}
+
+static void world_close(struct world *w)
+{
+    menu_fini(&w->menu);
+    object_close(w->renderings);
+    object_close(w->info);
+    model_close(w->model);
+    store_close(w->store);
+    check_dir_remove(w->folder);
+}
+
+/* Format of unit u in the mixed assignment: all three in turn, where the shape allows. */
+static int mixed(const struct menu *m, int u)
+{
+    int f = (u + u / 4) % 3;
+    return m->available[u * m->n_formats + f] ? f : 1;
+}
+
+/* A selecting node's result whose chosen candidate is the second of two: mixed, or all of `uniform` when >= 0. */
+static struct object *choose(struct world *w, int uniform)
+{
+    struct err e = {0};
+    struct candidates c;
+    struct writer *out;
+    struct object *o = NULL;
+    struct key key;
+    uint8_t assignment[256] = {0};
+    char seed[32];
+    snprintf(seed, sizeof seed, "select %d", uniform);
+    assert_in_range(w->menu.n_units, 1, 256);
+    assert_ok(candidates_init(&c, w->menu.n_units, 0, NULL, NULL, &e), e);
+    menu_uniform(&w->menu, 1, assignment);
+    assert_non_null(candidates_add(&c, &w->menu, assignment, "uniform", -1, &e));
+    for (int u = 0; u < w->menu.n_units; u++)
+        assignment[u] = (uint8_t)mixed(&w->menu, u);
+    if (uniform >= 0)
+        menu_uniform(&w->menu, uniform, assignment);
+    assert_non_null(candidates_add(&c, &w->menu, assignment, "flip", 0, &e));
+    assert_ok(key_of_bytes(seed, strlen(seed), &key, &e) && writer_new(&out, w->store, &key, "select", &e), e);
+    assert_ok(candidates_write(&c, &w->menu, out, &e), e);
+    struct dataset d = {.name = "chosen", .dtype = DTYPE_U32, .rank = 1, .shape = {1}, .unit = "1", .axes = "choice",
+                        .description = "id"};
+    assert_ok(writer_add(out, &d, &(uint32_t){1}, &e), e);
+    assert_ok(writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
+    candidates_fini(&c);
+    return o;
+}
+
+static void make_node(struct node *n, struct world *w, struct object *choice)
+{
+    fake_node_init(n, &node_export, w->store, "export");
+    fake_node_connect(n, "model", "model", w->info, w->source);
+    fake_node_connect(n, "renderings", "quantize", w->renderings, NULL);
+    fake_node_connect(n, "assignment", "select", choice, NULL);
+    fake_node_set(n, "directory", w->target);
+}
+
+static struct object *export(struct world *w, struct object *choice, const char *shard_size)
+{
+    struct err e = {0};
+    struct node n;
+    make_node(&n, w, choice);
+    if (shard_size)
+        fake_node_set(&n, "shard_size", shard_size);
+    struct object *o = fake_node_run(&n, &e);
+    if (!o)
+        fail_msg("%s", e.text);
+    fake_node_fini(&n);
+    return o;
+}
+
+static char *read_text(const char *folder, const char *name, size_t *n)
+{
+    char path[800];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    char *text = check_read(path, n);
+    if (!text)
+        fail_msg("there is no %s", path);
+    return text;
+}
+
+static void assert_same_file(const struct world *w, const char *name)
+{
+    size_t a, b;
+    char *x = read_text(w->source, name, &a), *y = read_text(w->target, name, &b);
+    assert_int_equal(a, b);
+    assert_memory_equal(x, y, a);
+    free(x);
+    free(y);
+}
+
+/* Tensor `name` of the target has the bytes of the source's. */
+static void assert_same_tensor(const struct world *w, const struct model *exported, const char *name)
+{
+    struct err e = {0};
+    const struct st_tensor *a = safetensors_find(w->model->files, name), *b = safetensors_find(exported->files, name);
+    if (!a || !b || a->bytes != b->bytes || a->dtype != b->dtype || a->rank != b->rank)
+        fail_msg("%s is not as in the source", name);
+    char *x, *y;
+    assert_ok(mem_raw(&x, a->bytes, &e) && mem_raw(&y, a->bytes, &e), e);
+    assert_ok(safetensors_read(w->model->files, a, 0, a->bytes, x, &e), e);
+    assert_ok(safetensors_read(exported->files, b, 0, b->bytes, y, &e), e);
+    assert_memory_equal(x, y, a->bytes);
+    mem_free(x);
+    mem_free(y);
+}
+
+/* Every matrix is stored in its format with the bytes of its rendering, and everything else is as in the source. */
+static void assert_exported(struct world *w, int uniform)
+{
+    struct err e = {0};
+    struct model *exported;
+    struct renderings *r;
+    assert_ok(model_open(&exported, w->target, &e), e);
+    assert_ok(renderings_open_object(&r, w->store, w->renderings, w->model, &e), e);
+    assert_int_equal(exported->n_matrices, w->model->n_matrices);
+    for (int i = 0; i < exported->n_matrices; i++) {
+        const struct matrix *m = &exported->matrices[i];
+        int f = uniform >= 0 ? uniform : mixed(&w->menu, m->unit);
+        if (!w->menu.available[m->unit * w->menu.n_formats + f])
+            f = 1;
+        assert_string_equal(m->stored->name, menu_names[f]);
+        struct rendering got, expected;
+        struct format_part parts[FORMAT_PARTS];
+        assert_ok(model_read_rendering(exported, i, &got, &e), e);
+        assert_ok(renderings_read(r, i, menu_names[f], &expected, &e), e);
+        int count = got.format->parts(m->n, m->k, w->model->matrices[i].dtype, parts);
+        for (int p = 0; p < count; p++)
+            assert_memory_equal(got.part[p], expected.part[p], format_part_bytes(&parts[p]));
+        rendering_free(&got);
+        rendering_free(&expected);
+    }
+    for (size_t i = 0; i < w->model->files->n_tensors; i++)
+        if (!strstr(w->model->files->tensors[i].name, "_proj.weight"))
+            assert_same_tensor(w, exported, w->model->files->tensors[i].name);
+    renderings_close(r);
+    model_close(exported);
+}
+
+/* ------------------------------------------------------------------------------------------------------------- tests */
+
+static void the_directory_holds_the_renderings_of_the_chosen_assignment(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1), *o = export(&w, choice, NULL);
+    assert_exported(&w, -1);
+    assert_same_file(&w, "tokenizer.json");
+    assert_same_file(&w, "tokenizer_config.json");
+    assert_same_file(&w, "generation_config.json");
+    object_close(o);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void scout_json_and_the_result_say_the_same(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    size_t n;
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1), *o = export(&w, choice, NULL);
+    char *text = read_text(w.target, "scout.json", &n), **names, **digests;
+    json_t *recipe = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    assert_non_null(recipe);
+    int64_t bytes;
+    double bpp;
+    assert_true(object_int(o, "bytes", &bytes) && object_double(o, "bpp", &bpp));
+    assert_int_equal(json_integer_value(json_object_get(recipe, "bytes")), bytes);
+    assert_true(json_real_value(json_object_get(recipe, "bpp")) == bpp);
+    assert_true(fabs(bpp - 8.0 * (double)bytes / (double)model_unit_parameters(w.model)) < 1e-12);
+    const json_t *assignment = json_object_get(recipe, "assignment");
+    for (int u = 0; u < w.menu.n_units; u++)
+        assert_string_equal(json_string_value(json_object_get(assignment, w.menu.unit_names[u])),
+                            menu_names[mixed(&w.menu, u)]);
+    assert_true(json_is_null(json_object_get(json_object_get(recipe, "measured"), "kl_mean")));
+    uint64_t n_files, n_digests;
+    assert_ok(object_read_strings(o, "files/name", &names, &n_files, &e), e);
+    assert_ok(object_read_strings(o, "files/digest", &digests, &n_digests, &e), e);
+    const json_t *files = json_object_get(recipe, "files");
+    assert_int_equal(json_array_size(files) + 1, n_files); /* it cannot list itself */
+    for (uint64_t i = 0, j = 0; i < n_files; i++) {
+        if (strcmp(names[i], "scout.json") == 0)
+            continue;
+        const json_t *entry = json_array_get(files, j++);
+        assert_string_equal(json_string_value(json_object_get(entry, "name")), names[i]);
+        assert_string_equal(json_string_value(json_object_get(entry, "sha256")), digests[i]);
+    }
+    mem_free(names);
+    mem_free(digests);
+    json_decref(recipe);
+    free(text);
+    object_close(o);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void small_shards_make_several_files_and_an_index(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    size_t n;
+    world_open(&w, "babyllama-1m");
+    struct object *choice = choose(&w, 2), *o = export(&w, choice, "1MiB");
+    char *text = read_text(w.target, "model.safetensors.index.json", &n);
+    json_t *index = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *map = json_object_get(index, "weight_map");
+    assert_int_equal(json_object_size(map), w.model->files->n_tensors);
+    assert_string_equal(json_string_value(json_object_get(map, "model.embed_tokens.weight")),
+                        "model-00001-of-00002.safetensors");
+    assert_exported(&w, 2);
+    struct model *exported;
+    assert_ok(model_open(&exported, w.target, &e), e);
+    assert_int_equal(exported->files->n_files, 2);
+    model_close(exported);
+    json_decref(index);
+    free(text);
+    object_close(o);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void a_model_left_in_bf16_keeps_its_config(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, 2), *o = export(&w, choice, NULL);
+    assert_same_file(&w, "config.json");
+    assert_exported(&w, 2);
+    object_close(o);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void an_untouched_export_is_replaced_and_a_changed_one_is_not(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    struct node n;
+    world_open(&w, "stories260k");
+    struct object *a = choose(&w, -1), *b = choose(&w, 1), *o = export(&w, a, NULL);
+    object_close(o);
+    o = export(&w, b, NULL);
+    assert_exported(&w, 1);
+
+    check_write(w.target, "notes.txt", "mine", 4);
+    make_node(&n, &w, a);
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "'notes.txt' is not of that export");
+    fake_node_fini(&n);
+    assert_exported(&w, 1);
+
+    char path[800];
+    snprintf(path, sizeof path, "%s/notes.txt", w.target);
+    assert_int_equal(unlink(path), 0);
+    check_write(w.target, "generation_config.json", "{}", 2);
+    make_node(&n, &w, a);
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "'generation_config.json' is changed");
+    fake_node_fini(&n);
+
+    make_node(&n, &w, a);
+    fake_node_set(&n, "overwrite", "true");
+    struct object *replaced = fake_node_run(&n, &e);
+    assert_non_null(replaced);
+    fake_node_fini(&n);
+    assert_exported(&w, -1);
+    object_close(replaced);
+    object_close(o);
+    object_close(a);
+    object_close(b);
+    world_close(&w);
+}
+
+static void a_foreign_directory_and_the_source_are_refused(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    struct node n;
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1);
+    assert_int_equal(mkdir(w.target, 0777), 0);
+    check_write(w.target, "thesis.txt", "years", 5);
+    make_node(&n, &w, choice);
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "it has no scout.json that lists its files");
+    fake_node_fini(&n);
+
+    strcpy(w.target, w.source);
+    make_node(&n, &w, choice);
+    fake_node_set(&n, "overwrite", "true");
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "is the source model itself");
+    fake_node_fini(&n);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void a_result_stands_until_a_file_changes(void **state)
+{
+    (void)state;
+    struct world w;
+    struct node n;
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1), *o = export(&w, choice, NULL);
+    make_node(&n, &w, choice);
+    assert_true(node_export.stands(&n, o));
+    size_t size;
+    char *text = read_text(w.target, "config.json", &size);
+    text[0] = ' ';
+    check_write(w.target, "config.json", text, size);
+    assert_false(node_export.stands(&n, o));
+    text[0] = '{';
+    check_write(w.target, "config.json", text, size);
+    assert_true(node_export.stands(&n, o));
+    char path[800];
+    snprintf(path, sizeof path, "%s/model.safetensors", w.target);
+    assert_int_equal(unlink(path), 0);
+    assert_false(node_export.stands(&n, o));
+    free(text);
+    fake_node_fini(&n);
+    object_close(o);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void an_assignment_of_another_menu_is_refused(void **state)
+{
+    (void)state;
+    struct world w, other;
+    struct err e = {0};
+    struct node n;
+    world_open(&w, "stories260k");
+    world_open(&other, "babyllama-1m");
+    struct object *choice = choose(&w, -1);
+    other.menu.format_names[0][0] = 'm'; /* as if quantized to another first format */
+    struct object *odd = choose(&other, -1);
+    make_node(&n, &other, odd);
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "both must come from one quantize node");
+    fake_node_fini(&n);
+    make_node(&n, &other, choice);
+    n.inputs[1].input.object = w.renderings; /* another model's renderings and assignment */
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "quantize this model");
+    fake_node_fini(&n);
+    object_close(odd);
+    object_close(choice);
+    world_close(&other);
+    world_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_directory_holds_the_renderings_of_the_chosen_assignment),
+        cmocka_unit_test(scout_json_and_the_result_say_the_same),
+        cmocka_unit_test(small_shards_make_several_files_and_an_index),
+        cmocka_unit_test(a_model_left_in_bf16_keeps_its_config),
+        cmocka_unit_test(an_untouched_export_is_replaced_and_a_changed_one_is_not),
+        cmocka_unit_test(a_foreign_directory_and_the_source_are_refused),
+        cmocka_unit_test(a_result_stands_until_a_file_changes),
+        cmocka_unit_test(an_assignment_of_another_menu_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

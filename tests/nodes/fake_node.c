@@ -1,0 +1,248 @@
+#include "tests/nodes/fake_node.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/base/str.h"
+
+void fake_node_init(struct node *n, const struct node_class *class, struct store *s, const char *seed)
+{
+    struct err e = {0};
+    *n = (struct node){.class = class, .store = s, .threads = 1};
+    if (!key_of_bytes(seed, strlen(seed), &n->key, &e) || !writer_new(&n->output, s, &n->key, class->name, &e))
+        fail_msg("%s", e.text);
+    n->queue = (struct queue){.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
+    assert_non_null(n->queue.k);
+}
+
+void fake_node_set(struct node *n, const char *param, const char *text)
+{
+    size_t i = 0;
+    while (i < n->n_values && strcmp(n->values[i].name, param) != 0)
+        i++;
+    assert_true(i < FAKE_MOST && n->values[i].n < FAKE_MOST);
+    n->n_values += i == n->n_values;
+    n->values[i].name = param;
+    n->values[i].text[n->values[i].n++] = text;
+}
+
+void fake_node_connect(struct node *n, const char *port, const char *type, struct object *object, const char *path)
+{
+    assert_true(n->n_inputs < FAKE_MOST);
+    n->inputs[n->n_inputs].port = port;
+    n->inputs[n->n_inputs].path = path;
+    n->inputs[n->n_inputs].input = (struct input){.object = object, .node = type, .type = type, .output = ""};
+    if (object)
+        n->inputs[n->n_inputs].input.key = *object_key(object);
+    n->n_inputs++;
+}
+
+struct object *fake_node_run(struct node *n, struct err *e)
+{
+    struct object *out = NULL;
+    n->queue.threads = n->threads;
+    if (!n->class->run(n, e))
+        return NULL;
+    struct writer *w = n->output;
+    n->output = NULL;
+    if (!writer_commit(w, e) || !object_open(&out, n->store, &n->key, e))
+        fail_msg("%s", e->text);
+    assert_non_null(out);
+    return out;
+}
+
+void fake_node_fini(struct node *n)
+{
+    writer_abort(n->output);
+    arena_free(&n->arena);
+    *n = (struct node){0};
+}
+
+/* ----------------------------------------------------------------------------------------------------- engine/node.h */
+
+static const struct param *declared(const struct node *n, const char *param)
+{
+    for (const struct param *p = n->class->params; p && p->name; p++)
+        if (strcmp(p->name, param) == 0)
+            return p;
+    fail_msg("%s has no parameter '%s'", n->class->name, param);
+    return NULL;
+}
+
+/* The i-th value; a default is a list in one text, cut at ", ". */
+static const char *value(const struct node *n, const char *param, size_t i, size_t *count)
+{
+    const struct param *p = declared(n, param);
+    for (size_t v = 0; v < n->n_values; v++) {
+        if (strcmp(n->values[v].name, param) == 0) {
+            *count = n->values[v].n;
+            return i < *count ? n->values[v].text[i] : NULL;
+        }
+    }
+    if (!p->many) {
+        *count = 1;
+        return p->fallback;
+    }
+    const char *found = NULL, *at = p->fallback;
+    for (*count = 0; *at; (*count)++) {
+        size_t length = strcspn(at, ",");
+        if (*count == i)
+            found = arena_strndup((struct arena *)&n->arena, at, length, NULL);
+        at += length;
+        at += strspn(at, ", ");
+    }
+    return found;
+}
+
+static const char *single(const struct node *n, const char *param)
+{
+    size_t count;
+    const char *text = value(n, param, 0, &count);
+    assert_non_null(text);
+    return text;
+}
+
+const char *node_name(const struct node *n) { return n->class->name; }
+int64_t node_int(const struct node *n, const char *param) { return atoll(single(n, param)); }
+double node_float(const struct node *n, const char *param) { return atof(single(n, param)); }
+bool node_bool(const struct node *n, const char *param) { return strcmp(single(n, param), "true") == 0; }
+const char *node_string(const struct node *n, const char *param) { return single(n, param); }
+
+uint64_t node_size(const struct node *n, const char *param)
+{
+    uint64_t bytes;
+    assert_true(str_parse_size(single(n, param), &bytes));
+    return bytes;
+}
+
+size_t node_list(const struct node *n, const char *param)
+{
+    size_t count;
+    value(n, param, 0, &count);
+    return count;
+}
+
+const char *node_list_string(const struct node *n, const char *param, size_t i)
+{
+    size_t count;
+    return value(n, param, i, &count);
+}
+
+double node_list_float(const struct node *n, const char *param, size_t i)
+{
+    return atof(node_list_string(n, param, i));
+}
+
+size_t node_inputs(const struct node *n, const char *port)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n->n_inputs; i++)
+        count += strcmp(n->inputs[i].port, port) == 0;
+    return count;
+}
+
+const struct input *node_input(const struct node *n, const char *port, size_t i)
+{
+    for (size_t j = 0; j < n->n_inputs; j++)
+        if (strcmp(n->inputs[j].port, port) == 0 && i-- == 0)
+            return &n->inputs[j].input;
+    fail_msg("nothing is connected to port '%s'", port);
+    return NULL;
+}
+
+bool node_input_path(const struct node *n, const char *port, size_t i, const char *param, const char **out,
+                     struct err *e)
+{
+    (void)param;
+    for (size_t j = 0; j < n->n_inputs; j++) {
+        if (strcmp(n->inputs[j].port, port) == 0 && i-- == 0) {
+            *out = n->inputs[j].path;
+            return true;
+        }
+    }
+    return err_set(e, ERR_BUG, "nothing is connected to port '%s'", port);
+}
+
+const struct key *node_key(const struct node *n) { return &n->key; }
+const char *node_numerics(const struct node *n) { (void)n; return ""; }
+const char *node_run_dir(const struct node *n) { return n->run_dir; }
+struct store *node_store(const struct node *n) { return n->store; }
+struct writer *node_output(struct node *n) { return n->output; }
+
+static bool part_key(const struct key *of, const char *part, struct key *out, struct err *e)
+{
+    struct key_hash *h;
+    if (!key_hash_new(&h, e))
+        return false;
+    key_hash_text(h, part);
+    key_hash_key(h, of);
+    return key_hash_end(h, out, e);
+}
+
+bool node_part_open(struct node *n, const char *part, struct object **out, struct err *e)
+{
+    struct key key;
+    if (!part_key(&n->key, part, &key, e) || !object_open(out, n->store, &key, e))
+        return false;
+    n->parts_found += *out != NULL;
+    return true;
+}
+
+bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e)
+{
+    struct key key;
+    n->parts_made++;
+    return part_key(&n->key, part, &key, e) && writer_new(out, n->store, &key, "part", e);
+}
+
+bool node_part_link(struct node *n, const char *part, struct err *e)
+{
+    struct key key;
+    char name[64];
+    snprintf(name, sizeof name, "parts/%s", part);
+    return part_key(&n->key, part, &key, e) && writer_link(n->output, name, &key, e);
+}
+
+bool object_part(struct store *s, struct object *o, const char *part, struct object **out, struct err *e)
+{
+    struct key key;
+    struct object *found = NULL;
+    if (!part_key(object_key(o), part, &key, e) || !object_open(&found, s, &key, e))
+        return false;
+    if (!found)
+        return err_set(e, ERR_INPUT, "part '%s' is missing", part);
+    *out = found;
+    return true;
+}
+
+const struct kernels *node_kernels(const struct node *n) { return n->queue.k; }
+struct queue *node_queue(struct node *n) { return &n->queue; }
+int node_threads(const struct node *n) { return n->threads; }
+uint64_t node_memory(const struct node *n) { (void)n; return 1u << 30; }
+bool node_stopping(const struct node *n) { return n->stop_after > 0 && n->parts_made >= n->stop_after; }
+bool node_stopped(struct err *e) { return err_set(e, ERR_STOPPED, "interrupted"); }
+void node_progress(struct node *n, double done, double total, const char *unit)
+{
+    (void)n;
+    (void)unit;
+    assert_true(done >= 0.0 && done <= total);
+}
+void node_log(struct node *n, const char *format, ...) { (void)n; (void)format; }
+void node_stat(struct node *n, const char *name, double stat, const char *unit)
+{
+    (void)n;
+    (void)name;
+    (void)stat;
+    (void)unit;
+}
+void node_live(struct node *n, const struct key *ledger, struct ledger *l)
+{
+    (void)n;
+    (void)ledger;
+    (void)l;
+}

@@ -1,0 +1,41 @@
+#ifndef TESTS_NODES_FAKE_NODE_H
+#define TESTS_NODES_FAKE_NODE_H
+/* A `struct node` without an engine: what engine/node.h promises to a running node, over a real store, with values that
+ * the test sets. It lets a test run one node type alone, stop it anywhere, and count what it did. */
+#include "engine/node.h"
+#include "kernels/kernels.h"
+
+#define FAKE_MOST 16
+
+struct node {
+    const struct node_class *class;
+    struct store *store;
+    const char *run_dir;
+    struct key key;
+    struct {
+        const char *name, *text[FAKE_MOST];
+        size_t n;
+    } values[FAKE_MOST];              /* others have the declared default */
+    struct {
+        const char *port, *path;      /* path: what node_input_path answers */
+        struct input input;
+    } inputs[FAKE_MOST];
+    size_t n_values, n_inputs;
+    int threads;
+    int stop_after;                   /* node_stopping is true once this many parts were made; 0: never */
+    int parts_made, parts_found;
+    struct queue queue;
+    struct writer *output;
+    struct arena arena;
+};
+
+/* A fresh node of that type; `seed` gives its key. Its output is an empty object. */
+void fake_node_init(struct node *n, const struct node_class *class, struct store *s, const char *seed);
+void fake_node_set(struct node *n, const char *param, const char *text); /* a list is set by several calls */
+void fake_node_connect(struct node *n, const char *port, const char *type, struct object *object, const char *path);
+/* Run it; when it succeeds its object is committed and returned (object_close), else NULL with *e filled. */
+struct object *fake_node_run(struct node *n, struct err *e);
+/* Abandons the output if it was not run. */
+void fake_node_fini(struct node *n);
+
+#endif
