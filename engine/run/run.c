@@ -204,6 +204,8 @@ void run_close(struct run *r)
     node_free_all(r);
     mem_free(r->ready);
     mem_free(r->asking);
+    mem_free(r->active);
+    mem_free(r->deferred);
     place_free(r->place);
     progress_free(r->progress);
     store_close(r->store);

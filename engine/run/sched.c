@@ -196,11 +196,15 @@ static int cores_wanted(const struct node *n, int total)
     return cores > total ? total : cores;
 }
 
+static int jobs_most(const struct run *r)
+{
+    return r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
+}
+
 static bool fits_now(const struct run *r, const struct node *n)
 {
     int cores = cores_wanted(n, place_units(r->place)), unused = place_unused(r->place);
-    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
-    return r->n_running < (size_t)jobs && unused >= (cores > 0 ? cores : 1) &&
+    return r->n_running < (size_t)jobs_most(r) && unused >= (cores > 0 ? cores : 1) &&
            n->memory <= r->memory_total - r->memory_used;
 }
 
@@ -272,7 +276,58 @@ bool sched_ask(struct node *n, struct err *e)
     return ok;
 }
 
+/* --------------------------------------------------------------------------------------------------------------- twins */
+
+/* Is a node with the same key at work? Its result is this one's as well, so this one waits and then looks again. */
+static bool has_active_twin(const struct run *r, const struct node *n)
+{
+    for (size_t i = 0; i < r->n_active; i++)
+        if (key_equal(&r->active[i]->key, &n->key))
+            return true;
+    return false;
+}
+
+static bool defer(struct run *r, struct node *n, struct err *e)
+{
+    if (r->n_deferred == r->deferred_capacity) {
+        size_t grown = r->deferred_capacity ? 2 * r->deferred_capacity : 16;
+        if (!mem_grow(&r->deferred, r->deferred_capacity, grown, e))
+            return false;
+        r->deferred_capacity = grown;
+    }
+    r->deferred[r->n_deferred++] = n;
+    n->state = STATE_WAITING;
+    n->missing = 0;
+    return true;
+}
+
+/* A node ended: those that waited for a twin are ready to look again. */
+static bool undefer(struct run *r, struct err *e)
+{
+    for (size_t i = 0; i < r->n_deferred; i++) {
+        struct node *n = r->deferred[i];
+        if (n->state == STATE_WAITING && n->missing == 0 && !push_ready(r, n, e))
+            return false;
+    }
+    r->n_deferred = 0;
+    return true;
+}
+
 /* ------------------------------------------------------------------------------------------------------- begin and end */
+
+static size_t threads_most(const struct run *r)
+{
+    return (size_t)jobs_most(r) + ASKING_MOST;
+}
+
+static void drop_active(struct run *r, const struct node *n)
+{
+    for (size_t i = 0; i < r->n_active; i++)
+        if (r->active[i] == n) {
+            r->active[i] = r->active[--r->n_active];
+            return;
+        }
+}
 
 /* Set what the node held free, and leave no trace of this attempt. */
 static void give_back(struct run *r, struct node *n)
@@ -329,7 +384,8 @@ void sched_finish(struct node *n, enum worker_outcome outcome, const struct err 
     struct err e;
     pthread_mutex_lock(&r->lock);
     give_back(r, n);
-    if (!settle(r, n, outcome, why, broken, n_broken, &e))
+    drop_active(r, n);
+    if (!settle(r, n, outcome, why, broken, n_broken, &e) || !undefer(r, &e))
         fail_node(n, &e);
     n->next_finished = r->finished;
     r->finished = n;
@@ -338,24 +394,49 @@ void sched_finish(struct node *n, enum worker_outcome outcome, const struct err 
     pthread_mutex_unlock(&r->lock);
 }
 
-/* Start threads for ready nodes while some may still wait for room. */
-static bool start_ready(struct run *r)
+/* The next node to start, or NULL. What a twin (or another process) made meanwhile is reused on the way. */
+static bool next_to_start(struct run *r, struct node **out, struct err *e)
 {
-    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
-    size_t most = (size_t)jobs + ASKING_MOST;
-    while (r->n_active < most) {
-        struct node *n = pop_ready(r);
-        struct err e;
+    for (struct node *n; (n = pop_ready(r)); ) {
+        if (has_active_twin(r, n)) {
+            if (!defer(r, n, e))
+                return false;
+            continue;
+        }
+        if (!plan_object_stands(r, n, false, NULL, e))
+            return false;
+        if (n->state != STATE_REUSED) {
+            *out = n;
+            return true;
+        }
+        report_state(n);
+        if (!release_consumers(r, n, e))
+            return false;
+    }
+    *out = NULL;
+    return true;
+}
+
+/* Start threads for ready nodes while some may still wait for room. */
+static bool start_ready(struct run *r, struct err *e)
+{
+    while (r->n_threads < threads_most(r)) {
+        struct node *n;
+        struct err why = {0};
+        if (!next_to_start(r, &n, e))
+            return false;
         if (!n)
             break;
         n->state = STATE_OPENING;
-        r->n_active++;
-        if (worker_start(n, &e))
+        r->n_threads++;
+        r->active[r->n_active++] = n;
+        if (worker_start(n, &why))
             continue;
+        r->n_threads--;
         r->n_active--;
-        if (r->n_active > 0)
-            return push_ready(r, n, &e); /* the others end, and then there is room for its thread */
-        fail_node(n, &e);
+        if (r->n_threads > 0)
+            return push_ready(r, n, e); /* the others end, and then there is room for its thread */
+        fail_node(n, &why);
     }
     return true;
 }
@@ -370,7 +451,7 @@ static void join_finished(struct run *r)
         pthread_mutex_unlock(&r->lock);
         pthread_join(thread, NULL);
         pthread_mutex_lock(&r->lock);
-        r->n_active--;
+        r->n_threads--;
     }
 }
 
@@ -385,8 +466,7 @@ static void dismiss_asking(struct run *r)
 bool sched_run(struct run *r, struct err *e)
 {
     bool ok = true;
-    int jobs = r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
-    if (!mem_new(&r->asking, (size_t)jobs + ASKING_MOST + 1, e))
+    if (!mem_new(&r->asking, threads_most(r), e) || !mem_new(&r->active, threads_most(r), e))
         return false;
     pthread_mutex_lock(&r->lock);
     ok = recount(r, e);
@@ -395,10 +475,10 @@ bool sched_run(struct run *r, struct err *e)
         if (atomic_load(&r->stopping))
             dismiss_asking(r);
         else
-            ok = start_ready(r) && admit_all(r, e);
+            ok = start_ready(r, e) && admit_all(r, e);
         if (r->finished)
             continue;
-        if (r->n_active == 0)
+        if (r->n_threads == 0)
             break;
         pthread_cond_wait(&r->changed, &r->lock);
     }
@@ -407,7 +487,7 @@ bool sched_run(struct run *r, struct err *e)
         for (;;) {
             dismiss_asking(r);
             join_finished(r);
-            if (r->n_active == 0)
+            if (r->n_threads == 0)
                 break;
             if (r->n_asking == 0 && !r->finished)
                 pthread_cond_wait(&r->changed, &r->lock);

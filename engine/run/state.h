@@ -110,8 +110,12 @@ struct run {
     size_t n_ready, ready_capacity;
     struct node **asking;
     size_t n_asking;
+    struct node **active;       /* nodes that have a thread: as many as may run and ask */
+    size_t n_active;
+    struct node **deferred;     /* ready, but a node with the same key is active: that one's result will do */
+    size_t n_deferred, deferred_capacity;
     struct node *finished;      /* threads to join */
-    size_t n_active, n_running;
+    size_t n_threads, n_running;
     uint64_t memory_used;
     bool index_dirty, index_warned;
 };
