@@ -19,6 +19,7 @@
 
 #define MOST_FORMATS 32
 #define ENCODE_ROWS 64 /* rows that one thread encodes at a time */
+#define DECODE_ROWS 16 /* and decodes */
 
 static const struct port ports[] = {
     {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the model to quantize"},
@@ -151,10 +152,11 @@ static bool measure(struct loss *l, const struct rendering *r, const float *weig
             continue;
         }
 #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int64_t row = 0; row < count; row++) {
+        for (int64_t row = 0; row < count; row += DECODE_ROWS) {
+            int64_t some = count - row < DECODE_ROWS ? count - row : DECODE_ROWS;
             float *d = rows + row * k;
-            r->format->decode(r, first + row, 1, d);
-            for (int64_t i = 0; i < k; i++)
+            r->format->decode(r, first + row, some, d);
+            for (int64_t i = 0; i < some * k; i++)
                 d[i] -= source[row * k + i];
         }
         if (!loss_add(l, rows, count, square, energy, e))
