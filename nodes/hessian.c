@@ -1,6 +1,7 @@
 /* Node type `hessian`: second moments E[x x^T] of every unit's input over a token set, and its largest magnitude. One
  * part per layer is durable on its own; a killed run recomputes the forward pass up to the first missing layer only. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "nodes/model/forward.h"

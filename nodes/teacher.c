@@ -1,6 +1,7 @@
 /* Node type `teacher`: the original model's states after the final norm on every window of a token set, and its loss.
  * States are kept instead of logits: 4 * hidden bytes a position instead of 4 * vocabulary. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "nodes/model/pass.h"

@@ -2,6 +2,7 @@
  * It shares nothing with the search but the pass itself: on the selection set its rows must equal the chosen candidate's
  * to the bit, and on the report set they are the published figure. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "nodes/model/pass.h"

@@ -3,6 +3,7 @@
 #include "nodes/model/evaluator.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

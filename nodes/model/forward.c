@@ -2,7 +2,7 @@
  * what an architecture adds (norms of q and k, other mixers) belongs in a file beside this one. */
 #include "nodes/model/forward.h"
 
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "nodes/model/rope.h"

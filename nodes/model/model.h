@@ -4,6 +4,7 @@
  * and checks headers only; weights are read with pread when asked for (never mapped, so a truncated file is an error and
  * not a signal). The same type opens a compressed-tensors directory that scout exported: then matrices have stored
  * formats. Immutable once open; every function may be called from any thread. */
+#include "engine/node.h"
 #include "nodes/format/format.h"
 #include "nodes/model/safetensors.h"
 
@@ -55,7 +56,9 @@ struct model {
 /* `dir` has config.json and model.safetensors or model.safetensors.index.json. Every mistake names the file and what
  * would be right. */
 bool model_open(struct model **out, const char *dir, struct err *e) ERR_CHECK;
-void model_close(struct model *m);
+void model_close(struct model *m); /* NULL is fine */
+/* The model behind an input port of a running node: its parameter `path`. */
+bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e) ERR_CHECK;
 
 /* Weight of a matrix widened to f32, or decoded if it is stored packed: out [n,k]. NaN or infinity is ERR_NUMERIC naming
  * tensor, row and column. */

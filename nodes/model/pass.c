@@ -172,14 +172,14 @@ static bool arrive(struct trie *t, int depth, struct err *e)
     return true;
 }
 
-static bool load_weights(struct trie *t, int layer, const uint8_t *formats, struct unit_weights out[LAYER_UNITS],
+static bool load_weights(struct trie *t, int layer, const uint8_t *choice, struct unit_weights out[LAYER_UNITS],
                          struct err *e)
 {
     for (int u = 0; u < LAYER_UNITS; u++) {
-        struct unit_weights *w = &t->weights[u][formats[u]];
+        struct unit_weights *w = &t->weights[u][choice[u]];
         if (!w->panels.data) {
             double from = now();
-            if (!t->p->weights.load(t->p->weights.context, layer * LAYER_UNITS + u, formats[u], w, e))
+            if (!t->p->weights.load(t->p->weights.context, layer * LAYER_UNITS + u, choice[u], w, e))
                 return false;
             t->p->seconds[PASS_WEIGHTS] += now() - from;
         }
@@ -242,8 +242,8 @@ static bool fork_lane(struct trie *t, struct lane *lane, int layer, struct err *
             t->n_next++;
         }
         struct unit_weights w[LAYER_UNITS];
-        const uint8_t *formats = t->assignments[t->order[this_first]] + (size_t)layer * LAYER_UNITS;
-        if (!load_weights(t, layer, formats, w, e))
+        const uint8_t *choice = t->assignments[t->order[this_first]] + (size_t)layer * LAYER_UNITS;
+        if (!load_weights(t, layer, choice, w, e))
             return false;
         double from = now();
         if (!forward_layer(t->p->f, layer, w, &child->x, NULL, NULL, e))

@@ -1,6 +1,6 @@
 #include "nodes/model/tokens.h"
 
-#include <string.h>
+#include <stdio.h>
 
 static bool check(const struct token_set *t, const struct input *in, struct err *e)
 {

@@ -53,6 +53,7 @@ struct candidates {
     struct candidate *list;
     size_t n, capacity;
     char numeric[64];         /* the numeric mode, "" in a list of proposals */
+    char tokens[KEY_TEXT];    /* digest of the token set that was measured on; the attribute `tokens`; "" likewise */
     struct arena arena;
 };
 /* `n_windows` may be 0. window arrays are copied. */

@@ -1,0 +1,346 @@
+/* Opening a model directory: configuration and headers are read and checked whole, and the tables of matrices and units
+ * are made. Weights come later, when they are asked for. */
+#include "nodes/model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "nodes/model/config.h"
+
+/* What every layer of the Llama family has, in the order of the forward pass. */
+static const struct { const char *unit; enum unit_role role; int count; } layer_units[] = {
+    {"self_attn.qkv_proj", ROLE_QKV, 3}, {"self_attn.o_proj", ROLE_O, 1},
+    {"mlp.gate_up_proj", ROLE_GATE_UP, 2}, {"mlp.down_proj", ROLE_DOWN, 1}};
+static const char *const layer_matrices[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+#define MATRICES 7
+#define UNITS 4
+
+static bool is_float(enum dtype t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
+
+static const struct st_tensor *need(const struct model *m, const char *name, struct err *e)
+{
+    const struct st_tensor *t = safetensors_find(m->files, name);
+    if (!t)
+        err_set(e, ERR_INPUT, "%s: no tensor '%s', which a %s model of %d layers has", m->path, name,
+                m->config.model_type, m->config.layers);
+    return t;
+}
+
+static const char *shape_text(int rank, const int64_t *shape, char out[64])
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (int i = 0; i < rank && n < 48; i++)
+        n += (size_t)snprintf(out + n, 64 - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    return out;
+}
+
+static bool check_tensor(const struct model *m, const struct st_tensor *t, int rank, const int64_t shape[2], struct err *e)
+{
+    char have[64], want[64];
+    bool same = t->rank == rank;
+    for (int i = 0; same && i < rank; i++)
+        same = t->shape[i] == shape[i];
+    if (!same)
+        return err_set(e, ERR_INPUT, "%s: tensor '%s' has shape [%s], config.json wants [%s]", m->path, t->name,
+                       shape_text(t->rank, t->shape, have), shape_text(rank, shape, want));
+    return true;
+}
+
+static bool check_float(const struct model *m, const char *name, int rank, int64_t rows, int64_t columns, struct err *e)
+{
+    const int64_t shape[2] = {rows, columns};
+    const struct st_tensor *t = need(m, name, e);
+    if (!t)
+        return false;
+    if (!is_float(t->dtype))
+        return err_set(e, ERR_INPUT, "%s: tensor '%s' has dtype %s; F32, F16 and BF16 weights are read", m->path, name,
+                       dtype_info(t->dtype)->safetensors);
+    return check_tensor(m, t, rank, shape, e);
+}
+
+/* The stored tensors of a packed matrix: exactly those of its format. */
+static bool check_packed(const struct model *m, const struct matrix *x, struct err *e)
+{
+    struct format_part parts[FORMAT_PARTS];
+    char name[512];
+    int n = x->stored->parts(x->n, x->k, x->dtype, parts);
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "%s.%s", x->name, parts[i].suffix);
+        const struct st_tensor *t = need(m, name, e);
+        if (!t)
+            return err_context(e, "module '%s' in format %s", x->name, x->stored->name);
+        if (t->dtype != parts[i].dtype)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' has dtype %s, format %s wants %s", m->path, name,
+                           dtype_info(t->dtype)->safetensors, x->stored->name, dtype_info(parts[i].dtype)->safetensors);
+        if (!check_tensor(m, t, parts[i].rank, parts[i].shape, e))
+            return false;
+    }
+    return true;
+}
+
+static void matrix_shape(const struct model_config *c, int which, int64_t *n, int64_t *k)
+{
+    int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    const int64_t rows[MATRICES] = {q, kv, kv, c->hidden, c->intermediate, c->intermediate, c->hidden};
+    const int64_t columns[MATRICES] = {c->hidden, c->hidden, c->hidden, q, c->hidden, c->hidden, c->intermediate};
+    *n = rows[which];
+    *k = columns[which];
+}
+
+static bool add_matrix(struct model *m, const json_t *config, int layer, int which, int unit, int64_t row, struct err *e)
+{
+    struct matrix *x = &m->matrices[m->n_matrices];
+    char name[512];
+    x->name = arena_printf(&m->arena, e, "model.layers.%d.%s", layer, layer_matrices[which]);
+    if (!x->name || !config_stored_format(config, m->path, x->name, &x->stored, e))
+        return false;
+    matrix_shape(&m->config, which, &x->n, &x->k);
+    x->unit = unit;
+    x->row = row;
+    x->dtype = DTYPE_BF16;
+    snprintf(name, sizeof name, "%s.bias", x->name);
+    x->has_bias = safetensors_find(m->files, name) != NULL;
+    if (x->has_bias && !check_float(m, name, 1, x->n, 0, e))
+        return false;
+    if (!x->has_bias && ((which < 4 && m->config.attention_bias) || (which >= 4 && m->config.mlp_bias)))
+        return need(m, name, e) != NULL;
+    snprintf(name, sizeof name, "%s.weight", x->name);
+    if (x->stored->group_format) {
+        if (!check_packed(m, x, e))
+            return false;
+    } else {
+        if (!check_float(m, name, 2, x->n, x->k, e))
+            return false;
+        x->dtype = safetensors_find(m->files, name)->dtype;
+    }
+    m->n_matrices++;
+    return true;
+}
+
+static bool add_layer(struct model *m, const json_t *config, int layer, struct err *e)
+{
+    int which = 0;
+    for (int i = 0; i < UNITS; i++) {
+        struct unit *u = &m->units[m->n_units];
+        u->name = arena_printf(&m->arena, e, "model.layers.%d.%s", layer, layer_units[i].unit);
+        if (!u->name)
+            return false;
+        u->role = layer_units[i].role;
+        u->layer = layer;
+        u->first = m->n_matrices;
+        u->count = layer_units[i].count;
+        for (int j = 0; j < u->count; j++, which++) {
+            if (!add_matrix(m, config, layer, which, m->n_units, u->n, e))
+                return false;
+            u->n += m->matrices[u->first + j].n;
+            u->k = m->matrices[u->first + j].k;
+            if (m->matrices[u->first + j].stored != m->matrices[u->first].stored)
+                return err_set(e, ERR_INPUT, "%s: '%s' is stored as %s and '%s' as %s: the server fuses them, so they must "
+                               "share one format", m->path, m->matrices[u->first].name,
+                               m->matrices[u->first].stored->name, m->matrices[u->first + j].name,
+                               m->matrices[u->first + j].stored->name);
+        }
+        u->parameters = (uint64_t)u->n * (uint64_t)u->k;
+        m->n_units++;
+    }
+    char name[512];
+    snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", layer);
+    if (!check_float(m, name, 1, m->config.hidden, 0, e))
+        return false;
+    snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", layer);
+    return check_float(m, name, 1, m->config.hidden, 0, e);
+}
+
+/* Fused NVFP4 siblings must have the same global scale: the server keeps one for all of them. */
+static bool check_shared_scales(const struct model *m, struct err *e)
+{
+    char name[512];
+    for (int u = 0; u < m->n_units; u++) {
+        float first = 0, scale;
+        for (int i = 0; i < m->units[u].count; i++) {
+            const struct matrix *x = &m->matrices[m->units[u].first + i];
+            if (!x->stored->shared_amax)
+                break;
+            snprintf(name, sizeof name, "%s.weight_global_scale", x->name);
+            const struct st_tensor *t = need(m, name, e);
+            if (!t || !safetensors_read(m->files, t, 0, sizeof scale, &scale, e))
+                return false;
+            if (i > 0 && scale != first)
+                return err_set(e, ERR_INPUT, "%s: '%s' is %g, its fused sibling has %g: they must be equal", m->path, name,
+                               (double)scale, (double)first);
+            first = scale;
+        }
+    }
+    return true;
+}
+
+static bool check_tables(struct model *m, struct err *e)
+{
+    const struct model_config *c = &m->config;
+    return check_float(m, "model.embed_tokens.weight", 2, c->vocab, c->hidden, e) &&
+           check_float(m, "model.norm.weight", 1, c->hidden, 0, e) &&
+           (c->tied || check_float(m, "lm_head.weight", 2, c->vocab, c->hidden, e));
+}
+
+bool model_open(struct model **out, const char *dir, struct err *e)
+{
+    struct model *m;
+    struct stat st;
+    json_t *config = NULL;
+    if (stat(dir, &st) != 0)
+        return err_errno(e, ERR_INPUT, "%s", dir);
+    if (!S_ISDIR(st.st_mode))
+        return err_set(e, ERR_INPUT, "%s: a model is a directory with config.json and safetensors files", dir);
+    if (!mem_new(&m, 1, e))
+        return false;
+    m->path = arena_strdup(&m->arena, dir, e);
+    bool ok = m->path && config_read(&m->config, &config, dir, e) && config_check_quantization(config, dir, e) &&
+              safetensors_open(&m->files, dir, e) && check_tables(m, e);
+    size_t layers = ok ? (size_t)m->config.layers : 0;
+    ok = ok && mem_new(&m->matrices, layers * MATRICES, e) && mem_new(&m->units, layers * UNITS, e);
+    for (size_t l = 0; ok && l < layers; l++)
+        ok = add_layer(m, config, (int)l, e);
+    ok = ok && check_shared_scales(m, e);
+    json_decref(config);
+    if (!ok) {
+        model_close(m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    safetensors_close(m->files);
+    mem_free(m->matrices);
+    mem_free(m->units);
+    arena_free(&m->arena);
+    mem_free(m);
+}
+
+bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e)
+{
+    const char *path;
+    return node_input_path(n, port, 0, "path", &path, e) && model_open(out, path, e);
+}
+
+/* -------------------------------------------------------------------------------------------------- reading weights */
+
+static bool check_finite(const char *name, const float *x, int64_t rows, int64_t columns, struct err *e)
+{
+    for (int64_t i = 0; i < rows * columns; i++)
+        if (!isfinite(x[i]))
+            return err_set(e, ERR_NUMERIC, "tensor '%s' holds %s at row %lld, column %lld", name,
+                           isnan(x[i]) ? "NaN" : "infinity", (long long)(i / columns), (long long)(i % columns));
+    return true;
+}
+
+static bool read_floats(const struct model *m, const struct st_tensor *t, float *out, struct err *e)
+{
+    unsigned char *raw;
+    if (!mem_raw(&raw, t->bytes, e))
+        return false;
+    bool ok = safetensors_read(m->files, t, 0, t->bytes, raw, e) &&
+              dtype_to_f32(t->dtype, raw, t->bytes / dtype_bytes(t->dtype), out, e);
+    mem_free(raw);
+    return ok;
+}
+
+bool model_read_tensor(const struct model *m, const char *name, int64_t count, float *out, struct err *e)
+{
+    const struct st_tensor *t = need(m, name, e);
+    if (!t)
+        return false;
+    if (t->bytes / dtype_bytes(t->dtype) != (uint64_t)count)
+        return err_set(e, ERR_INPUT, "%s: tensor '%s' has %llu values, expected %lld", m->path, name,
+                       (unsigned long long)(t->bytes / dtype_bytes(t->dtype)), (long long)count);
+    int64_t columns = t->rank > 1 ? t->shape[t->rank - 1] : count;
+    return read_floats(m, t, out, e) &&
+           (count == 0 || columns == 0 || check_finite(name, out, count / columns, columns, e));
+}
+
+bool model_read_matrix(const struct model *m, int matrix, float *out, struct err *e)
+{
+    const struct matrix *x = &m->matrices[matrix];
+    char name[512];
+    if (!x->stored->group_format) {
+        snprintf(name, sizeof name, "%s.weight", x->name);
+        return model_read_tensor(m, name, x->n * x->k, out, e);
+    }
+    struct rendering r;
+    if (!model_read_rendering(m, matrix, &r, e))
+        return false;
+    x->stored->decode(&r, 0, x->n, out);
+    rendering_free(&r);
+    return check_finite(x->name, out, x->n, x->k, e);
+}
+
+bool model_read_rendering(const struct model *m, int matrix, struct rendering *out, struct err *e)
+{
+    const struct matrix *x = &m->matrices[matrix];
+    struct format_part parts[FORMAT_PARTS];
+    struct rendering r;
+    char name[512];
+    int n = x->stored->parts(x->n, x->k, x->dtype, parts);
+    if (!format_rendering_new(&r, x->stored, x->n, x->k, x->dtype, e))
+        return false;
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "%s.%s", x->name, parts[i].suffix);
+        const struct st_tensor *t = need(m, name, e);
+        if (!t || !safetensors_read(m->files, t, 0, format_part_bytes(&parts[i]), r.part[i], e)) {
+            rendering_free(&r);
+            return false;
+        }
+    }
+    *out = r;
+    return true;
+}
+
+void rendering_free(struct rendering *r)
+{
+    for (int i = 0; i < FORMAT_PARTS; i++) {
+        mem_free(r->part[i]);
+        r->part[i] = NULL;
+    }
+}
+
+bool model_input_scale(const struct model *m, int unit, float *out, struct err *e)
+{
+    const struct unit *u = &m->units[unit];
+    float first = 0;
+    char name[512];
+    for (int i = 0; i < u->count; i++) {
+        float scale;
+        snprintf(name, sizeof name, "%s.input_global_scale", m->matrices[u->first + i].name);
+        const struct st_tensor *t = need(m, name, e);
+        if (!t)
+            return false;
+        if (t->dtype != DTYPE_F32 || t->bytes != sizeof scale)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' must be one F32", m->path, name);
+        if (!safetensors_read(m->files, t, 0, sizeof scale, &scale, e))
+            return false;
+        if (!(scale > 0) || !isfinite(scale))
+            return err_set(e, ERR_INPUT, "%s: '%s' is %g, it must be positive", m->path, name, (double)scale);
+        if (i > 0 && scale != first)
+            return err_set(e, ERR_INPUT, "%s: '%s' is %g, its fused sibling has %g: they must be equal", m->path, name,
+                           (double)scale, (double)first);
+        first = scale;
+    }
+    *out = first;
+    return true;
+}
+
+uint64_t model_unit_parameters(const struct model *m)
+{
+    uint64_t sum = 0;
+    for (int u = 0; u < m->n_units; u++)
+        sum += m->units[u].parameters;
+    return sum;
+}
