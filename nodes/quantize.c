@@ -416,15 +416,28 @@ static bool write_units(const struct work *w, struct writer *out, const char **n
                      e);
 }
 
-static bool write_matrices(const struct work *w, struct writer *out, const char **names, int32_t *units, struct err *e)
+static bool write_matrices(const struct work *w, struct writer *out, const char **names, int32_t *units,
+                           int64_t *shapes /* [2, matrix] */, struct err *e)
 {
     const struct model *m = w->model;
-    for (int i = 0; i < m->n_matrices; i++) {
+    int n = m->n_matrices;
+    for (int i = 0; i < n; i++) {
         names[i] = m->matrices[i].name;
         units[i] = m->matrices[i].unit;
+        shapes[i] = m->matrices[i].n;
+        shapes[n + i] = m->matrices[i].k;
     }
-    return writer_add_strings(out, "matrices/name", names, (size_t)m->n_matrices, "matrix", "module names", e) &&
-           add_table(out, "matrices/unit", DTYPE_I32, m->n_matrices, 0, "1", "matrix", "index of the unit", units, e);
+    return writer_add_strings(out, "matrices/name", names, (size_t)n, "matrix", "module names", e) &&
+           add_table(out, "matrices/unit", DTYPE_I32, n, 0, "1", "matrix", "index of the unit", units, e) &&
+           add_table(out, "matrices/rows", DTYPE_I64, n, 0, "1", "matrix", "output features", shapes, e) &&
+           add_table(out, "matrices/columns", DTYPE_I64, n, 0, "1", "matrix", "input features", shapes + n, e);
+}
+
+/* Whose renderings these are, so that nobody uses them with another model of the same shapes. */
+static bool write_model_key(const struct work *w, struct writer *out, struct err *e)
+{
+    char text[KEY_TEXT];
+    return writer_text(out, "model_key", key_text(&node_input(w->node, "model", 0)->key, text), e);
 }
 
 /* bytes and available [unit, format]. */
@@ -457,11 +470,12 @@ static bool write_tables(const struct work *w, struct err *e)
     const char **names = arena_new(&scratch, rows * sizeof *names, e);
     int32_t *integers = arena_new(&scratch, rows * sizeof *integers, e);
     uint64_t *parameters = arena_new(&scratch, rows * sizeof *parameters, e);
+    int64_t *shapes = arena_new(&scratch, 2 * rows * sizeof *shapes, e);
     uint64_t *bytes = arena_new(&scratch, cells * sizeof *bytes, e);
     uint8_t *available = arena_new(&scratch, cells, e);
-    bool ok = names && integers && parameters && bytes && available &&
-              write_units(w, out, names, integers, parameters, e) && write_matrices(w, out, names, integers, e) &&
-              write_sizes(w, out, bytes, available, e) &&
+    bool ok = names && integers && parameters && shapes && bytes && available && write_model_key(w, out, e) &&
+              write_units(w, out, names, integers, parameters, e) &&
+              write_matrices(w, out, names, integers, shapes, e) && write_sizes(w, out, bytes, available, e) &&
               add_results(out, m->n_matrices, m->n_units, w->n_formats, w->weight_loss, w->output_loss, w->input_amax,
                           w->input_scale, e);
     arena_free(&scratch);

@@ -19,22 +19,29 @@ struct renderings {
     struct object **parts;  /* [layer], NULL until used */
 };
 
-/* The matrices of the object, by name and in order, are those of the model. */
+/* The matrices of the object are those of the model: names and shapes, in order. */
 static bool check_matrices(const struct renderings *r, struct err *e)
 {
+    const struct model *m = r->model;
     char **names = NULL;
-    uint64_t count;
-    if (!object_read_strings(r->object, "matrices/name", &names, &count, e))
-        return false;
-    bool ok = count == (uint64_t)r->model->n_matrices;
-    if (!ok)
-        err_set(e, ERR_INPUT, "the renderings are of %llu matrices, the model %s has %d; quantize this model",
-                (unsigned long long)count, r->model->path, r->model->n_matrices);
-    for (uint64_t i = 0; ok && i < count; i++)
-        if (strcmp(names[i], r->model->matrices[i].name) != 0)
-            ok = err_set(e, ERR_INPUT, "matrix %llu is '%s' in the renderings and '%s' in the model %s; quantize this "
-                         "model", (unsigned long long)i, names[i], r->model->matrices[i].name, r->model->path);
+    int64_t *rows = NULL, *columns = NULL;
+    uint64_t n_names = 0, n_rows = 0, n_columns = 0, n = (uint64_t)m->n_matrices;
+    bool ok = object_read_strings(r->object, "matrices/name", &names, &n_names, e) &&
+              object_load(r->object, "matrices/rows", DTYPE_I64, &rows, &n_rows, e) &&
+              object_load(r->object, "matrices/columns", DTYPE_I64, &columns, &n_columns, e);
+    if (ok && (n_names != n || n_rows != n || n_columns != n))
+        ok = err_set(e, ERR_INPUT, "the renderings are of %llu matrices, the model %s has %d; quantize this model",
+                     (unsigned long long)n_names, m->path, m->n_matrices);
+    for (uint64_t i = 0; ok && i < n; i++) {
+        const struct matrix *x = &m->matrices[i];
+        if (strcmp(names[i], x->name) != 0 || rows[i] != x->n || columns[i] != x->k)
+            ok = err_set(e, ERR_INPUT, "matrix %llu is '%s' [%lld, %lld] in the renderings and '%s' [%lld, %lld] in the "
+                         "model %s; quantize this model", (unsigned long long)i, names[i], (long long)rows[i],
+                         (long long)columns[i], x->name, (long long)x->n, (long long)x->k, m->path);
+    }
     mem_free(names);
+    mem_free(rows);
+    mem_free(columns);
     return ok;
 }
 
@@ -76,6 +83,12 @@ bool renderings_open_object(struct renderings **out, struct store *store, struct
 bool renderings_open(struct renderings **out, struct node *n, const char *port, const struct model *m, struct err *e)
 {
     const struct input *in = node_input(n, port, 0);
+    const char *of;
+    char text[KEY_TEXT];
+    if (node_inputs(n, "model") > 0 && object_text(in->object, "model_key", &of) &&
+        strcmp(of, key_text(&node_input(n, "model", 0)->key, text)) != 0)
+        return err_set(e, ERR_INPUT, "renderings '%s' are of another model than '%s', which is connected to port 'model'; "
+                       "connect the model that was quantized", in->node, node_input(n, "model", 0)->node);
     return renderings_open_object(out, node_store(n), in->object, m, e) || err_context(e, "renderings '%s'", in->node);
 }
 

@@ -8,7 +8,8 @@
 struct renderings;
 
 /* From the first input on `port` of a running node. `m` is the original model, which must have the matrices that the
- * renderings were made from (ERR_INPUT otherwise); both are borrowed until renderings_close. */
+ * renderings were made from, and be the node's input `model` if it has that port (ERR_INPUT otherwise); object and model
+ * are borrowed until renderings_close. */
 bool renderings_open(struct renderings **out, struct node *n, const char *port, const struct model *m,
                      struct err *e) ERR_CHECK;
 /* The same without a node: `object` is a quantize result in `store`. */

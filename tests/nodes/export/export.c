@@ -29,7 +29,7 @@ static struct object *make_info(struct world *w)
     struct object *o = NULL;
     struct key key;
     const char *const names[] = {"model.norm.weight"}, *const digests[] = {"00ff"};
-    assert_ok(key_of_bytes("model", 5, &key, &e) && writer_new(&out, w->store, &key, "model", &e), e);
+    assert_ok(key_of_bytes(w->source, strlen(w->source), &key, &e) && writer_new(&out, w->store, &key, "model", &e), e);
     assert_ok(writer_add_strings(out, "tensors/name", names, 1, "tensor", "names", &e), e);
     assert_ok(writer_add_strings(out, "tensors/digest", digests, 1, "tensor", "digests", &e), e);
     assert_ok(writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
@@ -402,7 +402,7 @@ static void an_assignment_of_another_menu_is_refused(void **state)
     fake_node_fini(&n);
     make_node(&n, &other, choice);
     n.inputs[1].input.object = w.renderings; /* another model's renderings and assignment */
-    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "quantize this model");
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "are of another model");
     fake_node_fini(&n);
     object_close(odd);
     object_close(choice);

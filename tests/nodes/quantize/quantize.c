@@ -209,13 +209,13 @@ static void renderings_that_are_not_there_are_refused_by_name(void **state)
     assert_int_equal(w.model->matrices[down].k, 172);
     assert_err(renderings_read(r, down, "nvfp4_a16", &x, &e), e, ERR_INPUT, "cannot have format nvfp4_a16");
     renderings_close(r);
-    world_close(&w);
 
-    struct world other;
+    struct world other; /* as many matrices of the same names, of other shapes */
     world_open(&other, "babyllama-1m");
     assert_err(renderings_open_object(&r, other.store, o, other.model, &e), e, ERR_INPUT, "quantize this model");
     world_close(&other);
     object_close(o);
+    world_close(&w);
 }
 
 static void losses_are_those_of_the_formula(void **state)
