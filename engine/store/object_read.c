@@ -122,8 +122,10 @@ static bool load(struct object *o, bool *found, struct err *e)
     char text[KEY_TEXT];
     *found = false;
     int fd;
-    if (!object_file_open(o->store, &o->key, &fd, e) || fd < 0)
-        return fd < 0 ? true : false;
+    if (!object_file_open(o->store, &o->key, &fd, e))
+        return false;
+    if (fd < 0)
+        return true;
     if (fstat(fd, &st) < 0) {
         err_errno(e, ERR_IO, "object %s: cannot look at it", key_text(&o->key, text));
         close(fd);
