@@ -1,0 +1,281 @@
+/* Reading a graph with all that it extends, and laying the layers over one another. Trees are never changed by merging:
+ * a merged map is new, its keys and values are borrowed, so that every mark still says where its text stands. */
+#include "engine/graph/merge.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/graph/shape.h"
+
+/* The files that are being read, innermost first. */
+struct chain {
+    const char *path;
+    const struct chain *up;
+};
+
+/* ---------------------------------------------------------------------------------------------------------- merging */
+
+static struct tree *merge(struct loading *l, struct tree *base, struct tree *over);
+
+static struct tree *new_map(struct loading *l, size_t capacity, const struct mark *m)
+{
+    struct tree *map = loading_new(l, sizeof *map);
+    if (!map)
+        return NULL;
+    map->kind = TREE_MAP;
+    map->mark = *m;
+    map->pairs = loading_new(l, (capacity + 1) * sizeof *map->pairs);
+    return map->pairs ? map : NULL;
+}
+
+/* `base` (NULL: nothing) with `over` on top; both are maps. */
+static struct tree *merge_maps(struct loading *l, struct tree *base, struct tree *over)
+{
+    size_t n = base ? base->n : 0;
+    struct tree *map = new_map(l, n + over->n, base ? &base->mark : &over->mark);
+    if (!map)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        struct tree *value = base->pairs[i].value, *above = yaml_get(over, base->pairs[i].key->text);
+        if (above && above->kind == TREE_NULL)
+            continue;
+        if (above && !(value = merge(l, value, above)))
+            return NULL;
+        map->pairs[map->n++] = (struct tree_pair){base->pairs[i].key, value};
+    }
+    for (size_t i = 0; i < over->n; i++) {
+        struct tree *value = over->pairs[i].value;
+        if (value->kind == TREE_NULL || yaml_pair(base, over->pairs[i].key->text))
+            continue;
+        if (!(value = merge(l, NULL, value)))
+            return NULL;
+        map->pairs[map->n++] = (struct tree_pair){over->pairs[i].key, value};
+    }
+    return yaml_index(l, map) ? map : NULL;
+}
+
+/* NULL only when memory is out. */
+static struct tree *merge(struct loading *l, struct tree *base, struct tree *over)
+{
+    if (over->kind != TREE_MAP)
+        return over;
+    if (base && base->kind == TREE_BAD)
+        return base;
+    return merge_maps(l, base && base->kind == TREE_MAP ? base : NULL, over);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ files */
+
+static bool read_file(struct loading *l, const char *path, const struct mark *from, const struct chain *up,
+                      struct tree **out, const char **text);
+
+static bool circle(struct loading *l, const struct mark *m, const char *path, const struct chain *chain)
+{
+    char text[512];
+    const char *names[LOADING_FILES];
+    size_t n = 0, at = 0;
+    for (const struct chain *c = chain; c && n < LOADING_FILES; c = c->up) {
+        names[n++] = c->path;
+        if (strcmp(c->path, path) == 0)
+            break;
+    }
+    for (size_t i = n; i > 0 && at < sizeof text; i--)
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s -> ", names[i - 1]);
+    return loading_problem(l, m, NULL, "'extends' goes in a circle: %s%s", text, path);
+}
+
+/* The merged tree of the file that `extends` names. */
+static bool read_base(struct loading *l, const struct tree *extends, const struct chain *chain, struct tree **out)
+{
+    const char *unused;
+    char shown[64];
+    *out = NULL;
+    if (extends->kind != TREE_SCALAR)
+        return true;
+    if (!*extends->text)
+        return loading_problem(l, &extends->mark, NULL, "'extends' names a file, but is empty");
+    if (strstr(extends->text, "$("))
+        return loading_problem(l, &extends->mark, NULL, "'extends' cannot use graph parameters, but is %s",
+                               loading_shown(extends->text, shown));
+    const char *path = loading_join(l, extends->origin, extends->text);
+    if (!path)
+        return false;
+    for (const struct chain *c = chain; c; c = c->up)
+        if (strcmp(c->path, path) == 0)
+            return circle(l, &extends->mark, path, chain);
+    return read_file(l, path, &extends->mark, chain, out, &unused);
+}
+
+/* Read, check and merge one file with what it extends. *out is NULL when there is no going on. */
+static bool read_file(struct loading *l, const char *path, const struct mark *from, const struct chain *up,
+                      struct tree **out, const char **text)
+{
+    const char *plain = loading_join(l, NULL, path);
+    struct chain chain = {plain, up};
+    struct tree *file, *base = NULL;
+    size_t bytes;
+    *out = NULL;
+    if (!plain)
+        return false;
+    if (l->n_sources == LOADING_FILES)
+        return loading_problem(l, from, NULL, "more than %d files extend one another", LOADING_FILES);
+    if (!yaml_read(l, up ? &l->scratch : l->arena, path, from, text, &bytes))
+        return false;
+    if (!*text)
+        return true;
+    l->sources[l->n_sources++] = path;
+    if (!yaml_parse(l, path, *text, bytes, true, &file))
+        return false;
+    if (!file)
+        return true;
+    if (!shape_file(l, file))
+        return false;
+    if (file->kind != TREE_MAP)
+        return true;
+    struct tree *extends = yaml_get(file, "extends");
+    bool has_base = extends && extends->kind != TREE_NULL;
+    if (has_base && !read_base(l, extends, &chain, &base))
+        return false;
+    if (has_base && !base)
+        return true;
+    *out = merge(l, base, file);
+    return *out != NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------- variants and --set */
+
+/* The nearest key of a map to `name`, or NULL. */
+static bool nearest_key(struct loading *l, const struct tree *map, const char *name, const char **near)
+{
+    size_t n = map && map->kind == TREE_MAP ? map->n : 0;
+    const char **keys = loading_new(l, (n + 1) * sizeof *keys);
+    if (!keys)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        keys[i] = map->pairs[i].key->text;
+    *near = loading_nearest(l, name, keys, n);
+    return true;
+}
+
+static bool apply_variant(struct loading *l, struct tree **graph)
+{
+    const char *name = l->options->variant, *near;
+    struct tree *variants = yaml_get(*graph, "variants"), *variant = yaml_get(variants, name);
+    struct mark m = {.file = arena_printf(l->arena, &l->fatal, "--variant %s", name)};
+    if (!m.file || !nearest_key(l, variants, name, &near))
+        return false;
+    if (!variant)
+        return loading_problem(l, &m, near, "the graph has no variant '%s'%s", name,
+                               variants ? "" : ": it has none at all");
+    if (variant->kind != TREE_MAP)
+        return true;
+    *graph = merge(l, *graph, variant);
+    return *graph != NULL;
+}
+
+/* The tree {a: {b: {c: value}}} for the path a.b.c, all marked `m`. */
+static struct tree *nest(struct loading *l, const char *const *parts, size_t n, struct tree *value, const struct mark *m)
+{
+    while (n > 0) {
+        struct tree *map = new_map(l, 1, m), *key = loading_new(l, sizeof *key);
+        if (!map || !key)
+            return NULL;
+        *key = (struct tree){.kind = TREE_SCALAR, .mark = *m, .text = parts[--n]};
+        map->pairs[0] = (struct tree_pair){key, value};
+        map->n = 1;
+        if (!yaml_index(l, map))
+            return NULL;
+        value = map;
+    }
+    return value;
+}
+
+/* What a --set may name: a graph parameter that exists, or a path into a node that exists. *ok tells. */
+static bool check_path(struct loading *l, const struct tree *graph, const char *const *parts, size_t n,
+                       const struct mark *m, bool *ok)
+{
+    bool is_param = strcmp(parts[0], "params") == 0 && n == 2, is_node = strcmp(parts[0], "nodes") == 0 && n >= 2;
+    const struct tree *map = yaml_get(graph, parts[0]);
+    const char *near;
+    char shown[64];
+    *ok = false;
+    if (!is_param && !is_node)
+        return loading_problem(l, m, NULL,
+                               "expected a graph parameter, params.NAME, or a path like nodes.NODE.with.PARAMETER");
+    if (yaml_pair(map, parts[1])) {
+        *ok = true;
+        return true;
+    }
+    return nearest_key(l, map, parts[1], &near) &&
+           loading_problem(l, m, near, "the graph has no %s %s", is_param ? "parameter" : "node",
+                           loading_shown(parts[1], shown));
+}
+
+#define MOST_PARTS 8
+
+/* Split `text` at its dots, in place; a bare name means params.NAME. */
+static size_t split_path(char *text, const char *parts[MOST_PARTS])
+{
+    size_t n = 0;
+    if (!strchr(text, '.'))
+        parts[n++] = "params";
+    for (char *dot = text; dot && n < MOST_PARTS; text = dot + 1) {
+        dot = strchr(text, '.');
+        if (dot)
+            *dot = '\0';
+        parts[n++] = text;
+        if (!dot)
+            break;
+    }
+    return n;
+}
+
+/* One "path=value". */
+static bool apply_set(struct loading *l, const char *text, struct tree **graph)
+{
+    struct mark m = {.file = arena_printf(l->arena, &l->fatal, "--set %s", text)};
+    const char *equals = strchr(text, '=');
+    const char *parts[MOST_PARTS];
+    char *path = equals ? arena_strndup(&l->scratch, text, (size_t)(equals - text), &l->fatal) : NULL;
+    struct tree *value;
+    bool ok;
+    if (!m.file || (equals && !path))
+        return false;
+    if (!equals)
+        return loading_problem(l, &m, NULL, "there is no '=': write --set NAME=VALUE");
+    size_t n = split_path(path, parts);
+    if (!check_path(l, *graph, parts, n, &m, &ok))
+        return false;
+    if (!ok)
+        return true;
+    if (!yaml_parse(l, m.file, equals + 1, strlen(equals + 1), false, &value))
+        return false;
+    if (!value)
+        return true;
+    if (!equals[1]) /* NAME= is the empty text; null or ~ deletes */
+        value->kind = TREE_SCALAR;
+    struct tree *part = nest(l, parts, n, value, &m);
+    if (!part || !shape_part(l, part, "--set"))
+        return false;
+    *graph = merge(l, *graph, part);
+    return *graph != NULL;
+}
+
+bool merge_graph(struct loading *l, struct tree **out, const char **text)
+{
+    struct mark top = {.file = l->path};
+    struct tree *graph;
+    *out = NULL;
+    *text = NULL;
+    if (!read_file(l, l->path, &top, NULL, &graph, text))
+        return false;
+    if (!graph)
+        return true;
+    if (l->options->variant && !apply_variant(l, &graph))
+        return false;
+    for (size_t i = 0; i < l->options->n_set; i++)
+        if (!apply_set(l, l->options->set[i], &graph))
+            return false;
+    *out = graph;
+    return true;
+}
