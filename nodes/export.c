@@ -78,36 +78,13 @@ struct export {
 
 /* ----------------------------------------------------------------------------------------------------- the choice */
 
-/* The table's columns mean what the renderings' menu means. */
-static bool check_table(struct export *x, struct object *table, struct err *e)
-{
-    char **menu = NULL, **units = NULL;
-    uint64_t n_formats = 0, n_units = 0;
-    bool ok = object_read_strings(table, "formats/name", &menu, &n_formats, e) &&
-              object_read_strings(table, "units/name", &units, &n_units, e);
-    if (ok && (n_formats != (uint64_t)x->menu.n_formats || n_units != (uint64_t)x->menu.n_units))
-        ok = err_set(e, ERR_INPUT, "the assignment is over %llu units and %llu formats, the renderings have %d and %d; "
-                     "both must come from one quantize node", (unsigned long long)n_units, (unsigned long long)n_formats,
-                     x->menu.n_units, x->menu.n_formats);
-    for (uint64_t i = 0; ok && i < n_formats; i++)
-        if (strcmp(menu[i], x->menu.format_names[i]) != 0)
-            ok = err_set(e, ERR_INPUT, "format %llu is '%s' in the assignment and '%s' in the renderings; both must come "
-                         "from one quantize node", (unsigned long long)i, menu[i], x->menu.format_names[i]);
-    for (uint64_t i = 0; ok && i < n_units; i++)
-        if (strcmp(units[i], x->menu.unit_names[i]) != 0)
-            ok = err_set(e, ERR_INPUT, "unit %llu is '%s' in the assignment and '%s' in the renderings; both must come "
-                         "from one quantize node", (unsigned long long)i, units[i], x->menu.unit_names[i]);
-    mem_free(menu);
-    mem_free(units);
-    return ok;
-}
-
 static bool read_choice(struct export *x, struct err *e)
 {
-    struct object *table = node_input(x->node, "assignment", 0)->object;
+    const struct input *in = node_input(x->node, "assignment", 0);
+    struct object *table = in->object;
     uint32_t chosen;
-    if (!menu_read(&x->menu, node_input(x->node, "renderings", 0)->object, e) || !check_table(x, table, e) ||
-        !candidates_read(&x->table, table, e) || !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
+    if (!menu_read(&x->menu, node_input(x->node, "renderings", 0)->object, e) ||
+        !menu_check(&x->menu, table, in->node, e) || !candidates_read(&x->table, table, e) || !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
         return false;
     if (chosen >= x->table.n)
         return err_set(e, ERR_INPUT, "%s: candidate %u is chosen, there are %zu", object_path(table), chosen, x->table.n);
@@ -506,9 +483,10 @@ static json_t *recipe_measured(const struct export *x)
     uint64_t tokens = 0;
     for (uint32_t w = 0; w < x->table.n_windows; w++)
         tokens += x->table.window_tokens[w];
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set", "selection", "kl_mean", number(c->kl_mean),
+    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set", "selection", "tokens_digest",
+                     x->table.tokens, "kl_mean", number(c->kl_mean),
                      "kl_p99", number(c->kl_p99), "kl_max", number(c->kl_max), "top1", number(c->top1), "windows",
-                     (json_int_t)c->n_windows, "of_windows", (json_int_t)x->table.n_windows, "tokens",
+                     (json_int_t)c->n_windows, "of_windows", (json_int_t)x->table.n_windows, "scored_tokens",
                      (json_int_t)tokens);
 }
 

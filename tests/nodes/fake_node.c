@@ -1,12 +1,8 @@
 #include "tests/nodes/fake_node.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tests/check.h"
 
-#include <cmocka.h>
+#include <math.h>
 
 #include "engine/base/str.h"
 
@@ -245,4 +241,56 @@ void node_live(struct node *n, const struct key *ledger, struct ledger *l)
     (void)n;
     (void)ledger;
     (void)l;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- a hessian */
+
+double fake_moment(int unit, int64_t i, int64_t j)
+{
+    double a = sin((double)(unit + 1) * (double)(i + 1)), b = sin((double)(unit + 1) * (double)(j + 1));
+    return 0.5 * a * b + (i == j ? 1.0 + (double)(i % 7) : 0.0);
+}
+
+float fake_amax(int unit)
+{
+    return 3.5f + (float)unit;
+}
+
+struct object *fake_hessian(struct store *s, const struct model *m)
+{
+    struct err e = {0};
+    struct node n;
+    static const struct node_class class = {.name = "hessian"};
+    fake_node_init(&n, &class, s, "hessian");
+    for (int u = 0, layer = -1; u < m->n_units;) {
+        struct writer *part;
+        char name[64];
+        snprintf(name, sizeof name, "layer.%03d", ++layer);
+        assert_ok(node_part_new(&n, name, &part, &e), e);
+        for (; u < m->n_units && m->units[u].layer == layer; u++) {
+            const struct unit *unit = &m->units[u];
+            float *h, amax = fake_amax(u);
+            assert_ok(mem_raw(&h, (size_t)(unit->k * unit->k), &e), e);
+            for (int64_t i = 0; i < unit->k; i++)
+                for (int64_t j = 0; j < unit->k; j++)
+                    h[i * unit->k + j] = (float)fake_moment(u, i, j);
+            char path[256];
+            snprintf(path, sizeof path, "%s/second_moment", unit->name);
+            struct dataset d = {.name = path, .dtype = DTYPE_F32, .rank = 2, .unit = "1", .axes = "feature, feature",
+                                .shape = {(uint64_t)unit->k, (uint64_t)unit->k}, .description = "E[x xT]"};
+            assert_ok(writer_add_take(part, &d, h, &e), e);
+            snprintf(path, sizeof path, "%s/amax", unit->name);
+            d = (struct dataset){.name = path, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
+                                 .axes = "input", .description = "largest |x|"};
+            assert_ok(writer_add(part, &d, &amax, &e), e);
+        }
+        assert_ok(writer_commit(part, &e), e);
+    }
+    struct writer *out = n.output;
+    struct object *o = NULL;
+    n.output = NULL;
+    assert_ok(writer_text(out, "what", "hessian", &e) && writer_commit(out, &e), e);
+    assert_ok(object_open(&o, s, &n.key, &e) && o, e);
+    fake_node_fini(&n);
+    return o;
 }

@@ -3,7 +3,7 @@
 /* A `struct node` without an engine: what engine/node.h promises to a running node, over a real store, with values that
  * the test sets. It lets a test run one node type alone, stop it anywhere, and count what it did. */
 #include "engine/node.h"
-#include "kernels/kernels.h"
+#include "nodes/model/model.h"
 
 #define FAKE_MOST 16
 
@@ -37,5 +37,10 @@ void fake_node_connect(struct node *n, const char *port, const char *type, struc
 struct object *fake_node_run(struct node *n, struct err *e);
 /* Abandons the output if it was not run. */
 void fake_node_fini(struct node *n);
+
+/* What a hessian node would have made: parts with the second moment and the maximum of every unit's input, by formulas. */
+struct object *fake_hessian(struct store *s, const struct model *m);
+double fake_moment(int unit, int64_t i, int64_t j); /* a diagonal and a weak rank-one term, of each unit its own */
+float fake_amax(int unit);
 
 #endif

@@ -11,13 +11,14 @@
 
 extern const struct node_class node_quantize, node_export;
 
-static const char *const menu_names[] = {"nvfp4_a16", "fp8", "bf16", NULL};
+static const char *const menu_names[] = {"nvfp4", "nvfp4_a16", "fp8", "bf16", NULL};
+enum { FP8 = 2, BF16 = 3, MENU = 4 };
 
 struct world {
     char folder[256], source[512], target[512];
     struct store *store;
     struct model *model;
-    struct object *info, *renderings; /* results of a model node and of a quantize node */
+    struct object *info, *hessian, *renderings; /* results of a model, a hessian and a quantize node */
     struct menu menu;
 };
 
@@ -48,8 +49,10 @@ static void world_open(struct world *w, const char *name)
     snprintf(w->target, sizeof w->target, "%s/export", w->folder);
     assert_ok(store_open(&w->store, path, &e) && model_open(&w->model, w->source, &e), e);
     w->info = make_info(w);
+    w->hessian = fake_hessian(w->store, w->model);
     fake_node_init(&n, &node_quantize, w->store, "quantize");
     fake_node_connect(&n, "model", "model", w->info, w->source);
+    fake_node_connect(&n, "hessian", "hessian", w->hessian, NULL);
     for (int i = 0; menu_names[i]; i++)
         fake_node_set(&n, "formats", menu_names[i]);
     w->renderings = fake_node_run(&n, &e);
@@ -63,17 +66,18 @@ static void world_close(struct world *w)
 {
     menu_fini(&w->menu);
     object_close(w->renderings);
+    object_close(w->hessian);
     object_close(w->info);
     model_close(w->model);
     store_close(w->store);
     check_dir_remove(w->folder);
 }
 
-/* Format of unit u in the mixed assignment: all three in turn, where the shape allows. */
+/* Format of unit u in the mixed assignment: all in turn, where the shape allows. */
 static int mixed(const struct menu *m, int u)
 {
-    int f = (u + u / 4) % 3;
-    return m->available[u * m->n_formats + f] ? f : 1;
+    int f = (u + u / MENU) % MENU;
+    return m->available[u * m->n_formats + f] ? f : FP8;
 }
 
 /* A selecting node's result whose chosen candidate is the second of two: mixed, or all of `uniform` when >= 0. */
@@ -89,7 +93,7 @@ static struct object *choose(struct world *w, int uniform)
     snprintf(seed, sizeof seed, "select %d", uniform);
     assert_in_range(w->menu.n_units, 1, 256);
     assert_ok(candidates_init(&c, w->menu.n_units, 0, NULL, NULL, &e), e);
-    menu_uniform(&w->menu, 1, assignment);
+    menu_uniform(&w->menu, FP8, assignment);
     assert_non_null(candidates_add(&c, &w->menu, assignment, "uniform", -1, &e));
     for (int u = 0; u < w->menu.n_units; u++)
         assignment[u] = (uint8_t)mixed(&w->menu, u);
@@ -178,7 +182,7 @@ static void assert_exported(struct world *w, int uniform)
         const struct matrix *m = &exported->matrices[i];
         int f = uniform >= 0 ? uniform : mixed(&w->menu, m->unit);
         if (!w->menu.available[m->unit * w->menu.n_formats + f])
-            f = 1;
+            f = FP8;
         assert_string_equal(m->stored->name, menu_names[f]);
         struct rendering got, expected;
         struct format_part parts[FORMAT_PARTS];
@@ -189,6 +193,11 @@ static void assert_exported(struct world *w, int uniform)
             assert_memory_equal(got.part[p], expected.part[p], format_part_bytes(&parts[p]));
         rendering_free(&got);
         rendering_free(&expected);
+        float scale = 0.0f;
+        if (m->stored->static_input_scale) {
+            assert_ok(model_input_scale(exported, m->unit, &scale, &e), e);
+            assert_true(scale == 2688.0f / fake_amax(m->unit));
+        }
     }
     for (size_t i = 0; i < w->model->files->n_tensors; i++)
         if (!strstr(w->model->files->tensors[i].name, "_proj.weight"))
@@ -264,14 +273,14 @@ static void small_shards_make_several_files_and_an_index(void **state)
     struct err e = {0};
     size_t n;
     world_open(&w, "babyllama-1m");
-    struct object *choice = choose(&w, 2), *o = export(&w, choice, "1MiB");
+    struct object *choice = choose(&w, BF16), *o = export(&w, choice, "1MiB");
     char *text = read_text(w.target, "model.safetensors.index.json", &n);
     json_t *index = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     const json_t *map = json_object_get(index, "weight_map");
     assert_int_equal(json_object_size(map), w.model->files->n_tensors);
     assert_string_equal(json_string_value(json_object_get(map, "model.embed_tokens.weight")),
                         "model-00001-of-00002.safetensors");
-    assert_exported(&w, 2);
+    assert_exported(&w, BF16);
     struct model *exported;
     assert_ok(model_open(&exported, w.target, &e), e);
     assert_int_equal(exported->files->n_files, 2);
@@ -288,9 +297,9 @@ static void a_model_left_in_bf16_keeps_its_config(void **state)
     (void)state;
     struct world w;
     world_open(&w, "stories260k");
-    struct object *choice = choose(&w, 2), *o = export(&w, choice, NULL);
+    struct object *choice = choose(&w, BF16), *o = export(&w, choice, NULL);
     assert_same_file(&w, "config.json");
-    assert_exported(&w, 2);
+    assert_exported(&w, BF16);
     object_close(o);
     object_close(choice);
     world_close(&w);
@@ -303,16 +312,16 @@ static void an_untouched_export_is_replaced_and_a_changed_one_is_not(void **stat
     struct err e = {0};
     struct node n;
     world_open(&w, "stories260k");
-    struct object *a = choose(&w, -1), *b = choose(&w, 1), *o = export(&w, a, NULL);
+    struct object *a = choose(&w, -1), *b = choose(&w, FP8), *o = export(&w, a, NULL);
     object_close(o);
     o = export(&w, b, NULL);
-    assert_exported(&w, 1);
+    assert_exported(&w, FP8);
 
     check_write(w.target, "notes.txt", "mine", 4);
     make_node(&n, &w, a);
     assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "'notes.txt' is not of that export");
     fake_node_fini(&n);
-    assert_exported(&w, 1);
+    assert_exported(&w, FP8);
 
     char path[800];
     snprintf(path, sizeof path, "%s/notes.txt", w.target);
@@ -398,7 +407,7 @@ static void an_assignment_of_another_menu_is_refused(void **state)
     other.menu.format_names[0][0] = 'm'; /* as if quantized to another first format */
     struct object *odd = choose(&other, -1);
     make_node(&n, &other, odd);
-    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "both must come from one quantize node");
+    assert_err(fake_node_run(&n, &e), e, ERR_INPUT, "it was made from other renderings");
     fake_node_fini(&n);
     make_node(&n, &other, choice);
     n.inputs[1].input.object = w.renderings; /* another model's renderings and assignment */

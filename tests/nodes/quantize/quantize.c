@@ -58,57 +58,6 @@ static struct object *quantize(struct world *w, const char *const *menu, struct 
     return o;
 }
 
-/* The second moment that make_hessian gives a unit: a diagonal and a weak rank-one term, both different for each unit. */
-static double moment_at(int unit, int64_t i, int64_t j)
-{
-    double a = sin((double)(unit + 1) * (double)(i + 1)), b = sin((double)(unit + 1) * (double)(j + 1));
-    return 0.5 * a * b + (i == j ? 1.0 + (double)(i % 7) : 0.0);
-}
-
-static float amax_of(int unit)
-{
-    return 3.5f + (float)unit;
-}
-
-/* What a hessian node would have made: parts with the second moment and maximum of every unit's input. */
-static struct object *make_hessian(struct world *w)
-{
-    struct err e = {0};
-    struct node n;
-    fake_node_init(&n, &node_quantize, w->store, "hessian");
-    for (int u = 0, layer = -1; u < w->model->n_units;) {
-        struct writer *part;
-        char name[64];
-        snprintf(name, sizeof name, "layer.%03d", ++layer);
-        assert_ok(node_part_new(&n, name, &part, &e), e);
-        for (; u < w->model->n_units && w->model->units[u].layer == layer; u++) {
-            const struct unit *unit = &w->model->units[u];
-            float *h, amax = amax_of(u);
-            assert_ok(mem_raw(&h, (size_t)(unit->k * unit->k), &e), e);
-            for (int64_t i = 0; i < unit->k; i++)
-                for (int64_t j = 0; j < unit->k; j++)
-                    h[i * unit->k + j] = (float)moment_at(u, i, j);
-            char path[256];
-            snprintf(path, sizeof path, "%s/second_moment", unit->name);
-            struct dataset d = {.name = path, .dtype = DTYPE_F32, .rank = 2, .unit = "1", .axes = "feature, feature",
-                                .shape = {(uint64_t)unit->k, (uint64_t)unit->k}, .description = "E[x xT]"};
-            assert_ok(writer_add_take(part, &d, h, &e), e);
-            snprintf(path, sizeof path, "%s/amax", unit->name);
-            d = (struct dataset){.name = path, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
-                                 .axes = "input", .description = "largest |x|"};
-            assert_ok(writer_add(part, &d, &amax, &e), e);
-        }
-        assert_ok(writer_commit(part, &e), e);
-    }
-    struct writer *out = n.output;
-    struct object *o = NULL;
-    n.output = NULL;
-    assert_ok(writer_text(out, "what", "hessian", &e) && writer_commit(out, &e), e);
-    assert_ok(object_open(&o, w->store, &n.key, &e) && o, e);
-    fake_node_fini(&n);
-    return o;
-}
-
 static void *load(struct object *o, const char *name, enum dtype t, uint64_t count)
 {
     struct err e = {0};
@@ -224,7 +173,7 @@ static void losses_are_those_of_the_formula(void **state)
     struct world w;
     struct err e = {0};
     world_open(&w, "stories260k");
-    struct object *hessian = make_hessian(&w), *o = quantize(&w, menu_all, hessian, 2);
+    struct object *hessian = fake_hessian(w.store, w.model), *o = quantize(&w, menu_all, hessian, 2);
     uint64_t cells = (uint64_t)w.model->n_matrices * 4;
     double *weight_loss = load(o, "weight_loss", DTYPE_F64, cells), *output_loss = load(o, "output_loss", DTYPE_F64, cells);
     struct renderings *r;
@@ -251,7 +200,7 @@ static void losses_are_those_of_the_formula(void **state)
                     square += da * da;
                     whole += (double)s[a] * (double)s[a];
                     for (int64_t b = 0; b < m->k; b++) {
-                        double h = moment_at(m->unit, a, b);
+                        double h = fake_moment(m->unit, a, b);
                         energy += da * h * ((double)g[b] - (double)s[b]);
                         whole_energy += (double)s[a] * h * (double)s[b];
                     }
@@ -279,15 +228,15 @@ static void input_scales_are_the_divisors_of_the_calibration_maxima(void **state
     struct world w;
     struct err e = {0};
     world_open(&w, "stories260k");
-    struct object *hessian = make_hessian(&w), *o = quantize(&w, menu_all, hessian, 1);
+    struct object *hessian = fake_hessian(w.store, w.model), *o = quantize(&w, menu_all, hessian, 1);
     float *scale = load(o, "input_scale", DTYPE_F32, (uint64_t)w.model->n_units);
     float *amax = load(o, "input_amax", DTYPE_F32, (uint64_t)w.model->n_units);
     struct renderings *r;
     assert_ok(renderings_open_object(&r, w.store, o, w.model, &e), e);
     for (int u = 0; u < w.model->n_units; u++) {
-        assert_true(amax[u] == amax_of(u));
+        assert_true(amax[u] == fake_amax(u));
         /* A unit that cannot have nvfp4 has no static scale. */
-        assert_true(scale[u] == (w.model->units[u].role == ROLE_DOWN ? 0.0f : 2688.0f / amax_of(u)));
+        assert_true(scale[u] == (w.model->units[u].role == ROLE_DOWN ? 0.0f : 2688.0f / fake_amax(u)));
         assert_true(renderings_input_scale(r, u) == scale[u]);
     }
     renderings_close(r);
