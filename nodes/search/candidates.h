@@ -17,6 +17,9 @@ struct menu {
 };
 bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
 void menu_fini(struct menu *m);
+/* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in both.
+ * `what` names the object in the message: "rows 'measure'". */
+bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
 /* Index of the format of that name, or -1. */
 int menu_format(const struct menu *m, const char *name);
 /* Sum of bytes of an assignment (a format index per unit). */
@@ -60,6 +63,8 @@ struct candidates {
 bool candidates_init(struct candidates *c, int n_units, uint32_t n_windows, const uint32_t *window_tokens,
                      const uint32_t *window_document, struct err *e) ERR_CHECK;
 void candidates_fini(struct candidates *c);
+/* Measured on all of the table's windows, with a finite KL? Only such rows may decide anything. */
+bool candidate_is_complete(const struct candidates *c, const struct candidate *x);
 /* Index of an equal assignment, or -1. */
 long candidates_find(const struct candidates *c, const uint8_t *assignment);
 /* Append (also when an equal one is there); bytes and bpp from the menu. The pointer is good until the next append. */
@@ -68,7 +73,8 @@ struct candidate *candidates_add(struct candidates *c, const struct menu *m, con
 /* From an object: measured columns are read when they are there. */
 bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
- * unmeasured one; parents are renumbered. */
+ * unmeasured one; parents are renumbered. ERR_INPUT when the tables are of other units or formats than each other, or were
+ * measured on different windows or in different numeric modes. */
 bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e) ERR_CHECK;
 /* Write all columns with /units and /formats beside them. */
 bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;

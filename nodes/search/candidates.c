@@ -1,0 +1,618 @@
+/* The menu read from a `quantize` result, and tables of candidates: in memory, read from objects, united over the inputs
+ * of a port, and written. The columns on disk are those of nodes/README.md; what is proposed has no measured ones. */
+#include "nodes/search/candidates.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MOST_FORMATS 255 /* an assignment holds a format in a byte */
+
+/* ---------------------------------------------------------------------------------------------------------- the menu */
+
+static bool check_menu(struct menu *m, struct object *o, struct err *e)
+{
+    for (int u = 0; u < m->n_units; u++) {
+        int choices = 0;
+        for (int f = 0; f < m->n_formats; f++)
+            choices += m->available[u * m->n_formats + f] != 0;
+        if (choices == 0)
+            return err_set(e, ERR_INPUT, "%s: unit '%s' can have none of the %d formats; add bf16 to the formats of the "
+                           "quantize node", object_path(o), m->unit_names[u], m->n_formats);
+        m->total_parameters += m->parameters[u];
+    }
+    if (m->total_parameters == 0)
+        return err_set(e, ERR_INPUT, "%s: its units have no parameters", object_path(o));
+    return true;
+}
+
+static bool load_menu(struct menu *m, struct object *o, struct err *e)
+{
+    uint64_t units, formats, n_parameters, n_layers, n_bytes, n_available;
+    if (!object_read_strings(o, "units/name", &m->unit_names, &units, e) ||
+        !object_read_strings(o, "formats/name", &m->format_names, &formats, e) ||
+        !object_load(o, "units/parameters", DTYPE_U64, &m->parameters, &n_parameters, e) ||
+        !object_load(o, "units/layer", DTYPE_I32, &m->layers, &n_layers, e) ||
+        !object_load(o, "bytes", DTYPE_U64, &m->bytes, &n_bytes, e) ||
+        !object_load(o, "available", DTYPE_U8, &m->available, &n_available, e))
+        return false;
+    if (units == 0 || units > INT32_MAX / MOST_FORMATS || formats == 0 || formats > MOST_FORMATS)
+        return err_set(e, ERR_INPUT, "%s: %llu units in %llu formats; there must be a unit, and 1 to %d formats",
+                       object_path(o), (unsigned long long)units, (unsigned long long)formats, MOST_FORMATS);
+    if (n_parameters != units || n_layers != units || n_bytes != units * formats || n_available != units * formats)
+        return err_set(e, ERR_INPUT, "%s: its tables do not agree on the number of units (%llu) and formats (%llu)",
+                       object_path(o), (unsigned long long)units, (unsigned long long)formats);
+    m->n_units = (int)units;
+    m->n_formats = (int)formats;
+    return check_menu(m, o, e);
+}
+
+bool menu_read(struct menu *out, struct object *quantize, struct err *e)
+{
+    struct menu m = {0};
+    if (!load_menu(&m, quantize, e)) {
+        menu_fini(&m);
+        return false;
+    }
+    *out = m;
+    return true;
+}
+
+void menu_fini(struct menu *m)
+{
+    mem_free(m->unit_names);
+    mem_free(m->format_names);
+    mem_free(m->parameters);
+    mem_free(m->layers);
+    mem_free(m->bytes);
+    mem_free(m->available);
+    *m = (struct menu){0};
+}
+
+/* The strings of dataset `name` must be names[0..n). */
+static bool check_names(struct object *o, const char *name, char *const *names, int n, const char *what, struct err *e)
+{
+    char **theirs;
+    uint64_t count;
+    if (!object_read_strings(o, name, &theirs, &count, e))
+        return err_context(e, "%s", what);
+    bool ok = count == (uint64_t)n ||
+              err_set(e, ERR_INPUT, "%s: %s has %llu entries, %d were expected: it was made from other renderings", what,
+                      name, (unsigned long long)count, n);
+    for (int i = 0; ok && i < n; i++)
+        if (strcmp(theirs[i], names[i]) != 0)
+            ok = err_set(e, ERR_INPUT, "%s: %s[%d] is '%s', '%s' was expected: it was made from other renderings", what,
+                         name, i, theirs[i], names[i]);
+    mem_free(theirs);
+    return ok;
+}
+
+bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e)
+{
+    return check_names(o, "units/name", m->unit_names, m->n_units, what, e) &&
+           check_names(o, "formats/name", m->format_names, m->n_formats, what, e);
+}
+
+int menu_format(const struct menu *m, const char *name)
+{
+    for (int f = 0; f < m->n_formats; f++)
+        if (strcmp(m->format_names[f], name) == 0)
+            return f;
+    return -1;
+}
+
+uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment)
+{
+    uint64_t sum = 0;
+    for (int u = 0; u < m->n_units; u++)
+        sum += m->bytes[u * m->n_formats + assignment[u]];
+    return sum;
+}
+
+double menu_bpp(const struct menu *m, uint64_t bytes)
+{
+    return 8.0 * (double)bytes / (double)m->total_parameters;
+}
+
+/* The format that stands in for `format` in unit u. */
+static int substitute(const struct menu *m, int u, int format)
+{
+    const uint64_t *bytes = m->bytes + u * m->n_formats;
+    const uint8_t *available = m->available + u * m->n_formats;
+    int larger = -1, largest = -1;
+    for (int f = 0; f < m->n_formats; f++) {
+        if (!available[f])
+            continue;
+        if (bytes[f] > bytes[format] && (larger < 0 || bytes[f] < bytes[larger]))
+            larger = f;
+        if (largest < 0 || bytes[f] > bytes[largest])
+            largest = f;
+    }
+    return larger >= 0 ? larger : largest;
+}
+
+void menu_uniform(const struct menu *m, int format, uint8_t *assignment)
+{
+    for (int u = 0; u < m->n_units; u++)
+        assignment[u] = (uint8_t)(m->available[u * m->n_formats + format] ? format : substitute(m, u, format));
+}
+
+/* ---------------------------------------------------------------------------------------------------- a table in memory */
+
+static bool copy_windows(struct candidates *c, const uint32_t *tokens, const uint32_t *document, struct err *e)
+{
+    if (c->n_windows == 0)
+        return true;
+    if (!(c->window_tokens = arena_new(&c->arena, c->n_windows * sizeof *c->window_tokens, e)) ||
+        !(c->window_document = arena_new(&c->arena, c->n_windows * sizeof *c->window_document, e)))
+        return false;
+    memcpy(c->window_tokens, tokens, c->n_windows * sizeof *tokens);
+    memcpy(c->window_document, document, c->n_windows * sizeof *document);
+    return true;
+}
+
+bool candidates_init(struct candidates *c, int n_units, uint32_t n_windows, const uint32_t *window_tokens,
+                     const uint32_t *window_document, struct err *e)
+{
+    struct candidates made = {.n_units = n_units, .n_windows = n_windows};
+    if (!copy_windows(&made, window_tokens, window_document, e)) {
+        candidates_fini(&made);
+        return false;
+    }
+    *c = made;
+    return true;
+}
+
+void candidates_fini(struct candidates *c)
+{
+    mem_free(c->list);
+    arena_free(&c->arena);
+    *c = (struct candidates){0};
+}
+
+bool candidate_is_complete(const struct candidates *c, const struct candidate *x)
+{
+    return c->n_windows > 0 && x->n_windows == c->n_windows && isfinite(x->kl_mean);
+}
+
+long candidates_find(const struct candidates *c, const uint8_t *assignment)
+{
+    for (size_t i = 0; i < c->n; i++)
+        if (memcmp(c->list[i].assignment, assignment, (size_t)c->n_units) == 0)
+            return (long)i;
+    return -1;
+}
+
+/* A new last entry with its arrays, unmeasured. */
+static struct candidate *append(struct candidates *c, const uint8_t *assignment, const char *origin, int32_t parent,
+                                struct err *e)
+{
+    if (c->n >= INT32_MAX) {
+        err_set(e, ERR_RESOURCE, "a table holds at most %d candidates", INT32_MAX);
+        return NULL;
+    }
+    if (c->n == c->capacity) {
+        size_t capacity = c->capacity ? 2 * c->capacity : 16;
+        if (!mem_grow(&c->list, c->capacity, capacity, e))
+            return NULL;
+        c->capacity = capacity;
+    }
+    struct candidate x = {.id = (uint32_t)c->n, .parent = parent, .origin = origin, .bpp = NAN, .kl_mean = NAN,
+                          .kl_p99 = NAN, .kl_max = NAN, .top1 = NAN, .dropped_at = -1, .dropped_by = -1};
+    if (!(x.assignment = arena_new(&c->arena, (size_t)c->n_units, e)))
+        return NULL;
+    memcpy(x.assignment, assignment, (size_t)c->n_units);
+    if (c->n_windows > 0 && !(x.kl_window = arena_new(&c->arena, c->n_windows * sizeof *x.kl_window, e)))
+        return NULL;
+    for (uint32_t w = 0; w < c->n_windows; w++)
+        x.kl_window[w] = NAN;
+    c->list[c->n] = x;
+    return &c->list[c->n++];
+}
+
+struct candidate *candidates_add(struct candidates *c, const struct menu *m, const uint8_t *assignment,
+                                 const char *origin, int32_t parent, struct err *e)
+{
+    const char *kept = arena_strdup(&c->arena, origin, e); /* it may be in another table's arena */
+    struct candidate *x = kept ? append(c, assignment, kept, parent, e) : NULL;
+    if (!x)
+        return NULL;
+    x->bytes = menu_bytes(m, assignment);
+    x->bpp = menu_bpp(m, x->bytes);
+    return x;
+}
+
+/* --------------------------------------------------------------------------------------------------- from an object */
+
+/* The columns of a table as they are on disk. NULL: not there. */
+struct columns {
+    uint64_t n;
+    uint32_t *id, *n_windows, *window_tokens, *window_document;
+    int32_t *parent, *dropped_at, *dropped_by;
+    char **origin;
+    double *bpp, *kl_mean, *kl_window, *kl_p99, *kl_max, *top1;
+    uint64_t *bytes;
+    uint8_t *assignment;
+};
+
+static void free_columns(struct columns *x)
+{
+    mem_free(x->id);
+    mem_free(x->n_windows);
+    mem_free(x->window_tokens);
+    mem_free(x->window_document);
+    mem_free(x->parent);
+    mem_free(x->dropped_at);
+    mem_free(x->dropped_by);
+    mem_free(x->origin);
+    mem_free(x->bpp);
+    mem_free(x->kl_mean);
+    mem_free(x->kl_window);
+    mem_free(x->kl_p99);
+    mem_free(x->kl_max);
+    mem_free(x->top1);
+    mem_free(x->bytes);
+    mem_free(x->assignment);
+}
+
+/* One column of `n` elements. */
+static bool load_column(struct object *o, const char *name, enum dtype t, uint64_t n, void **out, struct err *e)
+{
+    uint64_t count;
+    if (!object_read_all(o, name, t, out, &count, e))
+        return false;
+    if (count != n)
+        return err_set(e, ERR_INPUT, "%s: '%s' has %llu elements, the table's shape wants %llu", object_path(o), name,
+                       (unsigned long long)count, (unsigned long long)n);
+    return true;
+}
+
+static bool load_measured(struct columns *x, struct object *o, uint64_t windows, struct err *e)
+{
+    return load_column(o, "windows/tokens", DTYPE_U32, windows, (void **)&x->window_tokens, e) &&
+           load_column(o, "windows/document", DTYPE_U32, windows, (void **)&x->window_document, e) &&
+           load_column(o, "candidates/kl_mean", DTYPE_F64, x->n, (void **)&x->kl_mean, e) &&
+           load_column(o, "candidates/kl_window", DTYPE_F64, x->n * windows, (void **)&x->kl_window, e) &&
+           load_column(o, "candidates/kl_p99", DTYPE_F64, x->n, (void **)&x->kl_p99, e) &&
+           load_column(o, "candidates/kl_max", DTYPE_F64, x->n, (void **)&x->kl_max, e) &&
+           load_column(o, "candidates/top1", DTYPE_F64, x->n, (void **)&x->top1, e) &&
+           load_column(o, "candidates/n_windows", DTYPE_U32, x->n, (void **)&x->n_windows, e) &&
+           load_column(o, "candidates/dropped_at", DTYPE_I32, x->n, (void **)&x->dropped_at, e) &&
+           load_column(o, "candidates/dropped_by", DTYPE_I32, x->n, (void **)&x->dropped_by, e);
+}
+
+/* All columns, and the shape of the table. */
+static bool load_columns(struct columns *x, struct object *o, uint64_t *units, uint64_t *windows, struct err *e)
+{
+    const struct dataset *assignment = object_dataset(o, "candidates/assignment");
+    const struct dataset *kl = object_dataset(o, "candidates/kl_window");
+    if (!assignment || assignment->rank != 2 || assignment->shape[1] == 0 || assignment->shape[1] > INT32_MAX)
+        return err_set(e, ERR_INPUT, "%s: holds no table of candidates ('candidates/assignment', a row a candidate)",
+                       object_path(o));
+    if (kl && (kl->rank != 2 || kl->shape[0] != assignment->shape[0] || kl->shape[1] > UINT32_MAX))
+        return err_set(e, ERR_INPUT, "%s: 'candidates/kl_window' does not have a row a candidate", object_path(o));
+    uint64_t origins;
+    x->n = assignment->shape[0];
+    *units = assignment->shape[1];
+    *windows = kl ? kl->shape[1] : 0;
+    if (!load_column(o, "candidates/id", DTYPE_U32, x->n, (void **)&x->id, e) ||
+        !load_column(o, "candidates/parent", DTYPE_I32, x->n, (void **)&x->parent, e) ||
+        !load_column(o, "candidates/bpp", DTYPE_F64, x->n, (void **)&x->bpp, e) ||
+        !load_column(o, "candidates/bytes", DTYPE_U64, x->n, (void **)&x->bytes, e) ||
+        !load_column(o, "candidates/assignment", DTYPE_U8, x->n * *units, (void **)&x->assignment, e) ||
+        !object_read_strings(o, "candidates/origin", &x->origin, &origins, e))
+        return false;
+    if (origins != x->n)
+        return err_set(e, ERR_INPUT, "%s: 'candidates/origin' has %llu entries for %llu candidates", object_path(o),
+                       (unsigned long long)origins, (unsigned long long)x->n);
+    return *windows == 0 || load_measured(x, o, *windows, e);
+}
+
+static bool fill_table(struct candidates *c, const struct columns *x, struct object *o, struct err *e)
+{
+    size_t units = (size_t)c->n_units;
+    for (size_t i = 0; i < x->n; i++) {
+        if (x->id[i] != i || x->parent[i] < -1 || x->parent[i] >= (int64_t)x->n)
+            return err_set(e, ERR_INPUT, "%s: row %zu of its candidates has id %u and parent %d; ids count from 0 and "
+                           "parents are among them", object_path(o), i, x->id[i], x->parent[i]);
+        const char *origin = arena_strdup(&c->arena, x->origin[i], e);
+        struct candidate *to = origin ? append(c, x->assignment + i * units, origin, x->parent[i], e) : NULL;
+        if (!to)
+            return false;
+        to->bytes = x->bytes[i];
+        to->bpp = x->bpp[i];
+        if (c->n_windows == 0)
+            continue;
+        to->kl_mean = x->kl_mean[i];
+        to->kl_p99 = x->kl_p99[i];
+        to->kl_max = x->kl_max[i];
+        to->top1 = x->top1[i];
+        to->n_windows = x->n_windows[i];
+        to->dropped_at = x->dropped_at[i];
+        to->dropped_by = x->dropped_by[i];
+        memcpy(to->kl_window, x->kl_window + i * c->n_windows, c->n_windows * sizeof *to->kl_window);
+    }
+    return true;
+}
+
+/* A root attribute, or "". */
+static void read_attribute(struct object *o, const char *name, char *out, size_t bytes)
+{
+    const char *text;
+    snprintf(out, bytes, "%s", object_text(o, name, &text) ? text : "");
+}
+
+bool candidates_read(struct candidates *c, struct object *o, struct err *e)
+{
+    struct columns x = {0};
+    struct candidates made = {0};
+    uint64_t units, windows;
+    bool ok = load_columns(&x, o, &units, &windows, e) &&
+              candidates_init(&made, (int)units, (uint32_t)windows, x.window_tokens, x.window_document, e);
+    if (ok && windows > 0) {
+        read_attribute(o, "numeric", made.numeric, sizeof made.numeric);
+        read_attribute(o, "tokens", made.tokens, sizeof made.tokens);
+    }
+    ok = ok && fill_table(&made, &x, o, e);
+    free_columns(&x);
+    if (!ok) {
+        candidates_fini(&made);
+        return false;
+    }
+    *c = made;
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------- union of tables */
+
+/* The measured columns of `from` into `to`; both tables have the same windows. */
+static void copy_measured(const struct candidates *c, struct candidate *to, const struct candidate *from)
+{
+    to->kl_mean = from->kl_mean;
+    to->kl_p99 = from->kl_p99;
+    to->kl_max = from->kl_max;
+    to->top1 = from->top1;
+    to->n_windows = from->n_windows;
+    to->dropped_at = from->dropped_at;
+    to->dropped_by = from->dropped_by;
+    memcpy(to->kl_window, from->kl_window, c->n_windows * sizeof *to->kl_window);
+}
+
+/* Where a row of one table went in the union. */
+struct place {
+    int32_t at;
+    bool is_new, is_copied; /* the row is of this table; its measured columns are */
+};
+
+/* One row into the union: a new one, or an equal one's measured columns where this table measured more. */
+static bool unite_row(struct candidates *c, const struct candidate *x, struct place *to, struct err *e)
+{
+    long at = candidates_find(c, x->assignment);
+    *to = (struct place){.is_new = at < 0};
+    if (at < 0) {
+        const char *origin = arena_strdup(&c->arena, x->origin, e);
+        struct candidate *made = origin ? append(c, x->assignment, origin, -1, e) : NULL;
+        if (!made)
+            return false;
+        made->bytes = x->bytes;
+        made->bpp = x->bpp;
+        at = (long)made->id;
+    }
+    to->at = (int32_t)at;
+    to->is_copied = x->n_windows > c->list[at].n_windows;
+    if (to->is_copied)
+        copy_measured(c, &c->list[at], x);
+    return true;
+}
+
+/* Put the rows of `from` into `c`. Parents and droppers are indices of `from`, so they are renumbered by where each row
+ * went. */
+static bool unite(struct candidates *c, const struct candidates *from, struct err *e)
+{
+    struct place *places;
+    bool ok = true;
+    if (!mem_new(&places, from->n, e))
+        return false;
+    for (size_t i = 0; ok && i < from->n; i++)
+        ok = unite_row(c, &from->list[i], &places[i], e);
+    for (size_t i = 0; ok && i < from->n; i++) {
+        const struct candidate *x = &from->list[i];
+        struct candidate *to = &c->list[places[i].at];
+        if (places[i].is_new && x->parent >= 0)
+            to->parent = places[x->parent].at;
+        if (places[i].is_copied && x->dropped_by >= 0)
+            to->dropped_by = places[x->dropped_by].at;
+    }
+    mem_free(places);
+    return ok;
+}
+
+/* Two measured tables must be of the same windows and arithmetic. */
+static bool check_comparable(const struct candidates *a, const char *a_node, const struct candidates *b,
+                             const char *b_node, struct err *e)
+{
+    if (strcmp(a->numeric, b->numeric) != 0)
+        return err_set(e, ERR_INPUT, "'%s' was measured in '%s' and '%s' in '%s'; only rows of one numeric mode can be "
+                       "compared", a_node, a->numeric, b_node, b->numeric);
+    if (a->n_windows != b->n_windows || strcmp(a->tokens, b->tokens) != 0)
+        return err_set(e, ERR_INPUT, "'%s' was measured on other windows (%u of them) than '%s' (%u); connect nodes that "
+                       "measure on the same token set", b_node, b->n_windows, a_node, a->n_windows);
+    return true;
+}
+
+/* The tables of a port, one by one: the second visit, which unites them, needs to know from the first which windows they
+ * are of. */
+static bool load_tables(struct candidates *tables, size_t n, struct node *node, const char *port, size_t *measured,
+                        struct err *e)
+{
+    char **units = NULL, **formats = NULL;
+    uint64_t n_units = 0, n_formats = 0;
+    bool ok = true;
+    *measured = n;
+    for (size_t i = 0; ok && i < n; i++) {
+        const struct input *in = node_input(node, port, i);
+        char what[256];
+        snprintf(what, sizeof what, "%s '%s'", port, in->node);
+        ok = candidates_read(&tables[i], in->object, e) || err_context(e, "%s", what);
+        if (ok && i == 0)
+            ok = object_read_strings(in->object, "units/name", &units, &n_units, e) &&
+                 object_read_strings(in->object, "formats/name", &formats, &n_formats, e);
+        else if (ok)
+            ok = check_names(in->object, "units/name", units, (int)n_units, what, e) &&
+                 check_names(in->object, "formats/name", formats, (int)n_formats, what, e);
+        if (ok && (uint64_t)tables[i].n_units != n_units)
+            ok = err_set(e, ERR_INPUT, "%s: assignments of %d units beside a list of %llu", what, tables[i].n_units,
+                         (unsigned long long)n_units);
+        if (!ok || tables[i].n_windows == 0)
+            continue;
+        if (*measured == n)
+            *measured = i;
+        else
+            ok = check_comparable(&tables[*measured], node_input(node, port, *measured)->node, &tables[i], in->node, e);
+    }
+    mem_free(units);
+    mem_free(formats);
+    return ok;
+}
+
+bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e)
+{
+    struct candidates *tables, made = {0};
+    size_t count = node_inputs(n, port), measured;
+    if (count == 0)
+        return err_set(e, ERR_BUG, "port '%s' has no table to read", port);
+    if (!mem_new(&tables, count, e))
+        return false;
+    bool ok = load_tables(tables, count, n, port, &measured, e);
+    if (ok) {
+        const struct candidates *t = &tables[measured < count ? measured : 0];
+        ok = candidates_init(&made, t->n_units, t->n_windows, t->window_tokens, t->window_document, e);
+        memcpy(made.numeric, t->numeric, sizeof made.numeric);
+        memcpy(made.tokens, t->tokens, sizeof made.tokens);
+    }
+    for (size_t i = 0; ok && i < count; i++)
+        ok = unite(&made, &tables[i], e);
+    for (size_t i = 0; i < count; i++)
+        candidates_fini(&tables[i]);
+    mem_free(tables);
+    if (!ok) {
+        candidates_fini(&made);
+        return false;
+    }
+    *c = made;
+    return true;
+}
+
+/* -------------------------------------------------------------------------------------------------------------- writing */
+
+/* A column of the group /candidates. `field` is the offset in struct candidate, `bytes` the size of an element. */
+struct column {
+    const char *name;
+    enum dtype dtype;
+    size_t field;
+    const char *unit, *description;
+};
+
+#define FIELD(f) offsetof(struct candidate, f)
+static const struct column always[] = {
+    {"candidates/id", DTYPE_U32, FIELD(id), "1", "index of the row"},
+    {"candidates/parent", DTYPE_I32, FIELD(parent), "1", "id of the candidate that it was made from; -1: none"},
+    {"candidates/bpp", DTYPE_F64, FIELD(bpp), "bit", "8 * bytes / parameters of all units"},
+    {"candidates/bytes", DTYPE_U64, FIELD(bytes), "byte", "payload of all units as exported"},
+};
+static const struct column when_measured[] = {
+    {"candidates/kl_mean", DTYPE_F64, FIELD(kl_mean), "nat", "mean KL(teacher || candidate) over all scored positions; "
+     "NaN where not every window was measured"},
+    {"candidates/kl_p99", DTYPE_F64, FIELD(kl_p99), "nat", "99th percentile of KL over the scored positions"},
+    {"candidates/kl_max", DTYPE_F64, FIELD(kl_max), "nat", "largest KL of a scored position"},
+    {"candidates/top1", DTYPE_F64, FIELD(top1), "1", "share of scored positions with the teacher's most likely token"},
+    {"candidates/n_windows", DTYPE_U32, FIELD(n_windows), "1", "windows measured"},
+    {"candidates/dropped_at", DTYPE_I32, FIELD(dropped_at), "1", "windows after which racing gave it up; -1: never"},
+    {"candidates/dropped_by", DTYPE_I32, FIELD(dropped_by), "1", "id of the candidate that beat it then; -1: none"},
+};
+
+static bool write_column(const struct candidates *c, const struct column *k, struct writer *w, struct err *e)
+{
+    size_t bytes = dtype_bytes(k->dtype);
+    char *data;
+    if (!mem_new_bytes((void **)&data, c->n, bytes, e))
+        return false;
+    for (size_t i = 0; i < c->n; i++)
+        memcpy(data + i * bytes, (const char *)&c->list[i] + k->field, bytes);
+    return writer_add_take(w, &(struct dataset){.name = k->name, .dtype = k->dtype, .rank = 1, .shape = {c->n},
+                                                .unit = k->unit, .axes = "candidate", .description = k->description},
+                           data, e);
+}
+
+static bool write_assignments(const struct candidates *c, struct writer *w, struct err *e)
+{
+    size_t units = (size_t)c->n_units;
+    uint8_t *data;
+    if (!mem_new(&data, c->n * units, e))
+        return false;
+    for (size_t i = 0; i < c->n; i++)
+        memcpy(data + i * units, c->list[i].assignment, units);
+    return writer_add_take(w, &(struct dataset){.name = "candidates/assignment", .dtype = DTYPE_U8, .rank = 2,
+                                                .shape = {c->n, units}, .unit = "1", .axes = "candidate, unit",
+                                                .description = "index into /formats/name"}, data, e);
+}
+
+static bool write_origins(const struct candidates *c, struct writer *w, struct err *e)
+{
+    const char **origins;
+    if (!mem_new(&origins, c->n, e))
+        return false;
+    for (size_t i = 0; i < c->n; i++)
+        origins[i] = c->list[i].origin;
+    bool ok = writer_add_strings(w, "candidates/origin", origins, c->n, "candidate", "how it came to be proposed", e);
+    mem_free(origins);
+    return ok;
+}
+
+static bool write_windows(const struct candidates *c, struct writer *w, struct err *e)
+{
+    struct dataset tokens = {.name = "windows/tokens", .dtype = DTYPE_U32, .rank = 1, .shape = {c->n_windows},
+                             .unit = "token", .axes = "window", .description = "scored positions"};
+    struct dataset document = {.name = "windows/document", .dtype = DTYPE_U32, .rank = 1, .shape = {c->n_windows},
+                               .unit = "1", .axes = "window", .description = "index of the document: intervals are over "
+                               "documents"};
+    struct dataset kl = {.name = "candidates/kl_window", .dtype = DTYPE_F64, .rank = 2, .shape = {c->n, c->n_windows},
+                         .unit = "nat", .axes = "candidate, window", .description = "mean KL over the window's scored "
+                         "positions; NaN where not measured"};
+    double *data;
+    if (!writer_add(w, &tokens, c->window_tokens, e) || !writer_add(w, &document, c->window_document, e) ||
+        !mem_new(&data, c->n * c->n_windows, e))
+        return false;
+    for (size_t i = 0; i < c->n; i++)
+        memcpy(data + i * c->n_windows, c->list[i].kl_window, c->n_windows * sizeof *data);
+    return writer_add_take(w, &kl, data, e);
+}
+
+static bool write_menu(const struct menu *m, struct writer *w, struct err *e)
+{
+    struct dataset parameters = {.name = "units/parameters", .dtype = DTYPE_U64, .rank = 1,
+                                 .shape = {(uint64_t)m->n_units}, .unit = "1", .axes = "unit",
+                                 .description = "weights of the unit"};
+    struct dataset layer = {.name = "units/layer", .dtype = DTYPE_I32, .rank = 1, .shape = {(uint64_t)m->n_units},
+                            .unit = "1", .axes = "unit", .description = "ordinal of the layer"};
+    return writer_add_strings(w, "units/name", (const char *const *)m->unit_names, (size_t)m->n_units, "unit",
+                              "unit names", e) &&
+           writer_add(w, &parameters, m->parameters, e) && writer_add(w, &layer, m->layers, e) &&
+           writer_add_strings(w, "formats/name", (const char *const *)m->format_names, (size_t)m->n_formats, "format",
+                              "what the bytes of an assignment mean", e);
+}
+
+bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e)
+{
+    if (c->n_units != m->n_units)
+        return err_set(e, ERR_BUG, "a table of %d units is written with a menu of %d", c->n_units, m->n_units);
+    bool ok = write_menu(m, w, e) && write_assignments(c, w, e) && write_origins(c, w, e);
+    for (size_t i = 0; ok && i < sizeof always / sizeof *always; i++)
+        ok = write_column(c, &always[i], w, e);
+    if (!ok || c->n_windows == 0)
+        return ok;
+    for (size_t i = 0; ok && i < sizeof when_measured / sizeof *when_measured; i++)
+        ok = write_column(c, &when_measured[i], w, e);
+    return ok && write_windows(c, w, e) && writer_text(w, "numeric", c->numeric, e) &&
+           writer_text(w, "tokens", c->tokens, e);
+}

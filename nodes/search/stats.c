@@ -1,0 +1,222 @@
+/* Statistics: the random sequence, resamples of documents, quantiles, Student's t, intervals over clusters, Spearman's
+ * rank correlation. All sums run in index order, so results do not depend on anything but their arguments. */
+#include "nodes/search/stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+/* --------------------------------------------------------------------------------------------------------- randomness */
+
+uint64_t stats_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+uint64_t stats_below(uint64_t *state, uint64_t n)
+{
+    uint64_t least = -n % n, x; /* 2^64 mod n: below it, one residue more than elsewhere */
+    do
+        x = stats_random(state);
+    while (x < least);
+    return x % n;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- documents */
+
+struct seen {
+    uint32_t document, first; /* its first window */
+};
+
+static int by_document(const void *a, const void *b)
+{
+    const struct seen *x = a, *y = b;
+    if (x->document != y->document)
+        return x->document < y->document ? -1 : 1;
+    return (x->first > y->first) - (x->first < y->first);
+}
+
+bool stats_documents(const uint32_t *document, size_t n, uint32_t *index, uint32_t *n_documents, struct err *e)
+{
+    struct seen *sorted;
+    uint32_t *first; /* of each window: the first window of its document */
+    if (!mem_new(&sorted, n, e))
+        return false;
+    if (!mem_new(&first, n, e)) {
+        mem_free(sorted);
+        return false;
+    }
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = (struct seen){document[i], (uint32_t)i};
+    qsort(sorted, n, sizeof *sorted, by_document);
+    for (size_t i = 0, group = 0; i < n; i++) {
+        if (sorted[i].document != sorted[group].document)
+            group = i;
+        first[sorted[i].first] = sorted[group].first;
+    }
+    *n_documents = 0;
+    for (size_t i = 0; i < n; i++)
+        index[i] = first[i] == i ? (*n_documents)++ : index[first[i]];
+    mem_free(first);
+    mem_free(sorted);
+    return true;
+}
+
+void stats_resample(uint64_t *state, uint32_t *counts, uint32_t n)
+{
+    memset(counts, 0, n * sizeof *counts);
+    for (uint32_t i = 0; i < n; i++)
+        counts[stats_below(state, n)]++;
+}
+
+/* ------------------------------------------------------------------------------------------------ means and intervals */
+
+double stats_mean(const double *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+double stats_quantile(const double *x, size_t n, double q)
+{
+    double rank = ceil(q * (double)n);
+    size_t i = rank < 1 ? 1 : rank > (double)n ? n : (size_t)rank;
+    return x[i - 1];
+}
+
+/* The continued fraction of the incomplete beta function by Lentz' method (DLMF 8.17.22). */
+static double beta_fraction(double x, double a, double b)
+{
+    const double tiny = 1e-300;
+    double c = 1, d = 1 - (a + b) * x / (a + 1);
+    d = 1 / (fabs(d) < tiny ? tiny : d);
+    double f = d;
+    for (int m = 1; m < 10000; m++) {
+        for (int odd = 0; odd < 2; odd++) {
+            double k = odd ? -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+                           : m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
+            d = 1 + k * d;
+            c = 1 + k / c;
+            d = 1 / (fabs(d) < tiny ? tiny : d);
+            c = fabs(c) < tiny ? tiny : c;
+            f *= c * d;
+        }
+        if (fabs(c * d - 1) < 1e-15)
+            break;
+    }
+    return f;
+}
+
+/* Regularised incomplete beta function I_x(a, b). */
+static double beta(double x, double a, double b)
+{
+    if (x <= 0 || x >= 1)
+        return x <= 0 ? 0 : 1;
+    int sign; /* always positive here; lgamma_r, since lgamma writes a global */
+    double front = exp(lgamma_r(a + b, &sign) - lgamma_r(a, &sign) - lgamma_r(b, &sign) + a * log(x) + b * log1p(-x));
+    return x < (a + 1) / (a + b + 2) ? front * beta_fraction(x, a, b) / a : 1 - front * beta_fraction(1 - x, b, a) / b;
+}
+
+double stats_student(double q, double freedom)
+{
+    if (q < 0.5)
+        return -stats_student(1 - q, freedom);
+    double tail = 2 * (1 - q), low = 0, high = 1; /* P(|t| > x) = I_{v/(v+x^2)}(v/2, 1/2), falling in x */
+    while (beta(freedom / (freedom + high * high), freedom / 2, 0.5) > tail && high < 1e150)
+        high *= 2;
+    for (int i = 0; i < 200 && high - low > 1e-13 * high; i++) {
+        double x = low + (high - low) / 2;
+        if (beta(freedom / (freedom + x * x), freedom / 2, 0.5) > tail)
+            low = x;
+        else
+            high = x;
+    }
+    return low + (high - low) / 2;
+}
+
+bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n, double level,
+                            double *low, double *high, struct err *e)
+{
+    uint32_t *index, n_clusters;
+    double *residual = NULL, values = 0, weights = 0, squares = 0;
+    if (!mem_new(&index, n, e))
+        return false;
+    bool ok = stats_documents(cluster, n, index, &n_clusters, e) && mem_new(&residual, n_clusters, e);
+    for (uint32_t w = 0; ok && w < n; w++) {
+        values += value[w];
+        weights += weight[w];
+    }
+    for (uint32_t w = 0; ok && w < n; w++)
+        residual[index[w]] += value[w] - values / weights * weight[w];
+    for (uint32_t c = 0; ok && c < n_clusters; c++)
+        squares += residual[c] * residual[c];
+    if (ok && n_clusters < 2) {
+        *low = *high = NAN;
+    } else if (ok) {
+        double d = n_clusters, error = sqrt(d / (d - 1) * squares) / weights;
+        double half = stats_student(0.5 + level / 2, d - 1) * error;
+        *low = values / weights - half;
+        *high = values / weights + half;
+    }
+    mem_free(residual);
+    mem_free(index);
+    return ok;
+}
+
+/* --------------------------------------------------------------------------------------------------------- correlation */
+
+struct ranked {
+    double x;
+    size_t at;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    if (x->x != y->x)
+        return x->x < y->x ? -1 : 1;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+/* Ranks from 1, equal values sharing the mean of theirs. */
+static void rank_values(const double *x, size_t n, struct ranked *sorted, double *ranks)
+{
+    for (size_t i = 0; i < n; i++)
+        sorted[i] = (struct ranked){x[i], i};
+    qsort(sorted, n, sizeof *sorted, by_value);
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && sorted[end].x == sorted[i].x; end++)
+            ;
+        for (size_t j = i; j < end; j++)
+            ranks[sorted[j].at] = (double)(i + end + 1) / 2;
+    }
+}
+
+bool stats_spearman(const double *x, const double *y, size_t n, double *out, struct err *e)
+{
+    struct ranked *sorted = NULL;
+    double *ranks = NULL;
+    bool ok = mem_new(&sorted, n, e) && mem_new(&ranks, 2 * n, e);
+    if (ok) {
+        rank_values(x, n, sorted, ranks);
+        rank_values(y, n, sorted, ranks + n);
+        double mean = (double)(n + 1) / 2, xy = 0, xx = 0, yy = 0;
+        for (size_t i = 0; i < n; i++) {
+            double a = ranks[i] - mean, b = ranks[n + i] - mean;
+            xy += a * b;
+            xx += a * a;
+            yy += b * b;
+        }
+        *out = xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : NAN;
+    }
+    mem_free(ranks);
+    mem_free(sorted);
+    return ok;
+}
