@@ -414,7 +414,7 @@ struct run_summary fake_run(const struct fake *f, const char *dir, const struct 
 {
     struct run_options o = merged(dir, more);
     struct run *r = NULL;
-    struct run_summary s;
+    struct run_summary s = {0};
     struct err e = {0};
     if (!run_open(&r, &f->graph, &o, &e) || !run_execute(r, &s, &e))
         fail_msg("%s (%s:%d)", e.text, e.file, e.line);
@@ -439,7 +439,7 @@ struct key fake_key(const struct fake *f, const char *dir, int node)
 {
     struct run_options o = {.dir = dir, .plan_only = true};
     struct run *r = NULL;
-    struct run_view v;
+    struct run_view v = {0};
     struct err e = {0};
     if (!run_open(&r, &f->graph, &o, &e) || !run_plan(r, &e))
         fail_msg("%s (%s:%d)", e.text, e.file, e.line);

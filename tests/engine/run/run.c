@@ -40,15 +40,49 @@ static unsigned next_random(unsigned *seed)
     return *seed >> 8;
 }
 
+/* Of a child: the run that SIGINT stops, NULL once it is over. */
+struct watch {
+    pthread_mutex_t lock;
+    struct run *run;
+};
+
 static void *stop_on_signal(void *context)
 {
+    struct watch *w = context;
     sigset_t set;
     int got;
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
-    if (sigwait(&set, &got) == 0)
-        run_stop(context);
+    if (sigwait(&set, &got) == 0) {
+        pthread_mutex_lock(&w->lock);
+        if (w->run)
+            run_stop(w->run);
+        pthread_mutex_unlock(&w->lock);
+    }
     return NULL;
+}
+
+static void block_signal(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+/* Executes, with SIGINT stopping it; false when it could not start. */
+static bool execute(struct run *r, struct run_summary *s, struct err *e)
+{
+    static struct watch w = {.lock = PTHREAD_MUTEX_INITIALIZER}; /* outlives the detached thread */
+    pthread_t thread;
+    w.run = r;
+    pthread_create(&thread, NULL, stop_on_signal, &w);
+    pthread_detach(thread);
+    bool ok = run_execute(r, s, e);
+    pthread_mutex_lock(&w.lock);
+    w.run = NULL;
+    pthread_mutex_unlock(&w.lock);
+    return ok;
 }
 
 /* In a child: run the thirty nodes in `where`; the exit code is 0 done, 130 stopped, 1 some node failed, 2 no start. */
@@ -60,21 +94,15 @@ static pid_t start_child(const char *where)
     struct fake f;
     struct run_options o = {.dir = where, .topology = "core:4 pu:1"};
     struct run *r = NULL;
-    struct run_summary s;
+    struct run_summary s = {0};
     struct err e = {0};
-    sigset_t set;
-    pthread_t watch;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    block_signal();
     fake_thirty(&f);
     if (!run_open(&r, &f.graph, &o, &e)) {
         fprintf(stderr, "child: %s\n", e.text);
         _exit(e.code == ERR_RESOURCE ? 3 : 2);
     }
-    pthread_create(&watch, NULL, stop_on_signal, r);
-    pthread_detach(watch);
-    if (!run_execute(r, &s, &e)) {
+    if (!execute(r, &s, &e)) {
         fprintf(stderr, "child: %s\n", e.text);
         _exit(2);
     }
@@ -185,15 +213,10 @@ static void an_interrupted_node_is_so_in_the_index(void **state)
         struct run *r = NULL;
         struct run_summary sum;
         struct err e;
-        sigset_t set;
-        pthread_t watch;
-        sigemptyset(&set);
-        sigaddset(&set, SIGINT);
-        pthread_sigmask(SIG_BLOCK, &set, NULL);
+        block_signal();
         if (!run_open(&r, &f.graph, &o, &e))
             _exit(2);
-        pthread_create(&watch, NULL, stop_on_signal, r);
-        bool ok = run_execute(r, &sum, &e) && sum.stopped && sum.interrupted == 1 && sum.waiting == 1 && sum.done == 1;
+        bool ok = execute(r, &sum, &e) && sum.stopped && sum.interrupted == 1 && sum.waiting == 1 && sum.done == 1;
         run_close(r);
         _exit(ok ? 130 : 1);
     }

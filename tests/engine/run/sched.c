@@ -59,8 +59,8 @@ static void run_needy(const char *param, const char *value, const struct run_opt
 {
     struct fake f;
     struct run *r = NULL;
-    struct run_view v;
-    struct run_summary s;
+    struct run_view v = {0};
+    struct run_summary s = {0};
     struct err e = {0};
     fake_init(&f);
     int n = fake_add(&f, "n", &fake_needy);
@@ -174,7 +174,7 @@ static void a_wide_node_is_not_passed_over_for_ever(void **state)
         }
     }
     struct run *r = NULL;
-    struct run_summary s;
+    struct run_summary s = {0};
     struct err e;
     struct run_options with = o;
     with.dir = dir;
@@ -229,7 +229,7 @@ static void the_longest_path_goes_first(void **state)
     fake_connect(&f, c, "in", b, "");
     FILE *log = tmpfile();
     struct run *r = NULL;
-    struct run_summary s;
+    struct run_summary s = {0};
     struct err e;
     with.dir = dir;
     with.out = log;
