@@ -19,7 +19,8 @@ static void print_json_error(const struct err *e)
     if (e->input[0]) {
         str_add(&s, ",\"file\":");
         str_add_json(&s, e->input);
-        str_printf(&s, ",\"line\":%d,\"column\":%d", e->input_line, e->input_column);
+        if (e->input_line > 0)
+            str_printf(&s, ",\"line\":%d,\"column\":%d", e->input_line, e->input_column);
     }
     str_add(&s, "}");
     printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"error\"}");

@@ -423,3 +423,55 @@ bool segment_append(struct segment *g, const struct ledger_spec *spec, struct le
     g->n_candidates += m;
     return true;
 }
+
+/* -------------------------------------------------------------------------------------------------------- verifying */
+
+static void count_rows(const struct segment *g, const struct ledger_spec *spec, struct ledger_row *block, float *slots,
+                       uint64_t *rows, uint64_t *damaged)
+{
+    *rows = *damaged = 0;
+    for (uint64_t first = 0; first < g->capacity; first += SCAN_RECORDS) {
+        uint64_t n = g->capacity - first < SCAN_RECORDS ? g->capacity - first : SCAN_RECORDS;
+        read_or_zero(g->fd, block, n * sizeof *block, g->rows_at + first * sizeof *block);
+        for (uint64_t i = 0; i < n; i++) {
+            const struct ledger_row *r = &block[i];
+            if (r->seq == 0)
+                continue;
+            bool whole = r->seq == first + i + 1 && r->crc == row_crc(r, spec, g->number) &&
+                         segment_read_slots(g, spec, r, slots);
+            *(whole ? rows : damaged) += 1;
+        }
+    }
+}
+
+bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_t *damaged, struct err *e)
+{
+    struct header h;
+    struct ledger_row *block = NULL;
+    float *slots = NULL;
+    const char *why = NULL;
+    char *full;
+    if (!store_format(s, &full, e, "%s", segment))
+        return false;
+    int fd = sys_open(full, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    bool ok = fd >= 0 || err_errno(e, ERR_IO, "%s: cannot open", full);
+    ok = ok && header_read(fd, HEADER_LEDGER, NULL, &h, &why, e) && (why || header_check_length(fd, &h, &why, e));
+    const struct ledger_spec spec = {.context = ok && !why ? h.key : (struct key){{0}}, .slots = ok && !why ? (uint32_t)h.extra[EXTRA_SLOTS] : 0,
+                                     .assignment_bytes = ok && !why ? (uint32_t)h.extra[EXTRA_ASSIGNMENT] : 0};
+    if (ok && !why)
+        why = check_layout(&h, &spec, (uint32_t)h.extra[EXTRA_NUMBER]);
+    if (ok && why)
+        ok = err_set(e, ERR_INPUT, "%s: %s", full, why);
+    ok = ok && mem_new(&block, SCAN_RECORDS, e) && mem_new(&slots, (size_t)spec.slots + 1, e);
+    if (ok) {
+        const struct segment g = {.number = (uint32_t)h.extra[EXTRA_NUMBER], .fd = fd, .capacity = h.extra[EXTRA_CAPACITY],
+                                  .rows_at = h.extra[EXTRA_ROWS_AT], .slots_at = h.extra[EXTRA_SLOTS_AT]};
+        count_rows(&g, &spec, block, slots, rows, damaged);
+    }
+    if (fd >= 0)
+        sys_close(fd);
+    mem_free(slots);
+    mem_free(block);
+    mem_free(full);
+    return ok;
+}

@@ -187,6 +187,9 @@ bool ledger_append(struct ledger *l, struct ledger_row *rows, const float *slots
 uint64_t ledger_rows(struct ledger *l);
 /* Paths of its segments relative to the store ("ledger/<key>/0000.h5"), for run.h5. */
 size_t ledger_segments(struct ledger *l);
+/* Verify one segment's file ("ledger/<key>/0000.h5", under the store) without opening its ledger: how many of its rows
+ * are whole, and how many are written but damaged. False when the file as a whole is damaged. For `scout check`. */
+bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_t *damaged, struct err *e) ERR_CHECK;
 
 /* ------------------------------------------------------------------------------------------------------------ run.h5 */
 

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Whole runs of the program on node types that sleep and add: exit codes, reuse, --json, signals, limits, damage.
+
+usage: runs.py SCOUT_FAKE
+"""
+import glob
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+SCOUT = os.path.abspath(sys.argv.pop(1))
+
+GRAPH = """scout: 1
+name: g
+params: {value: 1, ms: 0, how: none}
+nodes:
+  v: {type: value, with: {value: $(value)}}
+  p: {type: parts, in: {in: v.a}, with: {ms: $(ms)}}
+  r: {type: reader, in: {in: p}}
+  m: {type: rows, in: {in: v.b}, with: {n: 30, ms: $(ms)}}
+  total: {type: sum, in: {in: [r, m]}, with: {ms: $(ms)}}
+"""
+FAILING = """scout: 1
+name: f
+nodes:
+  v: {type: value}
+  bad: {type: fail, in: {in: v}, with: {how: %s}}
+  below: {type: sum, in: {in: bad}}
+  beside: {type: sum, in: {in: v}}
+"""
+
+
+class Runs(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="scout-runs-")
+        self.write("g.yaml", GRAPH)
+
+    def tearDown(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def write(self, name, text):
+        with open(os.path.join(self.dir, name), "w", encoding="utf-8") as f:
+            f.write(text)
+
+    def scout(self, *words, code=0, **more):
+        done = subprocess.run([SCOUT, *words], cwd=self.dir, capture_output=True, text=True, timeout=120, check=False, **more)
+        self.assertEqual(done.returncode, code, f"{words}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def events(self, *words, code=0):
+        return [json.loads(line) for line in self.scout(*words, "--json", code=code).stdout.splitlines()]
+
+    def objects(self, run="runs/g"):
+        out = {}
+        for path in glob.glob(os.path.join(self.dir, run, "store", "objects", "*", "*.h5")):
+            with open(path, "rb") as f:
+                out[os.path.basename(path)] = f.read()
+        return out
+
+    def test_second_run_reuses_everything_and_says_so(self):
+        first = self.scout("run", "g.yaml").stdout
+        self.assertIn("reused 0 of 5 nodes, made 5, in ", first)
+        objects = self.objects()
+        self.assertEqual(len(objects), 5 + 8)
+        second = self.scout("run", "g.yaml").stdout
+        self.assertIn("reused 5 of 5 nodes, made 0, in ", second)
+        self.assertEqual(self.objects(), objects)
+
+    def test_plan_and_dry_run_change_nothing(self):
+        for words in (("plan", "g.yaml"), ("run", "g.yaml", "--dry-run")):
+            self.assertIn("5 to run, 0 to reuse, 0 unknown", self.scout(*words).stdout)
+            self.assertFalse(os.path.exists(os.path.join(self.dir, "runs")))
+        self.scout("run", "g.yaml")
+        before = sorted(glob.glob(os.path.join(self.dir, "runs", "**"), recursive=True))
+        self.assertIn("0 to run, 5 to reuse, 0 unknown", self.scout("plan", "g.yaml").stdout)
+        states = {e["node"]: e["state"] for e in self.events("plan", "g.yaml", "--set", "value=2") if e["event"] == "plan"}
+        self.assertEqual(set(states.values()), {"run"})
+        self.assertEqual(sorted(glob.glob(os.path.join(self.dir, "runs", "**"), recursive=True)), before)
+
+    def test_json_is_one_object_per_line(self):
+        events = self.events("run", "g.yaml")
+        self.assertEqual(events[-1]["event"], "result")
+        self.assertEqual({k: events[-1][k] for k in ("needed", "done", "reused", "exit")},
+                         {"needed": 5, "done": 5, "reused": 0, "exit": 0})
+        done = {e["node"] for e in events if e["event"] == "node" and e["state"] == "done"}
+        self.assertEqual(done, {"v", "p", "r", "m", "total"})
+
+    def test_status_shows_the_ended_run(self):
+        self.scout("run", "g.yaml")
+        self.assertIn("graph g: 5 done; no process is running it", self.scout("status", "runs/g").stdout)
+        states = {e["node"]: e["state"] for e in self.events("status", "runs/g") if e["event"] == "node"}
+        self.assertEqual(states, dict.fromkeys(["v", "p", "r", "m", "total"], "done"))
+
+    def test_explain_names_the_changed_parameter(self):
+        self.scout("run", "g.yaml")
+        text = self.scout("explain", "g.yaml", "total", "--set", "value=7").stdout
+        self.assertIn("parameter 'value': was 1, is 7", text)
+        self.assertIn("it would run: ", text)
+        self.assertIn("it would be reused: ", self.scout("explain", "g.yaml", "total").stdout)
+
+    def test_failures_have_their_codes_and_spare_the_rest(self):
+        for how, code in (("numeric", 1), ("resource", 3)):
+            self.write("f.yaml", FAILING % how)
+            done = self.scout("run", "f.yaml", code=code)
+            self.assertIn("scout: error: node 'bad': ", done.stderr)
+            self.assertIn("1 failed, 1 blocked", done.stdout)
+        states = {e["node"]: e["state"] for e in self.events("status", "runs/f") if e["event"] == "node"}
+        self.assertEqual(states["below"], "blocked")
+        self.assertIn(states["beside"], ("done", "reused"))
+
+    def test_interrupted_run_exits_130_and_resumes_to_the_same_bytes(self):
+        self.scout("run", "g.yaml", "--dir", "whole")
+        whole = self.objects("whole")
+        with subprocess.Popen([SCOUT, "run", "g.yaml", "--set", "ms=20"], cwd=self.dir, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as p:
+            time.sleep(0.15)
+            p.send_signal(signal.SIGINT)
+            _, err = p.communicate(timeout=30)
+        self.assertEqual(p.returncode, 130, err)
+        self.assertIn("interrupted", err)
+        self.scout("run", "g.yaml")
+        self.assertEqual(self.objects(), whole)
+
+    def test_second_signal_ends_at_once(self):
+        self.write("slow.yaml", "scout: 1\nname: slow\nnodes:\n  s: {type: needy, with: {ms: 20000}}\n")
+        with subprocess.Popen([SCOUT, "run", "slow.yaml"], cwd=self.dir, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as p:
+            time.sleep(0.5)
+            p.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            began = time.monotonic()
+            p.send_signal(signal.SIGTERM)
+            p.wait(timeout=10)
+        self.assertEqual(p.returncode, 130)
+        self.assertLess(time.monotonic() - began, 5)
+
+    def test_status_of_a_live_run_and_a_second_run(self):
+        self.write("slow.yaml", "scout: 1\nname: slow\nnodes:\n  s: {type: needy, with: {ms: 3000}}\n")
+        with subprocess.Popen([SCOUT, "run", "slow.yaml"], cwd=self.dir, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as p:
+            time.sleep(1.6)
+            self.assertIn("1 running; a process is running it", self.scout("status", "runs/slow").stdout)
+            second = self.scout("run", "slow.yaml", code=3)
+            self.assertIn(str(p.pid), second.stderr)
+            self.assertEqual(p.wait(timeout=30), 0)
+
+    def test_file_size_limit_is_a_resource_error_and_resumes(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+        self.scout("run", "g.yaml", "--dir", "whole")
+        done = self.scout("run", "g.yaml", code=3, preexec_fn=limit)
+        self.assertIn("scout: error: ", done.stderr)
+        self.scout("run", "g.yaml")
+        self.assertEqual(self.objects(), self.objects("whole"))
+
+    def object_of(self, node):
+        key = [e["key"] for e in self.events("plan", "g.yaml") if e.get("node") == node][0]
+        return key, os.path.join(self.dir, "runs/g/store/objects", key[:2], key + ".h5")
+
+    def overwrite(self, path, at, data, whence=os.SEEK_SET):
+        mode = os.stat(path).st_mode
+        os.chmod(path, 0o644)
+        with open(path, "r+b") as f:
+            f.seek(at, whence)
+            f.write(data)
+        os.chmod(path, mode)
+
+    def test_check_finds_a_damaged_object_and_the_next_run_mends_it(self):
+        self.scout("run", "g.yaml")
+        whole = self.objects()
+        self.assertIn("13 objects, 0 damaged", self.scout("check", "runs/g").stdout)
+        key, path = self.object_of("m")
+        self.overwrite(path, -3, b"~~~", os.SEEK_END)
+        found = self.scout("check", "runs/g", code=1).stdout
+        self.assertIn("damaged object " + key, found)
+        self.assertIn("13 objects, 1 damaged", found)
+        os.unlink(self.object_of("total")[1])
+        self.assertIn("made 2, in", self.scout("run", "g.yaml").stdout)
+        self.assertTrue(self.objects() == whole)
+
+    def test_check_finds_a_damaged_row_of_a_ledger(self):
+        self.scout("run", "g.yaml")
+        self.assertIn("30 ledger rows, 0 damaged", self.scout("check", "runs/g").stdout)
+        (path,) = glob.glob(os.path.join(self.dir, "runs/g/store/ledger/*/0000.h5"))
+        with open(path, "rb") as f:
+            data = f.read()
+        seven = data.find((8).to_bytes(8, "little"), 4096)  # the row with seq 8
+        while data[seven + 40: seven + 44] != (7).to_bytes(4, "little"):
+            seven = data.find((8).to_bytes(8, "little"), seven + 1)
+        self.overwrite(path, seven + 48, b"~~~~")  # its KL
+        found = self.scout("check", "runs/g", code=1).stdout
+        self.assertIn("29 ledger rows, 1 damaged", found)
+        self.assertIn("damaged ledger " + os.path.relpath(path, os.path.join(self.dir, "runs/g/store")), found)
+
+    def test_graph_prints_dot(self):
+        dot = self.scout("graph", "g.yaml", "--format", "dot").stdout
+        self.assertIn('"p" -> "r"', dot)
+        self.assertIn('"v" -> "p" [label="a"]', dot)
+
+    def test_nodes_lists_and_describes_types(self):
+        self.assertIn("  sum ", self.scout("nodes").stdout)
+        text = self.scout("nodes", "value").stdout
+        self.assertIn("with  speed", text)
+        self.assertIn("not in the key", text)
+        self.assertEqual(self.events("nodes", "value")[0]["name"], "value")
+
+    def test_shared_store_is_reused_by_another_run(self):
+        self.scout("run", "g.yaml", "--dir", "a", "--store", "shared")
+        self.assertIn("reused 5 of 5", self.scout("run", "g.yaml", "--dir", "b", "--store", "shared").stdout)
+        self.assertIn("13 objects, 0 damaged", self.scout("check", "b").stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
