@@ -34,9 +34,12 @@ static bool take_name(struct store *s, const char *name, int *fd, struct err *e)
     if (*fd < 0 && errno != EEXIST) {
         ok = store_write_error(s, path, 0, e);
     } else if (*fd >= 0) {
-        /* Where flock is not supported, nobody can clean either: go on without. */
-        bool locked = sys_flock(*fd, LOCK_EX | LOCK_NB) == 0 || (errno != EWOULDBLOCK && errno != EINTR);
-        if (!locked || !still_there(*fd, path)) {
+        bool locked = sys_flock(*fd, LOCK_EX | LOCK_NB) == 0;
+        bool taken = !locked && errno == EWOULDBLOCK;
+        /* Where locks are not supported, nobody can clean either: go on without. */
+        if (!locked && !taken && errno != ENOLCK && errno != ENOSYS && errno != EOPNOTSUPP)
+            ok = err_errno(e, ERR_IO, "%s: cannot be locked", path);
+        if (!ok || taken || !still_there(*fd, path)) {
             sys_close(*fd);
             *fd = -1;
         }
