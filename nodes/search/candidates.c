@@ -346,7 +346,7 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e)
 {
     struct columns x = {0};
     struct candidates made = {0};
-    uint64_t units, windows;
+    uint64_t units = 0, windows = 0;
     bool ok = load_columns(&x, o, &units, &windows, e) &&
               candidates_init(&made, (int)units, (uint32_t)windows, x.window_tokens, x.window_document, e);
     if (ok && windows > 0) {
