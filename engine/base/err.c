@@ -52,8 +52,9 @@ bool err_context(struct err *e, const char *format, ...)
     va_start(args, format);
     int n = vsnprintf(e->text, sizeof e->text, format, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < sizeof e->text)
-        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %s", old);
+    int room = (int)sizeof e->text - n - 3; /* for ": ", the old text, NUL */
+    if (n >= 0 && room > 0)
+        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %.*s", room, old);
     return false;
 }
 

@@ -1,5 +1,5 @@
-/* References: what `in` says, and which of the unrolled nodes it means. A written reference is read and judged once; each
- * round of the node that says it then takes the rounds that the reference means there. */
+/* References: what `in` says, and which of the unrolled nodes it means. A written reference is read and judged once;
+ * each round of the node that says it then takes the rounds that the reference means there. */
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +14,7 @@ enum form { FORM_ONLY, FORM_ROUND, FORM_THIS, FORM_PREV, FORM_PAST, FORM_ALL, FO
 struct ref {
     const struct written *to; /* NULL when a problem was noted: it connects nothing */
     enum form form;
-    int round;                /* of FORM_ROUND */
+    int round; /* of FORM_ROUND */
     const char *output;
     const char *text;
     struct mark mark;
@@ -29,14 +29,14 @@ struct place {
     char where[192]; /* "node 'hessian', port 'tokens'" */
 };
 
-/* ------------------------------------------------------------------------------------------------- reading references */
+/* ---------------------------------------------------------------------------------------------- reading references */
 
 /* "a, b or c", each with "prefix." in front. */
 static const char *outputs_of(const struct node_class *c, const char *prefix, char *out, size_t size)
 {
     size_t at = 0;
     for (const struct output *o = c->outputs; o->name && at < size; o++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s.%s", o == c->outputs ? "" : o[1].name ? ", " : " or ", prefix,
+        at += (size_t)snprintf(out + at, size - at, "%s%s.%s", loading_separator(o == c->outputs, !o[1].name), prefix,
                                o->name);
     return out;
 }
@@ -45,7 +45,7 @@ static const char *types_of(const struct port *p, char *out, size_t size)
 {
     size_t at = (size_t)snprintf(out, size, "%s", p->types ? "" : "any node");
     for (size_t i = 0; p->types && p->types[i] && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", i == 0 ? "" : p->types[i + 1] ? ", " : " or ", p->types[i]);
+        at += (size_t)snprintf(out + at, size - at, "%s%s", loading_separator(i == 0, !p->types[i + 1]), p->types[i]);
     return out;
 }
 
@@ -76,8 +76,8 @@ static bool check_type(const struct place *p, const struct ref *r, bool *ok)
     types_of(p->port, types, sizeof types);
     if (class_fits)
         return loading_problem(p->l, &r->mark, NULL, "%s: takes %s, not '%s'", p->where, types, r->text);
-    return loading_problem(p->l, &r->mark, NULL, "%s: takes %s, but node '%s' is of type %s", p->where, types, r->to->name,
-                           c->name);
+    return loading_problem(p->l, &r->mark, NULL, "%s: takes %s, but node '%s' is of type %s", p->where, types,
+                           r->to->name, c->name);
 }
 
 /* Is the reference's output one that class `c` has, or rightly absent? */
@@ -103,8 +103,8 @@ static bool check_output(const struct place *p, const struct ref *r, bool *ok)
     if (*ok)
         return true;
     if (!*r->output)
-        return loading_problem(p->l, &r->mark, NULL, "%s: node '%s' has several outputs: write %s", p->where, r->to->name,
-                               outputs_of(c, r->text, list, sizeof list));
+        return loading_problem(p->l, &r->mark, NULL, "%s: node '%s' has several outputs: write %s", p->where,
+                               r->to->name, outputs_of(c, r->text, list, sizeof list));
     near = loading_nearest(p->l, r->output, names, n);
     if (near)
         near = arena_printf(&p->l->scratch, &p->l->fatal, "%.*s%s", stem, r->text, near);
@@ -116,8 +116,10 @@ static bool check_output(const struct place *p, const struct ref *r, bool *ok)
 /* The word after a repeated node's name. False when it is none of the forms. */
 static bool read_form(const char *word, struct ref *r)
 {
-    static const struct { const char *word; enum form form; } forms[] = {
-        {"this", FORM_THIS}, {"prev", FORM_PREV}, {"past", FORM_PAST}, {"all", FORM_ALL}, {"last", FORM_LAST}};
+    static const struct {
+        const char *word;
+        enum form form;
+    } forms[] = {{"this", FORM_THIS}, {"prev", FORM_PREV}, {"past", FORM_PAST}, {"all", FORM_ALL}, {"last", FORM_LAST}};
     long long round;
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         if (strcmp(word, forms[i].word) == 0) {
@@ -142,17 +144,23 @@ static bool check_form(const struct place *p, const struct ref *r, bool *ok)
         return loading_problem(p->l, &r->mark, NULL, "%s: node '%s' has the rounds 1 to %d, not %d", p->where, to->name,
                                to->rounds, r->round);
     if (is_relative && w->rounds == 0)
-        return loading_problem(p->l, &r->mark, NULL,
-                               "%s: '%s' is relative to a round, but node '%s' is not repeated: say '%s.last', '%s.all' or a "
-                               "round like '%s.1'", p->where, r->text, w->name, to->name, to->name, to->name);
+        return loading_problem(
+            p->l, &r->mark, NULL,
+            "%s: '%s' is relative to a round, but node '%s' is not repeated: say '%s.last', '%s.all' or a "
+            "round like '%s.1'",
+            p->where, r->text, w->name, to->name, to->name, to->name);
     if ((r->form == FORM_THIS || r->form == FORM_PREV) && w->rounds > 0 && to->rounds < wanted)
-        return loading_problem(p->l, &r->mark, NULL, "%s: '%s' is missing in round %d: node '%s' is repeated %d times, '%s' %d",
-                               p->where, r->text, w->rounds, to->name, to->rounds, w->name, w->rounds);
+        return loading_problem(p->l, &r->mark, NULL,
+                               "%s: '%s' is missing in round %d: node '%s' is repeated %d times, '%s' %d", p->where,
+                               r->text, w->rounds, to->name, to->rounds, w->name, w->rounds);
     if ((r->form == FORM_PAST || r->form == FORM_ALL) && !p->port->many)
-        return loading_problem(p->l, &r->mark, NULL, "%s: takes one node, but '%s' means several: say '%s.last' or a round "
-                               "like '%s.1'", p->where, r->text, to->name, to->name);
+        return loading_problem(p->l, &r->mark, NULL,
+                               "%s: takes one node, but '%s' means several: say '%s.last' or a round "
+                               "like '%s.1'",
+                               p->where, r->text, to->name, to->name);
     if (r->form == FORM_PREV && !p->port->many && !p->port->optional)
-        return loading_problem(p->l, &r->mark, NULL, "%s: is required, but '%s' is nothing in round 1", p->where, r->text);
+        return loading_problem(p->l, &r->mark, NULL, "%s: is required, but '%s' is nothing in round 1", p->where,
+                               r->text);
     *ok = true;
     return true;
 }
@@ -170,10 +178,11 @@ static bool unknown_node(const struct place *p, const struct ref *r, const char 
 static bool bad_round(const struct place *p, const struct ref *r, const struct written *to)
 {
     const char *n = to->name;
-    return loading_problem(p->l, &r->mark, NULL,
-                           "%s: node '%s' is repeated, and '%s' does not say which round: write '%s.1' to '%s.%d', '%s.this', "
-                           "'%s.prev', '%s.past', '%s.all' or '%s.last'",
-                           p->where, n, r->text, n, n, to->rounds, n, n, n, n, n);
+    return loading_problem(
+        p->l, &r->mark, NULL,
+        "%s: node '%s' is repeated, and '%s' does not say which round: write '%s.1' to '%s.%d', '%s.this', "
+        "'%s.prev', '%s.past', '%s.all' or '%s.last'",
+        p->where, n, r->text, n, n, to->rounds, n, n, n, n, n);
 }
 
 /* Read "node", "node.output", "node.round" or "node.round.output" into *r. */
@@ -200,7 +209,8 @@ static bool read_ref(const struct place *p, const struct tree *t, struct ref *r)
             *rest++ = '\0';
         if (!word || !read_form(word, r))
             return bad_round(p, r, to);
-    } else if (rest && !(to->class && to->class->outputs) && (loading_is_round_word(rest) || isdigit((unsigned char)*rest))) {
+    } else if (rest && !(to->class && to->class->outputs) &&
+               (loading_is_round_word(rest) || isdigit((unsigned char)*rest))) {
         return loading_problem(p->l, &r->mark, to->name, "%s: node '%s' is not repeated, so it has no '%s'", p->where,
                                to->name, rest);
     }
@@ -220,7 +230,7 @@ static bool read_ref(const struct place *p, const struct tree *t, struct ref *r)
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- connecting */
+/* ------------------------------------------------------------------------------------------------------ connecting */
 
 /* The rounds of r->to that round `round` of the saying node takes: *first to *last, none when *last < *first. */
 static void rounds_of(const struct ref *r, int round, int *first, int *last)
@@ -228,13 +238,28 @@ static void rounds_of(const struct ref *r, int round, int *first, int *last)
     int n = r->to->rounds;
     *first = 1;
     switch (r->form) {
-    case FORM_ONLY: *last = 1; break;
-    case FORM_ROUND: *first = *last = r->round; break;
-    case FORM_THIS: *first = *last = round; break;
-    case FORM_PREV: *last = round - 1; *first = round > 1 ? round - 1 : 1; break;
-    case FORM_PAST: *last = round - 1 < n ? round - 1 : n; break;
-    case FORM_ALL: *last = n; break;
-    case FORM_LAST: *first = *last = n; break;
+    case FORM_ONLY:
+        *last = 1;
+        break;
+    case FORM_ROUND:
+        *first = *last = r->round;
+        break;
+    case FORM_THIS:
+        *first = *last = round;
+        break;
+    case FORM_PREV:
+        *last = round - 1;
+        *first = round > 1 ? round - 1 : 1;
+        break;
+    case FORM_PAST:
+        *last = round - 1 < n ? round - 1 : n;
+        break;
+    case FORM_ALL:
+        *last = n;
+        break;
+    case FORM_LAST:
+        *first = *last = n;
+        break;
     }
 }
 
@@ -283,7 +308,9 @@ static bool check_first_round(const struct place *p, const struct ref *refs, siz
 static bool missing_port(const struct place *p)
 {
     char types[256];
-    return p->port->optional ||
+    return p->port->optional || p->w->tree->is_damaged ||
+           draft_is_misspelt(yaml_get(p->w->tree, "in"), yaml_get(p->w->tree, "with"), p->port->name, p->w->class,
+                             class_port) ||
            loading_problem(p->l, &p->w->mark, NULL, "node '%s': port '%s' of %s is not connected: it takes %s (%s)",
                            p->w->name, p->port->name, p->w->class->name, types_of(p->port, types, sizeof types),
                            p->port->help ? p->port->help : "required");
@@ -306,7 +333,8 @@ static bool connect_written(struct place *p, struct draft *d, struct graph *g, s
     if (t->kind == TREE_LIST && !p->port->many)
         return loading_problem(p->l, &t->mark, NULL, "%s: takes one node, but is given a list", p->where);
     if (n == 0 && !p->port->optional)
-        return loading_problem(p->l, &t->mark, NULL, "%s: the list is empty, but the port needs at least one node", p->where);
+        return loading_problem(p->l, &t->mark, NULL, "%s: the list is empty, but the port needs at least one node",
+                               p->where);
     struct ref *refs = loading_new(p->l, (n + 1) * sizeof *refs);
     if (!refs)
         return false;
@@ -329,10 +357,11 @@ static bool unknown_port(struct loading *l, const struct written *w, const struc
     for (const struct port *p = w->class->ports; p && p->name && n < 64; p++)
         names[n++] = p->name;
     if (class_param(w->class, key->text) >= 0)
-        return loading_problem(l, &key->mark, NULL, "node '%s': '%s' is a parameter of %s, not a port: write it under 'with'",
-                               w->name, key->text, w->class->name);
-    return loading_problem(l, &key->mark, loading_nearest(l, key->text, names, n), "node '%s': %s has no port %s%s", w->name,
-                           w->class->name, loading_shown(key->text, shown), n ? "" : ": it takes no inputs");
+        return loading_problem(l, &key->mark, NULL,
+                               "node '%s': '%s' is a parameter of %s, not a port: write it under 'with'", w->name,
+                               key->text, w->class->name);
+    return loading_problem(l, &key->mark, loading_nearest(l, key->text, names, n), "node '%s': %s has no port %s%s",
+                           w->name, w->class->name, loading_shown(key->text, shown), n ? "" : ": it takes no inputs");
 }
 
 /* Room for the connections of every round. */

@@ -12,7 +12,7 @@
 #define MOST_THREADS 4096
 #define MOST_DEVICES 64
 
-/* ---------------------------------------------------------------------------------------------------------- classes */
+/* --------------------------------------------------------------------------------------------------------- classes */
 
 static bool find_class(struct loading *l, struct draft *d, struct written *w)
 {
@@ -20,7 +20,8 @@ static bool find_class(struct loading *l, struct draft *d, struct written *w)
     char shown[64];
     size_t n = 0;
     if (!type)
-        return loading_problem(l, &w->mark, loading_nearest(l, w->name, d->names, (size_t)(w - d->written)),
+        return w->tree->is_damaged ||
+               loading_problem(l, &w->mark, loading_nearest(l, w->name, d->names, (size_t)(w - d->written)),
                                "node '%s' has no type: `scout nodes` lists the types", w->name);
     if (!params_fill(l, d->params, type, &type))
         return false;
@@ -43,7 +44,7 @@ static bool find_class(struct loading *l, struct draft *d, struct written *w)
                            loading_shown(type->text, shown));
 }
 
-/* ------------------------------------------------------------------------------------------------------- parameters */
+/* ------------------------------------------------------------------------------------------------------ parameters */
 
 static bool unknown_param(struct loading *l, const struct written *w, const struct tree *key)
 {
@@ -54,10 +55,22 @@ static bool unknown_param(struct loading *l, const struct written *w, const stru
         names[n++] = p->name;
     near = loading_nearest(l, key->text, names, n);
     if (class_port(w->class, key->text) >= 0)
-        return loading_problem(l, &key->mark, NULL, "node '%s': '%s' is a port of %s, not a parameter: write it under 'in'",
-                               w->name, key->text, w->class->name);
+        return loading_problem(l, &key->mark, NULL,
+                               "node '%s': '%s' is a port of %s, not a parameter: write it under 'in'", w->name,
+                               key->text, w->class->name);
     return loading_problem(l, &key->mark, near, "node '%s': %s has no parameter %s", w->name, w->class->name,
                            loading_shown(key->text, shown));
+}
+
+bool draft_is_misspelt(const struct tree *map, const struct tree *other, const char *key, const struct node_class *c,
+                       int (*known)(const struct node_class *c, const char *key))
+{
+    if (yaml_pair(other, key) || (map && map->is_damaged))
+        return true;
+    for (size_t i = 0; map && map->kind == TREE_MAP && i < map->n; i++)
+        if (known(c, map->pairs[i].key->text) < 0 && str_nearest(map->pairs[i].key->text, &key, 1))
+            return true;
+    return false;
 }
 
 static bool make_param(struct loading *l, struct draft *d, struct written *w, size_t at)
@@ -69,9 +82,12 @@ static bool make_param(struct loading *l, struct draft *d, struct written *w, si
     snprintf(where, sizeof where, "node '%s', parameter '%s'", w->name, p->name);
     if (!t && p->fallback)
         return value_default(l, where, p, &w->params[at], &ok);
+    if (!t && (w->tree->is_damaged ||
+               draft_is_misspelt(yaml_get(w->tree, "with"), yaml_get(w->tree, "in"), p->name, w->class, class_param)))
+        return true;
     if (!t)
-        return loading_problem(l, &w->mark, NULL, "node '%s': parameter '%s' of %s is missing: %s (%s)", w->name, p->name,
-                               w->class->name, value_expected(p, expected), p->help ? p->help : "required");
+        return loading_problem(l, &w->mark, NULL, "node '%s': parameter '%s' of %s is missing: %s (%s)", w->name,
+                               p->name, w->class->name, value_expected(p, expected), p->help ? p->help : "required");
     if (!params_fill(l, d->params, t, &t))
         return false;
     return (t->kind != TREE_SCALAR && t->kind != TREE_LIST) || value_make(l, where, p, t, &w->params[at], &ok);
@@ -97,7 +113,7 @@ static bool read_params(struct loading *l, struct draft *d, struct written *w)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------- on, repeat */
+/* ------------------------------------------------------------------------------------------------------ on, repeat */
 
 /* The text of `map`'s key after $(...), or NULL when it is not there or a problem was noted. */
 static bool text_of(struct loading *l, struct draft *d, struct tree *t, const char *where, struct tree **out)
@@ -134,7 +150,8 @@ static bool read_device(struct loading *l, struct draft *d, struct written *w, c
         return true;
     if (!is_device(t->text))
         return loading_problem(l, &t->mark, loading_nearest(l, t->text, devices, 3),
-                               "%s: expected auto, cpu, cuda or cuda:N, found %s", where, loading_shown(t->text, shown));
+                               "%s: expected auto, cpu, cuda or cuda:N, found %s", where,
+                               loading_shown(t->text, shown));
     w->device = arena_strdup(l->arena, t->text, &l->fatal);
     return w->device != NULL;
 }
@@ -179,13 +196,13 @@ static bool read_repeat(struct loading *l, struct draft *d, struct written *w)
         return true;
     w->rounds = -1;
     if (!value_integer(t->text, &rounds) || rounds < 1 || rounds > LOADING_ROUNDS)
-        return loading_problem(l, &t->mark, NULL, "%s: expected an integer from 1 to %d, found %s", where, LOADING_ROUNDS,
-                               loading_shown(t->text, shown));
+        return loading_problem(l, &t->mark, NULL, "%s: expected an integer from 1 to %d, found %s", where,
+                               LOADING_ROUNDS, loading_shown(t->text, shown));
     w->rounds = (int)rounds;
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ nodes */
+/* ----------------------------------------------------------------------------------------------------------- nodes */
 
 static int by_name(const void *a, const void *b)
 {
@@ -230,7 +247,8 @@ bool draft_read(struct loading *l, struct tree *graph, struct draft *d)
     if (nodes && nodes->kind == TREE_BAD)
         return true;
     if (!nodes || nodes->kind != TREE_MAP || nodes->n == 0)
-        return loading_problem(l, nodes ? &nodes->mark : &top, NULL, "the graph has no nodes");
+        return graph->is_damaged || (nodes && nodes->is_damaged) ||
+               loading_problem(l, nodes ? &nodes->mark : &top, NULL, "the graph has no nodes");
     if (!list_nodes(l, nodes, d))
         return false;
     for (size_t i = 0; i < d->n_written; i++) {
@@ -249,8 +267,13 @@ bool draft_read(struct loading *l, struct tree *graph, struct draft *d)
 
 static bool unroll_one(struct loading *l, const struct written *w, int round, struct graph_node *out)
 {
-    *out = (struct graph_node){.name = w->name, .class = w->class, .params = w->params, .device = w->device,
-                               .threads = w->threads, .memory = w->memory, .mark = value_mark(&w->mark)};
+    *out = (struct graph_node){.name = w->name,
+                               .class = w->class,
+                               .params = w->params,
+                               .device = w->device,
+                               .threads = w->threads,
+                               .memory = w->memory,
+                               .mark = value_mark(&w->mark)};
     if (w->rounds > 0)
         out->name = arena_printf(l->arena, &l->fatal, "%s.%d", w->name, round);
     return out->name != NULL;

@@ -1,5 +1,5 @@
-/* Loading a graph, stage by stage, and showing what was wrong with it. Each stage notes its problems in `struct loading`;
- * they are sorted here and become the errors that the caller sees. */
+/* Loading a graph, stage by stage, and showing what was wrong with it. Each stage notes its problems in `struct
+ * loading`; they are sorted here and become the errors that the caller sees. */
 #include "engine/graph/graph.h"
 
 #include <fcntl.h>
@@ -7,11 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/str.h"
 #include "engine/graph/draft.h"
 #include "engine/graph/merge.h"
 #include "engine/graph/params.h"
 
-/* ---------------------------------------------------------------------------------------------------------- problems */
+/* -------------------------------------------------------------------------------------------------------- problems */
 
 static int by_place(const void *a, const void *b)
 {
@@ -66,8 +67,7 @@ void graph_errors_free(struct graph_errors *errors)
     *errors = (struct graph_errors){0};
 }
 
-
-/* ---------------------------------------------------------------------------------------------------------- loading */
+/* --------------------------------------------------------------------------------------------------------- loading */
 
 /* "graphs/quickstart.yaml" is called quickstart when it does not say its name. */
 static const char *stem(struct loading *l, const char *path)
@@ -140,7 +140,7 @@ void graph_free(struct graph *g)
     mem_free(g);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- looking up */
+/* ------------------------------------------------------------------------------------------------------ looking up */
 
 int graph_find(const struct graph *g, const char *name)
 {
@@ -166,7 +166,7 @@ int class_port(const struct node_class *c, const char *name)
     return -1;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- printing */
+/* -------------------------------------------------------------------------------------------------------- printing */
 
 #define WIDEST 160 /* characters of a source line that are shown */
 
@@ -178,7 +178,8 @@ static size_t character(const char *p, size_t left)
     return n;
 }
 
-/* Line number `line` of the file, without its end, in *text (to be freed with mem_free); false when it cannot be had. */
+/* Line number `line` of the file, without its end, in *text (to be freed with mem_free); false when it cannot be had.
+ */
 static bool source_line(const char *path, int line, char **text, size_t *length)
 {
     char *content = NULL;
@@ -213,8 +214,8 @@ static bool source_line(const char *path, int line, char **text, size_t *length)
     return ok;
 }
 
-/* The characters [from, to) of a line; what a terminal would obey becomes '?', and a broken byte, too. With `blank`, the
- * same width in spaces, tabs kept. */
+/* The characters [from, to) of a line; what a terminal would obey becomes '?', and a broken byte, too. With `blank`,
+ * the same width in spaces, tabs kept. */
 static void print_characters(FILE *out, const char *text, size_t length, int from, int to, bool blank)
 {
     int i = 0;
@@ -226,7 +227,7 @@ static void print_characters(FILE *out, const char *text, size_t length, int fro
                 fputc('\t', out);
             else if (blank)
                 fputc(' ', out);
-            else if (c < 0x20 || c == 0x7f || (c >= 0x80 && c < 0xc0))
+            else if (c < 0x20 || c == 0x7f || !str_is_utf8(text + at, n))
                 fputc('?', out);
             else
                 fwrite(text + at, 1, n, out);

@@ -55,15 +55,15 @@ struct graph_options {
 };
 
 /* All mistakes of a load, in the order of the text; at most 50, then one that says how many more. A text with a
- * suggestion has it on a second line: "node 'x', ...: there is no node 'modle'\ndid you mean 'model'?". `input` is the file
- * as the user named it, or "--set windows=8" with line 0. */
+ * suggestion has it on a second line: "node 'x', ...: there is no node 'modle'\ndid you mean 'model'?". `input` is the
+ * file as the user named it, or "--set windows=8" with line 0. */
 struct graph_errors {
     struct err *list;
     size_t n;
 };
 
-/* Returns false with at least one error in *errors (freed by graph_errors_free): ERR_INPUT, or a single ERR_RESOURCE when
- * memory ran out. Files are read, none is written; relative paths count from the file that says them. */
+/* Returns false with at least one error in *errors (freed by graph_errors_free): ERR_INPUT, or a single ERR_RESOURCE
+ * when memory ran out. Files are read, none is written; relative paths count from the file that says them. */
 bool graph_load(struct graph **out, const char *path, const struct graph_options *o,
                 struct graph_errors *errors) ERR_CHECK;
 void graph_free(struct graph *g);

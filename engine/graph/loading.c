@@ -13,7 +13,10 @@
 /* Suggestions cost a comparison with every known name; after this many problems nobody reads them. */
 #define MOST_SUGGESTIONS 100
 
-void *loading_new(struct loading *l, size_t bytes) { return arena_new(&l->scratch, bytes, &l->fatal); }
+void *loading_new(struct loading *l, size_t bytes)
+{
+    return arena_new(&l->scratch, bytes, &l->fatal);
+}
 
 /* Files come in the order in which they were read, then what was said on the command line. */
 static int source_rank(const struct loading *l, const struct mark *m)
@@ -96,7 +99,8 @@ bool loading_is_round_word(const char *text)
     return false;
 }
 
-/* Take "." and ".." and doubled slashes out of `path`, in place; leading ".." of a relative path stay. "" becomes ".". */
+/* Take "." and ".." and doubled slashes out of `path`, in place; leading ".." of a relative path stay. "" becomes ".".
+ */
 static void normalise(char *path)
 {
     bool absolute = path[0] == '/';

@@ -17,28 +17,28 @@
 #define LOADING_ROUNDS 64
 #define LOADING_CONNECTIONS 1000000
 #define LOADING_NAME 64
-#define LOADING_TEXT ((size_t)16 << 10)        /* bytes of one text after $(...) */
-#define LOADING_ALL_TEXT ((size_t)64 << 20)    /* bytes of all of them */
+#define LOADING_TEXT ((size_t)16 << 10)     /* bytes of one text after $(...) */
+#define LOADING_ALL_TEXT ((size_t)64 << 20) /* bytes of all of them */
 #define LOADING_REPORTED 50
 
 struct problem {
     struct mark mark;
-    int source;          /* rank of the mark's file: files in the order of reading, then --variant, then --set */
-    size_t order;        /* of finding, among equals */
-    const char *text;    /* with "\n" and the hint after it when there is one */
+    int source;       /* rank of the mark's file: files in the order of reading, then --variant, then --set */
+    size_t order;     /* of finding, among equals */
+    const char *text; /* with "\n" and the hint after it when there is one */
 };
 
 struct loading {
     const struct graph_options *options;
-    struct arena *arena;   /* the graph's: lives as long as it */
-    struct arena scratch;  /* trees, problems */
-    const char *path;      /* of the graph, as the user gave it */
+    struct arena *arena;                /* the graph's: lives as long as it */
+    struct arena scratch;               /* trees, problems */
+    const char *path;                   /* of the graph, as the user gave it */
     const char *sources[LOADING_FILES]; /* the files read, the graph first */
     size_t n_sources;
     struct problem *problems;
     size_t n_problems, problem_capacity;
-    size_t substituted;    /* bytes made by $(...) so far */
-    struct err fatal;      /* code is ERR_NONE until something failed that is no mistake of the text */
+    size_t substituted; /* bytes made by $(...) so far */
+    struct err fatal;   /* code is ERR_NONE until something failed that is no mistake of the text */
 };
 
 /* Note a mistake at `m`. `near` is the nearest known name, or NULL. Returns false only when memory is out. Control
@@ -52,15 +52,27 @@ void *loading_new(struct loading *l, size_t bytes);
 /* "'text'" for a message, shortened when long. `out` has at least 64 bytes; returns `out`. */
 const char *loading_shown(const char *text, char out[64]);
 
+/* What stands before an element of "a, b or c". */
+static inline const char *loading_separator(bool is_first, bool is_last)
+{
+    if (is_first)
+        return "";
+    return is_last ? " or " : ", ";
+}
+
 /* True for a name of a node or graph parameter: a letter or _, then letters, digits, _ and -, at most LOADING_NAME. */
 bool loading_is_name(const char *text);
 /* True when `text` is one of the words after a repeated node's dot: this, prev, past, all, last. */
 bool loading_is_round_word(const char *text);
 /* True for a mark that is a place in a file rather than an option or a default. */
-static inline bool loading_in_file(const struct mark *m) { return m->line > 0; }
+static inline bool loading_in_file(const struct mark *m)
+{
+    return m->line > 0;
+}
 
-/* The path that `path` means when the file `from` says it: `path` if it is absolute or `from` is NULL, else joined to the
- * folder of `from`; "." and ".." are taken away where the text allows. In the graph's arena; NULL when memory is out. */
+/* The path that `path` means when the file `from` says it: `path` if it is absolute or `from` is NULL, else joined to
+ * the folder of `from`; "." and ".." are taken away where the text allows. In the graph's arena; NULL when memory is
+ * out. */
 const char *loading_join(struct loading *l, const char *from, const char *path);
 
 #endif

@@ -13,9 +13,16 @@ struct chain {
     const struct chain *up;
 };
 
-/* ---------------------------------------------------------------------------------------------------------- merging */
+/* --------------------------------------------------------------------------------------------------------- merging */
 
-static struct tree *merge(struct loading *l, struct tree *base, struct tree *over);
+/* A null deletes what it overrides, except inside variants: those are merged with the files, but applied later. */
+enum mode {
+    MODE_FILE, /* a whole file; its `variants` are merged with MODE_KEEP */
+    MODE_PLAIN,
+    MODE_KEEP, /* nulls stay, for a later merge */
+};
+
+static struct tree *merge(struct loading *l, struct tree *base, struct tree *over, enum mode mode);
 
 static struct tree *new_map(struct loading *l, size_t capacity, const struct mark *m)
 {
@@ -28,43 +35,51 @@ static struct tree *new_map(struct loading *l, size_t capacity, const struct mar
     return map->pairs ? map : NULL;
 }
 
+static enum mode mode_of(enum mode mode, const struct tree *key)
+{
+    if (mode != MODE_FILE)
+        return mode;
+    return strcmp(key->text, "variants") == 0 ? MODE_KEEP : MODE_PLAIN;
+}
+
 /* `base` (NULL: nothing) with `over` on top; both are maps. */
-static struct tree *merge_maps(struct loading *l, struct tree *base, struct tree *over)
+static struct tree *merge_maps(struct loading *l, struct tree *base, struct tree *over, enum mode mode)
 {
     size_t n = base ? base->n : 0;
     struct tree *map = new_map(l, n + over->n, base ? &base->mark : &over->mark);
     if (!map)
         return NULL;
+    map->is_damaged = over->is_damaged || (base && base->is_damaged);
     for (size_t i = 0; i < n; i++) {
-        struct tree *value = base->pairs[i].value, *above = yaml_get(over, base->pairs[i].key->text);
-        if (above && above->kind == TREE_NULL)
+        struct tree *key = base->pairs[i].key, *value = base->pairs[i].value, *above = yaml_get(over, key->text);
+        if (above && above->kind == TREE_NULL && mode != MODE_KEEP)
             continue;
-        if (above && !(value = merge(l, value, above)))
+        if (above && !(value = merge(l, value, above, mode_of(mode, key))))
             return NULL;
-        map->pairs[map->n++] = (struct tree_pair){base->pairs[i].key, value};
+        map->pairs[map->n++] = (struct tree_pair){key, value};
     }
     for (size_t i = 0; i < over->n; i++) {
-        struct tree *value = over->pairs[i].value;
-        if (value->kind == TREE_NULL || yaml_pair(base, over->pairs[i].key->text))
+        struct tree *key = over->pairs[i].key, *value = over->pairs[i].value;
+        if (yaml_pair(base, key->text) || (value->kind == TREE_NULL && mode != MODE_KEEP))
             continue;
-        if (!(value = merge(l, NULL, value)))
+        if (!(value = merge(l, NULL, value, mode_of(mode, key))))
             return NULL;
-        map->pairs[map->n++] = (struct tree_pair){over->pairs[i].key, value};
+        map->pairs[map->n++] = (struct tree_pair){key, value};
     }
     return yaml_index(l, map) ? map : NULL;
 }
 
 /* NULL only when memory is out. */
-static struct tree *merge(struct loading *l, struct tree *base, struct tree *over)
+static struct tree *merge(struct loading *l, struct tree *base, struct tree *over, enum mode mode)
 {
     if (over->kind != TREE_MAP)
         return over;
     if (base && base->kind == TREE_BAD)
         return base;
-    return merge_maps(l, base && base->kind == TREE_MAP ? base : NULL, over);
+    return merge_maps(l, base && base->kind == TREE_MAP ? base : NULL, over, mode);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ files */
+/* ----------------------------------------------------------------------------------------------------------- files */
 
 static bool read_file(struct loading *l, const char *path, const struct mark *from, const struct chain *up,
                       struct tree **out, const char **text);
@@ -138,11 +153,11 @@ static bool read_file(struct loading *l, const char *path, const struct mark *fr
         return false;
     if (has_base && !base)
         return true;
-    *out = merge(l, base, file);
+    *out = merge(l, base, file, MODE_FILE);
     return *out != NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------- variants and --set */
+/* ---------------------------------------------------------------------------------------------- variants and --set */
 
 /* The nearest key of a map to `name`, or NULL. */
 static bool nearest_key(struct loading *l, const struct tree *map, const char *name, const char **near)
@@ -164,17 +179,18 @@ static bool apply_variant(struct loading *l, struct tree **graph)
     struct mark m = {.file = arena_printf(l->arena, &l->fatal, "--variant %s", name)};
     if (!m.file || !nearest_key(l, variants, name, &near))
         return false;
-    if (!variant)
+    if (!variant || variant->kind == TREE_NULL)
         return loading_problem(l, &m, near, "the graph has no variant '%s'%s", name,
                                variants ? "" : ": it has none at all");
     if (variant->kind != TREE_MAP)
         return true;
-    *graph = merge(l, *graph, variant);
+    *graph = merge(l, *graph, variant, MODE_PLAIN);
     return *graph != NULL;
 }
 
 /* The tree {a: {b: {c: value}}} for the path a.b.c, all marked `m`. */
-static struct tree *nest(struct loading *l, const char *const *parts, size_t n, struct tree *value, const struct mark *m)
+static struct tree *nest(struct loading *l, const char *const *parts, size_t n, struct tree *value,
+                         const struct mark *m)
 {
     while (n > 0) {
         struct tree *map = new_map(l, 1, m), *key = loading_new(l, sizeof *key);
@@ -257,7 +273,7 @@ static bool apply_set(struct loading *l, const char *text, struct tree **graph)
     struct tree *part = nest(l, parts, n, value, &m);
     if (!part || !shape_part(l, part, "--set"))
         return false;
-    *graph = merge(l, *graph, part);
+    *graph = merge(l, *graph, part, MODE_PLAIN);
     return *graph != NULL;
 }
 

@@ -102,8 +102,8 @@ static const struct graph_input *open_input(const struct sorting *s, int node)
     return NULL;
 }
 
-/* From a node that is not placed, inputs that are not placed lead into a circle: its nodes in `path`, in the direction of
- * the data, the one written first at the start. Returns their number. */
+/* From a node that is not placed, inputs that are not placed lead into a circle: its nodes in `path`, in the direction
+ * of the data, the one written first at the start. Returns their number. */
 static size_t find_circle(const struct sorting *s, int start, int *path, size_t *seen_at)
 {
     size_t n = 0, from, least;

@@ -59,8 +59,8 @@ static bool circle(struct loading *l, const struct tree *t, const char *name, co
 }
 
 /* What the graph parameter `name`, said in `t`, holds. */
-static bool lookup(struct loading *l, struct tree *params, const struct tree *t, const char *name, const struct chain *up,
-                   struct tree **out)
+static bool lookup(struct loading *l, struct tree *params, const struct tree *t, const char *name,
+                   const struct chain *up, struct tree **out)
 {
     const struct tree_pair *pair = yaml_pair(params, name);
     if (!pair)
@@ -124,7 +124,8 @@ static bool join_pieces(struct loading *l, struct tree *params, struct tree *t, 
         if (value->kind == TREE_BAD)
             return true;
         if (value->kind != TREE_SCALAR)
-            return loading_problem(l, &t->mark, NULL, "$(%s) is a list: it can be a whole value, not a part of one", name);
+            return loading_problem(l, &t->mark, NULL, "$(%s) is a list: it can be a whole value, not a part of one",
+                                   name);
         if (s->length == 0)
             *origin = value->origin;
         str_add(s, value->text);
@@ -184,8 +185,8 @@ static bool fill_list(struct loading *l, struct tree *params, struct tree *t, co
             return false;
         if (list->items[i]->kind != TREE_LIST)
             continue;
-        if (!loading_problem(l, &item->mark, NULL, "%s is a list and cannot stand inside a list: make it the whole value",
-                             item->text) ||
+        if (!loading_problem(l, &item->mark, NULL,
+                             "%s is a list and cannot stand inside a list: make it the whole value", item->text) ||
             !bad(l, item, &list->items[i]))
             return false;
     }

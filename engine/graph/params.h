@@ -6,9 +6,9 @@
 /* Look at every graph parameter once, used or not: count, names that do not exist, circles. `params` may be NULL.
  * *ok is false when there are too many to go on. */
 bool params_check(struct loading *l, struct tree *params, bool *ok) ERR_CHECK;
-/* *out is `t` with every $(name) replaced and every $$( turned into $(. A value that is nothing but $(name) becomes that
- * parameter's value, which may be a list, with the parameter's mark and origin; otherwise mark is the value's own, and
- * origin is that of the text's first piece. TREE_BAD when a problem was noted. `t` is a text or a list of texts. */
+/* *out is `t` with every $(name) replaced and every $$( turned into $(. A value that is nothing but $(name) becomes
+ * that parameter's value, which may be a list, with the parameter's mark and origin; otherwise mark is the value's own,
+ * and origin is that of the text's first piece. TREE_BAD when a problem was noted. `t` is a text or a list of texts. */
 bool params_fill(struct loading *l, struct tree *params, struct tree *t, struct tree **out) ERR_CHECK;
 
 #endif

@@ -16,7 +16,7 @@ static const char *listed(const char *const *names, size_t n, char *out, size_t 
 {
     size_t at = 0;
     for (size_t i = 0; i < n && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", names[i]);
+        at += (size_t)snprintf(out + at, size - at, "%s%s", loading_separator(i == 0, i + 1 == n), names[i]);
     return out;
 }
 
@@ -55,7 +55,8 @@ static bool want_values(struct loading *l, struct tree *t, const char *what)
             continue;
         const char *kind = yaml_kind(item);
         item->kind = TREE_BAD;
-        if (!loading_problem(l, &item->mark, NULL, "%s: an element of the list must be a single value, but is %s", what, kind))
+        if (!loading_problem(l, &item->mark, NULL, "%s: an element of the list must be a single value, but is %s", what,
+                             kind))
             return false;
     }
     return true;
@@ -72,8 +73,9 @@ static bool known_keys(struct loading *l, struct tree *map, const char *const *k
             continue;
         char shown[64], list[128];
         map->pairs[i].value->kind = TREE_BAD;
-        if (!loading_problem(l, &key->mark, loading_nearest(l, key->text, keys, n), "%s has no key %s: it may have %s", what,
-                             loading_shown(key->text, shown), listed(keys, n, list, sizeof list)))
+        map->is_damaged = true;
+        if (!loading_problem(l, &key->mark, loading_nearest(l, key->text, keys, n), "%s has no key %s: it may have %s",
+                             what, loading_shown(key->text, shown), listed(keys, n, list, sizeof list)))
             return false;
     }
     return true;
@@ -87,9 +89,10 @@ static bool good_name(struct loading *l, struct tree_pair *pair, const char *wha
     if (*ok)
         return true;
     pair->value->kind = TREE_BAD;
-    return loading_problem(l, &pair->key->mark, NULL,
-                           "%s is not a name for a %s: a name is a letter or _, then letters, digits, _ or -, at most %d in all",
-                           loading_shown(pair->key->text, shown), what, LOADING_NAME);
+    return loading_problem(
+        l, &pair->key->mark, NULL,
+        "%s is not a name for a %s: a name is a letter or _, then letters, digits, _ or -, at most %d in all",
+        loading_shown(pair->key->text, shown), what, LOADING_NAME);
 }
 
 static bool check_params(struct loading *l, struct tree *params)
@@ -152,8 +155,8 @@ static bool check_node(struct loading *l, struct tree_pair *pair)
         return false;
     if (ok && loading_is_round_word(name)) {
         node->kind = TREE_BAD;
-        return loading_problem(l, &pair->key->mark, NULL, "a node may not be called '%s': the word names a round of a repeated node",
-                               name);
+        return loading_problem(l, &pair->key->mark, NULL,
+                               "a node may not be called '%s': the word names a round of a repeated node", name);
     }
     snprintf(what, sizeof what, "node '%.64s'", name);
     if (!ok || !want_map(l, node, what, &ok))
@@ -228,7 +231,9 @@ static bool check_language(struct loading *l, struct tree *file)
     struct tree *version = yaml_get(file, "scout");
     char shown[64];
     if (!version)
-        return loading_problem(l, &file->mark, NULL, "the language version is missing: put 'scout: 1' in the file's first line");
+        return file->is_damaged ||
+               loading_problem(l, &file->mark, NULL,
+                               "the language version is missing: put 'scout: 1' in the file's first line");
     if (version->kind == TREE_BAD || (version->kind == TREE_SCALAR && strcmp(version->text, "1") == 0))
         return true;
     if (version->kind == TREE_SCALAR)
@@ -245,10 +250,10 @@ bool shape_file(struct loading *l, struct tree *file)
         const char *kind = yaml_kind(file);
         file->kind = TREE_BAD;
         return is_empty ? loading_problem(l, &file->mark, NULL, "the graph is empty: it needs 'scout: 1' and 'nodes'")
-                        : loading_problem(l, &file->mark, NULL, "a graph is a map with the keys scout and nodes, but this is %s",
-                                          kind);
+                        : loading_problem(l, &file->mark, NULL,
+                                          "a graph is a map with the keys scout and nodes, but this is %s", kind);
     }
-    if (!check_language(l, file) || !known_keys(l, file, file_keys, COUNT(file_keys), "the graph"))
+    if (!known_keys(l, file, file_keys, COUNT(file_keys), "the graph") || !check_language(l, file))
         return false;
     if ((part = yaml_get(file, "extends")) && !want_text(l, part, "extends"))
         return false;

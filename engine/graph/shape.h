@@ -1,7 +1,7 @@
 #ifndef ENGINE_GRAPH_SHAPE_H
 #define ENGINE_GRAPH_SHAPE_H
-/* Is a tree built like a graph: known keys, maps where maps belong, proper names? Each file is looked at on its own, its
- * variants included, before anything is merged; what is wrong becomes TREE_BAD, so that later stages pass over it.
+/* Is a tree built like a graph: known keys, maps where maps belong, proper names? Each file is looked at on its own,
+ * its variants included, before anything is merged; what is wrong becomes TREE_BAD, so that later stages pass over it.
  * Private to engine/graph. */
 #include "engine/graph/yaml.h"
 

@@ -1,5 +1,5 @@
-/* Parameter values, typed by what the node type declares and never by YAML's own rules. A value keeps one canonical text:
- * what goes into the key of a result. */
+/* Parameter values, typed by what the node type declares and never by YAML's own rules. A value keeps one canonical
+ * text: what goes into the key of a result. */
 #include "engine/graph/value.h"
 
 #include <ctype.h>
@@ -49,9 +49,13 @@ static bool read_float(const char *text, double *out)
 
 const char *value_expected(const struct param *p, char out[256])
 {
-    static const char *const names[] = {
-        [PARAM_INT] = "an integer", [PARAM_FLOAT] = "a number", [PARAM_BOOL] = "true or false", [PARAM_STRING] = "a text",
-        [PARAM_SIZE] = "a size like 512MiB or 8GiB", [PARAM_SOURCE] = "a file or directory", [PARAM_PATH] = "a path"};
+    static const char *const names[] = {[PARAM_INT] = "an integer",
+                                        [PARAM_FLOAT] = "a number",
+                                        [PARAM_BOOL] = "true or false",
+                                        [PARAM_STRING] = "a text",
+                                        [PARAM_SIZE] = "a size like 512MiB or 8GiB",
+                                        [PARAM_SOURCE] = "a file or directory",
+                                        [PARAM_PATH] = "a path"};
     size_t n = 0, at;
     if (p->type != PARAM_ENUM) {
         snprintf(out, 256, "%s", names[p->type]);
@@ -61,7 +65,7 @@ const char *value_expected(const struct param *p, char out[256])
         n++;
     at = (size_t)snprintf(out, 256, n > 1 ? "one of " : "");
     for (size_t i = 0; i < n && at < 256; i++)
-        at += (size_t)snprintf(out + at, 256 - at, "%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", p->choices[i]);
+        at += (size_t)snprintf(out + at, 256 - at, "%s%s", loading_separator(i == 0, i + 1 == n), p->choices[i]);
     return out;
 }
 
@@ -149,7 +153,8 @@ static bool make_source(struct loading *l, struct element *x, bool *ok)
         return loading_problem(l, &x->t->mark, NULL, "%s: %s: '%s'", x->where,
                                errno == ENOENT ? "no such file or directory" : strerror(errno), path);
     if (path[0] != '/' && !getcwd(folder, PATH_MAX))
-        return loading_problem(l, &x->t->mark, NULL, "%s: the working directory has no name: %s", x->where, strerror(errno));
+        return loading_problem(l, &x->t->mark, NULL, "%s: the working directory has no name: %s", x->where,
+                               strerror(errno));
     if (path[0] != '/')
         path = loading_join(l, strcat(folder, "/"), path);
     x->text = path;
@@ -195,7 +200,8 @@ struct mark value_mark(const struct mark *m)
     return loading_in_file(m) ? *m : (struct mark){0};
 }
 
-bool value_make(struct loading *l, const char *where, const struct param *p, struct tree *t, struct value *out, bool *ok)
+bool value_make(struct loading *l, const char *where, const struct param *p, struct tree *t, struct value *out,
+                bool *ok)
 {
     struct tree **items = t->kind == TREE_LIST ? t->items : &t;
     size_t n = t->kind == TREE_LIST ? t->n : 1;

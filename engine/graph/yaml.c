@@ -1,6 +1,6 @@
 /* From libyaml's events to a tree. The text is looked over first (scan_text: encoding and directives), because libyaml
- * has no limits of its own: it is quadratic in depth and in the number of directives. Depth is bounded by stopping at the
- * 65th open bracket; the scanner never reads more than a line or 1024 characters ahead of that. */
+ * has no limits of its own: it is quadratic in depth and in the number of directives. Depth is bounded by stopping at
+ * the 65th open bracket; the scanner never reads more than a line or 1024 characters ahead of that. */
 #include "engine/graph/yaml.h"
 
 #include <errno.h>
@@ -112,7 +112,8 @@ static bool scan_text(struct parse *p, const char *text, size_t bytes, bool *ok)
     for (size_t at = 0; at < bytes;) { /* libyaml compares each %TAG line with all before it */
         if (text[at] == '%') {
             struct mark m = mark_of_byte(p, text, at);
-            return loading_problem(p->l, &m, NULL, "a line may not start with %%: YAML directives are not part of the graph language");
+            return loading_problem(p->l, &m, NULL,
+                                   "a line may not start with %%: YAML directives are not part of the graph language");
         }
         while (at < bytes && !yaml_break(text + at, bytes - at))
             at++;
@@ -122,7 +123,7 @@ static bool scan_text(struct parse *p, const char *text, size_t bytes, bool *ok)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- maps */
+/* ------------------------------------------------------------------------------------------------------------ maps */
 
 static int by_key(const void *a, const void *b)
 {
@@ -187,9 +188,10 @@ static bool close_map(struct parse *p, struct tree *map)
         struct mark where = map->sorted[first]->key->mark;
         found = true;
         ((struct tree_pair *)pair)->value = NULL;
-        if (!loading_problem(p->l, &pair->key->mark, NULL,
-                             "duplicate key %s, already on line %d: to override a value, use 'extends', a variant or 'params'",
-                             loading_shown(pair->key->text, shown), where.line))
+        if (!loading_problem(
+                p->l, &pair->key->mark, NULL,
+                "duplicate key %s, already on line %d: to override a value, use 'extends', a variant or 'params'",
+                loading_shown(pair->key->text, shown), where.line))
             return false;
     }
     if (!found)
@@ -202,14 +204,16 @@ static bool close_map(struct parse *p, struct tree *map)
     return yaml_index(p->l, map);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- events */
+/* ---------------------------------------------------------------------------------------------------------- events */
 
 static bool add_pair(struct parse *p, struct frame *f, struct tree *value)
 {
     struct tree *map = f->tree, *key = f->key;
     f->key = NULL;
-    if (key->kind == TREE_BAD)
+    if (key->kind == TREE_BAD) {
+        map->is_damaged = true;
         return true;
+    }
     if (map->n == f->capacity) {
         size_t capacity = f->capacity ? 2 * f->capacity : 8;
         struct tree_pair *pairs = loading_new(p->l, capacity * sizeof *pairs);
@@ -283,8 +287,9 @@ static bool check_extras(struct parse *p, const struct tree *t, const yaml_char_
 {
     if (anchor && !loading_problem(p->l, &t->mark, NULL, "anchors are not part of the graph language: " REMEDY))
         return false;
-    return !tag || loading_problem(p->l, &t->mark, NULL,
-                                   "tags are not part of the graph language: a value has the type that its parameter declares");
+    return !tag ||
+           loading_problem(p->l, &t->mark, NULL,
+                           "tags are not part of the graph language: a value has the type that its parameter declares");
 }
 
 static bool on_scalar(struct parse *p, const yaml_event_t *event)
@@ -307,7 +312,8 @@ static bool on_scalar(struct parse *p, const yaml_event_t *event)
 static bool on_alias(struct parse *p, const yaml_event_t *event)
 {
     struct tree *t = new_tree(p, TREE_BAD, event);
-    return t && loading_problem(p->l, &t->mark, NULL, "aliases are not part of the graph language: " REMEDY) && attach(p, t);
+    return t && loading_problem(p->l, &t->mark, NULL, "aliases are not part of the graph language: " REMEDY) &&
+           attach(p, t);
 }
 
 static bool on_open(struct parse *p, const yaml_event_t *event, enum tree_kind kind, bool *stop)
@@ -377,7 +383,8 @@ static bool syntax_problem(struct parse *p, const yaml_parser_t *y, const char *
     p->root = NULL;
     if (y->error == YAML_READER_ERROR) {
         m = mark_of_byte(p, text, y->problem_offset < bytes ? y->problem_offset : bytes);
-        return loading_problem(p->l, &m, NULL, "not valid YAML: %s (character 0x%02x)", problem, (unsigned)y->problem_value);
+        return loading_problem(p->l, &m, NULL, "not valid YAML: %s (character 0x%02x)", problem,
+                               (unsigned)y->problem_value);
     }
     if (y->context)
         return loading_problem(p->l, &m, NULL, "not valid YAML: %s, %s", y->context, problem);
@@ -403,7 +410,8 @@ static bool parse_events(struct parse *p, const char *text, size_t bytes)
         if (++events > LOADING_EVENTS) {
             struct mark m = mark_of(p, event.start_mark, event.start_mark);
             stop = true;
-            ok = loading_problem(p->l, &m, NULL, "the graph is too large: more than %d YAML events by here", LOADING_EVENTS);
+            ok = loading_problem(p->l, &m, NULL, "the graph is too large: more than %d YAML events by here",
+                                 LOADING_EVENTS);
             p->root = NULL;
         } else {
             ok = on_event(p, &event, &documents, &stop);
@@ -440,7 +448,7 @@ bool yaml_parse(struct loading *l, const char *name, const char *text, size_t by
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ files */
+/* ----------------------------------------------------------------------------------------------------------- files */
 
 static bool read_all(int fd, char *text, size_t bytes)
 {

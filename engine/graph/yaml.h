@@ -10,7 +10,7 @@ enum tree_kind {
     TREE_NULL, /* plain ~, null or nothing: deletes what it overrides */
     TREE_LIST,
     TREE_MAP,
-    TREE_BAD,  /* a mistake was reported here; nobody looks further */
+    TREE_BAD, /* a mistake was reported here; nobody looks further */
 };
 
 struct tree_pair {
@@ -20,21 +20,24 @@ struct tree_pair {
 struct tree {
     enum tree_kind kind;
     struct mark mark;
-    const char *text;          /* of a scalar */
-    const char *origin;        /* the file from which a relative path in `text` counts; NULL: the working directory */
-    struct tree **items;       /* of a list */
-    struct tree_pair *pairs;   /* of a map, in the order of the text */
+    const char *text;        /* of a scalar */
+    const char *origin;      /* the file from which a relative path in `text` counts; NULL: the working directory */
+    struct tree **items;     /* of a list */
+    struct tree_pair *pairs; /* of a map, in the order of the text */
     const struct tree_pair **sorted; /* the same by key */
-    size_t n;                  /* items or pairs */
-    struct tree *resolved;     /* of a graph parameter: its value after $(...), once known */
+    size_t n;                        /* items or pairs */
+    bool is_damaged;                 /* a map in which a key was refused: what seems to be missing may be that */
+    struct tree *resolved;           /* of a graph parameter: its value after $(...), once known */
     bool is_resolving;
 };
 
 /* The tree of `text`, which is the content of `name` (a path, or "--set ..." when in_file is false: then marks have no
- * line). *out is NULL when mistakes left nothing to go on with, and TREE_NULL for an empty text. False: out of memory. */
-bool yaml_parse(struct loading *l, const char *name, const char *text, size_t bytes, bool in_file, struct tree **out) ERR_CHECK;
-/* Read the regular file at `path` whole into *text (in `arena`, NUL-terminated). A mistake (missing, too large) is noted
- * at `from`; then *text is NULL. */
+ * line). *out is NULL when mistakes left nothing to go on with, and TREE_NULL for an empty text. False: out of memory.
+ */
+bool yaml_parse(struct loading *l, const char *name, const char *text, size_t bytes, bool in_file,
+                struct tree **out) ERR_CHECK;
+/* Read the regular file at `path` whole into *text (in `arena`, NUL-terminated). A mistake (missing, too large) is
+ * noted at `from`; then *text is NULL. */
 bool yaml_read(struct loading *l, struct arena *arena, const char *path, const struct mark *from, const char **text,
                size_t *bytes) ERR_CHECK;
 
