@@ -2,14 +2,18 @@
  * implemented is refused by name; what is only informational is passed over. */
 #include "nodes/model/config.h"
 
+#include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/str.h"
 #include "nodes/model/json.h"
 
 #define CONFIG_LIMIT (16u << 20)
 
-/* A key being read: `path` is for messages. */
+/* A file being read: `path` is for messages. Once a key was found wrong, `ok` is false and what follows says nothing. */
 struct reader {
     const json_t *root;
     const char *path;
@@ -17,52 +21,69 @@ struct reader {
     bool ok;
 };
 
-static void complain(struct reader *r, const char *key, const char *what)
+#define REQUIRED (-1) /* as a fallback: there is none */
+
+static void complain(struct reader *r, const char *key, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void complain(struct reader *r, const char *key, const char *format, ...)
 {
+    char what[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
     if (r->ok)
         r->ok = err_set(r->e, ERR_INPUT, "%s: `%s` %s", r->path, key, what);
 }
 
-/* An integer in [least, most]; `fallback` when absent or null, unless it is below `least`: then the key is required. */
+/* A value as it stands in the file, for messages; cut when it is long. */
+static const char *shown(const json_t *x, char out[64])
+{
+    char *text = json_dumps(x, JSON_ENCODE_ANY | JSON_COMPACT);
+    snprintf(out, 64, "%.60s", text ? text : "?");
+    free(text);
+    return out;
+}
+
+static bool is_absent(const json_t *x) { return !x || json_is_null(x); }
+
+/* An integer in [least, most]; `fallback` when absent or null. */
 static int integer(struct reader *r, const char *key, int fallback, int least, int most)
 {
     const json_t *x = json_object_get(r->root, key);
-    char text[96];
-    if ((!x || json_is_null(x)) && fallback >= least)
+    char text[64];
+    if (is_absent(x) && fallback != REQUIRED)
         return fallback;
-    if (!x || json_is_null(x)) {
-        complain(r, key, "is missing");
-        return least;
-    }
-    if (!json_is_integer(x) || json_integer_value(x) < least || json_integer_value(x) > most) {
-        snprintf(text, sizeof text, "must be an integer from %d to %d", least, most);
-        complain(r, key, text);
-        return least;
-    }
-    return (int)json_integer_value(x);
+    if (json_is_integer(x) && json_integer_value(x) >= least && json_integer_value(x) <= most)
+        return (int)json_integer_value(x);
+    if (is_absent(x))
+        complain(r, key, "is missing; it must be an integer from %d to %d", least, most);
+    else
+        complain(r, key, "is %s; it must be an integer from %d to %d", shown(x, text), least, most);
+    return least;
 }
 
+/* Likewise, of any member of the file. */
 static double number(struct reader *r, const json_t *object, const char *key, double fallback, double least, double most)
 {
     const json_t *x = json_object_get(object, key);
-    char text[96];
-    if ((!x || json_is_null(x)) && fallback >= least)
+    char text[64];
+    if (is_absent(x) && fallback != REQUIRED)
         return fallback;
-    if (!json_is_number(x) || !(json_number_value(x) >= least && json_number_value(x) <= most)) {
-        snprintf(text, sizeof text, "must be a number from %g to %g", least, most);
-        complain(r, key, x ? text : "is missing");
-        return least;
-    }
-    return json_number_value(x);
+    if (json_is_number(x) && json_number_value(x) >= least && json_number_value(x) <= most)
+        return json_number_value(x);
+    if (is_absent(x))
+        complain(r, key, "is missing; it must be a number from %g to %g", least, most);
+    else
+        complain(r, key, "is %s; it must be a number from %g to %g", shown(x, text), least, most);
+    return least;
 }
 
 static bool boolean(struct reader *r, const char *key)
 {
     const json_t *x = json_object_get(r->root, key);
-    if (!x || json_is_null(x))
-        return false;
-    if (!json_is_boolean(x))
-        complain(r, key, "must be true or false");
+    char text[64];
+    if (!is_absent(x) && !json_is_boolean(x))
+        complain(r, key, "is %s; it must be true or false", shown(x, text));
     return json_is_true(x);
 }
 
@@ -76,74 +97,106 @@ static int token(const struct reader *r, const char *key)
                ? (int)json_integer_value(x) : -1;
 }
 
+/* The keys of the scaling that `type` names. `key` is where they stand, for messages. */
+static void read_scaling(struct reader *r, struct model_config *c, const char *key, const char *type, const json_t *from)
+{
+    if (strcmp(type, "linear") == 0) {
+        c->rope = ROPE_LINEAR;
+        c->rope_factor = number(r, from, "factor", REQUIRED, 1e-3, 1e6);
+    } else if (strcmp(type, "llama3") == 0) {
+        c->rope = ROPE_LLAMA3;
+        c->rope_factor = number(r, from, "factor", REQUIRED, 1e-3, 1e6);
+        c->rope_low = number(r, from, "low_freq_factor", REQUIRED, 1e-6, 1e6);
+        c->rope_high = number(r, from, "high_freq_factor", REQUIRED, 1e-6, 1e6);
+        c->rope_original = number(r, from, "original_max_position_embeddings", REQUIRED, 1, 1e9);
+        if (c->rope_high <= c->rope_low)
+            complain(r, "high_freq_factor", "is %g; it must be larger than `low_freq_factor`, which is %g", c->rope_high,
+                     c->rope_low);
+    } else if (strcmp(type, "default") != 0) {
+        complain(r, key, "is of type '%.40s', which is not supported; default, linear and llama3 are", type);
+    }
+}
+
 /* Newest spelling wins: `rope_parameters`, else `rope_theta` with `rope_scaling`. */
 static void read_rope(struct reader *r, struct model_config *c)
 {
     const json_t *parameters = json_object_get(r->root, "rope_parameters");
-    const json_t *scaling = json_is_object(parameters) ? parameters : json_object_get(r->root, "rope_scaling");
-    const json_t *theta = json_is_object(parameters) && json_object_get(parameters, "rope_theta") ? parameters : r->root;
-    c->theta = number(r, theta, "rope_theta", 10000.0, 1.0, 1e12);
-    if (number(r, json_is_object(parameters) ? parameters : r->root, "partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0)
-        complain(r, "partial_rotary_factor", "other than 1 is not supported");
-    if (!json_is_object(scaling))
+    const char *key = is_absent(parameters) ? "rope_scaling" : "rope_parameters";
+    const json_t *scaling = json_object_get(r->root, key);
+    char text[64];
+    if (!is_absent(scaling) && !json_is_object(scaling)) {
+        complain(r, key, "is %s; it must be an object or null", shown(scaling, text));
         return;
-    const char *type = json_string_value(json_object_get(scaling, "rope_type"));
-    type = type ? type : json_string_value(json_object_get(scaling, "type"));
-    if (!type || strcmp(type, "default") == 0)
-        return;
-    if (strcmp(type, "linear") == 0) {
-        c->rope = ROPE_LINEAR;
-        c->rope_factor = number(r, scaling, "factor", -1, 1e-3, 1e6);
-    } else if (strcmp(type, "llama3") == 0) {
-        c->rope = ROPE_LLAMA3;
-        c->rope_factor = number(r, scaling, "factor", -1, 1e-3, 1e6);
-        c->rope_low = number(r, scaling, "low_freq_factor", -1, 1e-6, 1e6);
-        c->rope_high = number(r, scaling, "high_freq_factor", -1, 1e-6, 1e6);
-        c->rope_original = number(r, scaling, "original_max_position_embeddings", -1, 1, 1e9);
-        if (c->rope_high <= c->rope_low)
-            complain(r, "high_freq_factor", "must be larger than `low_freq_factor`");
-    } else {
-        char text[128];
-        snprintf(text, sizeof text, "of type '%.40s' is not supported; default, linear and llama3 are", type);
-        complain(r, "rope_scaling", text);
     }
+    bool is_new = json_is_object(parameters);
+    c->theta = number(r, is_new && json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta", 10000.0,
+                      1.0, 1e12);
+    double partial = number(r, is_new ? parameters : r->root, "partial_rotary_factor", 1.0, 0.0, 1.0);
+    if (partial != 1.0)
+        complain(r, "partial_rotary_factor", "is %g; only 1, the whole head rotated, is supported", partial);
+    if (is_absent(scaling))
+        return;
+    const json_t *type = json_object_get(scaling, "rope_type");
+    type = type ? type : json_object_get(scaling, "type");
+    if (json_is_string(type))
+        read_scaling(r, c, key, json_string_value(type), scaling);
+    else if (!is_new || type)
+        complain(r, key, "has no text `rope_type`; default, linear and llama3 are supported");
 }
 
 static void read_type(struct reader *r, struct model_config *c)
 {
+    const json_t *act = json_object_get(r->root, "hidden_act");
     const char *type = json_string_value(json_object_get(r->root, "model_type"));
-    const char *act = json_string_value(json_object_get(r->root, "hidden_act"));
-    char text[128];
-    if (!type) {
-        complain(r, "model_type", "is missing");
-        return;
-    }
-    snprintf(c->model_type, sizeof c->model_type, "%s", type);
-    if (strcmp(type, "llama") != 0 && strcmp(type, "mistral") != 0) {
-        snprintf(text, sizeof text, "is '%.40s'; llama and mistral are supported", type);
-        complain(r, "model_type", text);
-    }
-    if (act && strcmp(act, "silu") != 0) {
-        snprintf(text, sizeof text, "is '%.40s'; only silu is supported", act);
-        complain(r, "hidden_act", text);
-    }
+    char text[64];
+    if (!type)
+        complain(r, "model_type", "is missing; llama and mistral are supported");
+    else if (strcmp(type, "llama") != 0 && strcmp(type, "mistral") != 0)
+        complain(r, "model_type", "is '%.40s', which is not supported; llama and mistral are", type);
+    else
+        snprintf(c->model_type, sizeof c->model_type, "%s", type);
+    if (!is_absent(act) && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0))
+        complain(r, "hidden_act", "is %s; only \"silu\" is supported", shown(act, text));
+}
+
+static void read_heads(struct reader *r, struct model_config *c)
+{
+    c->heads = integer(r, "num_attention_heads", REQUIRED, 1, 4096);
+    c->kv_heads = integer(r, "num_key_value_heads", c->heads, 1, 4096);
+    if (c->heads % c->kv_heads != 0)
+        complain(r, "num_attention_heads", "is %d; it must be a multiple of `num_key_value_heads`, which is %d", c->heads,
+                 c->kv_heads);
+    if (is_absent(json_object_get(r->root, "head_dim")) && c->hidden % c->heads != 0)
+        complain(r, "hidden_size", "is %d; without `head_dim` it must be a multiple of `num_attention_heads`, which is %d",
+                 c->hidden, c->heads);
+    c->head_dim = integer(r, "head_dim", c->hidden / c->heads, 1, 1 << 14);
+    if (c->head_dim % 2 != 0)
+        complain(r, "head_dim", "is %d; it must be even, since rotary positions take channels in pairs", c->head_dim);
 }
 
 static void read_shape(struct reader *r, struct model_config *c)
 {
-    c->vocab = integer(r, "vocab_size", 0, 1, 1 << 24);
-    c->hidden = integer(r, "hidden_size", 0, 1, 1 << 20);
-    c->intermediate = integer(r, "intermediate_size", 0, 1, 1 << 22);
-    c->layers = integer(r, "num_hidden_layers", 0, 1, 4096);
-    c->heads = integer(r, "num_attention_heads", 0, 1, 4096);
-    c->kv_heads = integer(r, "num_key_value_heads", c->heads, 1, 4096);
-    c->head_dim = integer(r, "head_dim", r->ok && c->hidden % c->heads == 0 ? c->hidden / c->heads : 0, 1, 1 << 14);
-    c->max_positions = integer(r, "max_position_embeddings", 2048, 1, 1 << 28);
-    c->eps = (float)number(r, r->root, "rms_norm_eps", 1e-6, 0, 1);
-    if (r->ok && c->heads % c->kv_heads != 0)
-        complain(r, "num_attention_heads", "must be a multiple of `num_key_value_heads`");
-    if (r->ok && c->head_dim % 2 != 0)
-        complain(r, "head_dim", "must be even, for rotary positions");
+    c->vocab = integer(r, "vocab_size", REQUIRED, 1, 1 << 24);
+    c->hidden = integer(r, "hidden_size", REQUIRED, 1, 1 << 20);
+    c->intermediate = integer(r, "intermediate_size", REQUIRED, 1, 1 << 22);
+    c->layers = integer(r, "num_hidden_layers", REQUIRED, 1, 4096);
+    read_heads(r, c);
+    c->max_positions = integer(r, "max_position_embeddings", strcmp(c->model_type, "mistral") == 0 ? 131072 : 2048, 1,
+                               1 << 28);
+    c->eps = (float)number(r, r->root, "rms_norm_eps", REQUIRED, 0, 1);
+}
+
+/* A window as long as the model's context changes nothing. An absent key is not null: transformers takes 4096 then. */
+static void check_sliding(struct reader *r, const struct model_config *c)
+{
+    const json_t *sliding = json_object_get(r->root, "sliding_window");
+    if (strcmp(c->model_type, "mistral") != 0 || json_is_null(sliding))
+        return;
+    int window = integer(r, "sliding_window", 4096, 1, INT_MAX);
+    if (window < c->max_positions)
+        complain(r, "sliding_window", "is %d%s and `max_position_embeddings` %d: attention within a sliding window is not "
+                 "supported; set it to null if every layer attends to all positions", window,
+                 sliding ? "" : " where the key is absent", c->max_positions);
 }
 
 bool config_read(struct model_config *out, json_t **json, const char *dir, struct err *e)
@@ -163,10 +216,8 @@ bool config_read(struct model_config *out, json_t **json, const char *dir, struc
         read_shape(&r, &c);
     if (r.ok)
         read_rope(&r, &c);
-    const json_t *sliding = json_object_get(root, "sliding_window");
-    if (r.ok && json_is_integer(sliding) && json_integer_value(sliding) < c.max_positions &&
-        strcmp(c.model_type, "mistral") == 0)
-        complain(&r, "sliding_window", "shorter than `max_position_embeddings` is not supported: attention here is full");
+    if (r.ok)
+        check_sliding(&r, &c);
     c.tied = boolean(&r, "tie_word_embeddings");
     c.attention_bias = boolean(&r, "attention_bias");
     c.mlp_bias = boolean(&r, "mlp_bias");
@@ -183,42 +234,46 @@ bool config_read(struct model_config *out, json_t **json, const char *dir, struc
 
 /* ----------------------------------------------------------------------------------------------- quantization_config */
 
-/* Is every key of `want` in `have` with the same value, and does `have` say nothing else that changes the scheme? Keys
- * that only record how the numbers were found are passed over. */
-static bool same_scheme(const json_t *have, const json_t *want)
+/* The keys that decide a scheme, with what compressed-tensors takes where one is absent. Others record how the numbers
+ * were found. */
+static const struct { const char *key, *fallback; } scheme_keys[] = {
+    {"num_bits", "8"}, {"type", "\"int\""}, {"symmetric", "true"}, {"strategy", "null"}, {"group_size", "null"},
+    {"dynamic", "false"}, {"block_structure", "null"}, {"scale_dtype", "null"}};
+
+/* Do both say the same of scheme_keys[i]? */
+static bool same_key(const json_t *have, const json_t *want, size_t i)
 {
-    static const char *const known[] = {"num_bits", "type", "symmetric", "strategy", "group_size", "dynamic",
-                                        "block_structure", "scale_dtype"};
-    if (json_is_null(want) || !want)
-        return !have || json_is_null(have);
-    if (!json_is_object(have))
-        return false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const json_t *a = json_object_get(have, known[i]), *b = json_object_get(want, known[i]);
-        bool a_default = !a || json_is_null(a) || (strcmp(known[i], "dynamic") == 0 && json_is_false(a));
-        bool b_default = !b || json_is_null(b) || (strcmp(known[i], "dynamic") == 0 && json_is_false(b));
-        if (strcmp(known[i], "symmetric") == 0) {
-            a_default = a_default || json_is_true(a);
-            b_default = b_default || json_is_true(b);
-        }
-        /* scale_dtype is absent in what older writers made. */
-        if (a_default && (b_default || strcmp(known[i], "scale_dtype") == 0))
-            continue;
-        if (a_default != b_default || !json_equal(a, b))
-            return false;
-    }
-    return true;
+    const json_t *x = json_object_get(have, scheme_keys[i].key), *y = json_object_get(want, scheme_keys[i].key);
+    /* Older writers had no scale_dtype; the dtype of the stored scales is checked in any case. */
+    if (is_absent(x) && (strcmp(scheme_keys[i].key, "scale_dtype") == 0 || is_absent(y)))
+        return true;
+    json_t *fallback = json_loads(scheme_keys[i].fallback, JSON_DECODE_ANY, NULL);
+    bool same = fallback && json_equal(is_absent(x) ? fallback : x, is_absent(y) ? fallback : y);
+    json_decref(fallback);
+    return same;
 }
 
-static const struct format *group_format(const json_t *group)
+static bool same_scheme(const json_t *have, const json_t *want)
 {
-    const char *name = json_string_value(json_object_get(group, "format"));
-    for (int i = 0; formats[i]; i++) {
-        if (!formats[i]->group_format || (name && strcmp(name, formats[i]->group_format) != 0))
+    if (is_absent(want) || is_absent(have))
+        return is_absent(want) && is_absent(have);
+    for (size_t i = 0; i < sizeof scheme_keys / sizeof *scheme_keys; i++)
+        if (!same_key(have, want, i))
+            return false;
+    return json_is_object(have);
+}
+
+/* The format of a group; NULL when there is none like it. `overall` is the configuration's own "format". */
+static const struct format *group_format(const json_t *group, const json_t *overall)
+{
+    const json_t *own = json_object_get(group, "format");
+    const char *name = json_string_value(is_absent(own) ? overall : own);
+    for (int i = 0; name && formats[i]; i++) {
+        if (!formats[i]->group_format || strcmp(name, formats[i]->group_format) != 0)
             continue;
-        json_t *weights = json_loads(formats[i]->weights_json, 0, NULL);
+        json_t *weights = json_loads(formats[i]->weights_json, JSON_DECODE_ANY, NULL);
         json_t *input = json_loads(formats[i]->input_json, JSON_DECODE_ANY, NULL);
-        bool same = weights && same_scheme(json_object_get(group, "weights"), weights) &&
+        bool same = weights && input && same_scheme(json_object_get(group, "weights"), weights) &&
                     same_scheme(json_object_get(group, "input_activations"), input);
         json_decref(weights);
         json_decref(input);
@@ -228,38 +283,88 @@ static const struct format *group_format(const json_t *group)
     return NULL;
 }
 
-static bool check_group(const json_t *group, const char *name, const char *dir, struct err *e)
+/* Targets must be module names: a class name or a pattern would mean what another program makes of it. */
+static bool check_targets(const json_t *targets, const char *where, struct err *e)
 {
-    const json_t *targets = json_object_get(group, "targets");
-    if (!group_format(group))
-        return err_set(e, ERR_INPUT, "%s/config.json: quantization_config, group '%s': a scheme that is not known here",
-                       dir, name);
-    if (!json_is_array(targets))
-        return err_set(e, ERR_INPUT, "%s/config.json: quantization_config, group '%s' has no array `targets`", dir, name);
     for (size_t i = 0; i < json_array_size(targets); i++) {
         const char *target = json_string_value(json_array_get(targets, i));
-        if (!target || strncmp(target, "re:", 3) == 0 || !strchr(target, '.'))
-            return err_set(e, ERR_INPUT, "%s/config.json: quantization_config, group '%s': target '%s' is no exact module "
-                           "name; patterns and class names are not read", dir, name, target ? target : "(no text)");
+        if (!target)
+            return err_set(e, ERR_INPUT, "%s: target %zu is no text", where, i);
+        if (strcmp(target, "lm_head") == 0 || strcmp(target, "re:.*lm_head$") == 0)
+            return err_set(e, ERR_INPUT, "%s: target '%s': a quantized head is not supported; it must be left in bf16",
+                           where, target);
+        if (strncmp(target, "re:", 3) == 0 || !strchr(target, '.'))
+            return err_set(e, ERR_INPUT, "%s: target '%.200s' is a %s; only exact module names are supported, such as "
+                           "'model.layers.0.mlp.down_proj'", where, target,
+                           strncmp(target, "re:", 3) == 0 ? "pattern" : "class name");
     }
+    return true;
+}
+
+static bool check_group(const json_t *group, const json_t *overall, const char *where, struct err *e)
+{
+    const json_t *targets = json_object_get(group, "targets");
+    const char *order = json_string_value(json_object_get(json_object_get(group, "weights"), "actorder"));
+    if (!json_is_object(group) || !json_is_array(targets))
+        return err_set(e, ERR_INPUT, "%s: has no array `targets`", where);
+    if (!is_absent(json_object_get(group, "output_activations")))
+        return err_set(e, ERR_INPUT, "%s: quantized `output_activations` are not supported", where);
+    /* The other two say how codes were found; columns stay where they were. */
+    if (order && strcmp(order, "static") != 0 && strcmp(order, "weight") != 0)
+        return err_set(e, ERR_INPUT, "%s: `actorder` '%.40s' moves columns, which is not supported", where, order);
+    if (!group_format(group, overall)) {
+        struct str known = {0};
+        for (int i = 0; formats[i]; i++)
+            if (formats[i]->group_format)
+                str_printf(&known, "%s%s (%s)", known.length ? ", " : "", formats[i]->name, formats[i]->group_format);
+        err_set(e, ERR_INPUT, "%s: its format, weights and input_activations are those of no known format; known are %s",
+                where, known.text ? known.text : "");
+        str_free(&known);
+        return false;
+    }
+    return check_targets(targets, where, e);
+}
+
+/* What would change the arithmetic of the whole model. */
+static bool check_scheme(const json_t *q, const char *where, struct err *e)
+{
+    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    const json_t *status = json_object_get(q, "quantization_status");
+    if (!method || strcmp(method, "compressed-tensors") != 0)
+        return err_set(e, ERR_INPUT, "%s: `quant_method` is %s%.60s%s; only compressed-tensors directories are read", where,
+                       method ? "'" : "", method ? method : "missing", method ? "'" : "");
+    if (!is_absent(status) && (!json_is_string(status) || strcmp(json_string_value(status), "compressed") != 0))
+        return err_set(e, ERR_INPUT, "%s: `quantization_status` must be \"compressed\"", where);
+    if (!is_absent(json_object_get(q, "kv_cache_scheme")))
+        return err_set(e, ERR_INPUT, "%s: a quantized KV cache (`kv_cache_scheme`) is not supported", where);
+    for (const char *const *key = (const char *const[]){"sparsity_config", "transform_config", NULL}; *key; key++)
+        if (json_object_size(json_object_get(q, *key)) > 0)
+            return err_set(e, ERR_INPUT, "%s: `%s` is not supported", where, *key);
+    if (!json_is_object(json_object_get(q, "config_groups")))
+        return err_set(e, ERR_INPUT, "%s: has no object `config_groups`", where);
     return true;
 }
 
 bool config_check_quantization(const json_t *config, const char *dir, struct err *e)
 {
     const json_t *q = json_object_get(config, "quantization_config");
-    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    char where[4500];
+    if (!is_absent(json_object_get(config, "compression_config")))
+        return err_set(e, ERR_INPUT, "%s/config.json: `compression_config` is an older spelling that is not read; rename it "
+                       "to `quantization_config`", dir);
+    if (is_absent(q))
+        return true;
+    snprintf(where, sizeof where, "%.4000s/config.json: `quantization_config`", dir);
+    if (!check_scheme(q, where, e))
+        return false;
     const char *name;
     const json_t *group;
-    if (!q || json_is_null(q))
-        return true;
-    if (!method || strcmp(method, "compressed-tensors") != 0)
-        return err_set(e, ERR_INPUT, "%s/config.json: quantized by '%s'; only compressed-tensors directories are read", dir,
-                       method ? method : "an unnamed method");
-    const json_t *groups = json_object_get(q, "config_groups");
-    if (!json_is_object(groups))
-        return err_set(e, ERR_INPUT, "%s/config.json: quantization_config has no object `config_groups`", dir);
-    json_object_foreach((json_t *)groups, name, group) if (!check_group(group, name, dir, e)) return false;
+    json_object_foreach(json_object_get(q, "config_groups"), name, group)
+    {
+        snprintf(where, sizeof where, "%.4000s/config.json: `quantization_config`, group '%.100s'", dir, name);
+        if (!check_group(group, json_object_get(q, "format"), where, e))
+            return false;
+    }
     return true;
 }
 
@@ -277,21 +382,22 @@ bool config_stored_format(const json_t *config, const char *dir, const char *mod
                           struct err *e)
 {
     const json_t *q = json_object_get(config, "quantization_config"), *group;
-    const char *name;
-    const struct format *found = NULL;
-    if (!q || json_is_null(q) || lists(json_object_get(q, "ignore"), module)) {
-        *out = format_find("bf16");
-        return true;
-    }
+    const char *name, *first = NULL;
+    const struct format *found = &format_bf16;
+    bool is_ignored = lists(json_object_get(q, "ignore"), module);
     json_object_foreach(json_object_get(q, "config_groups"), name, group)
     {
         if (!lists(json_object_get(group, "targets"), module))
             continue;
-        if (found)
-            return err_set(e, ERR_INPUT, "%s/config.json: quantization_config: module '%s' is a target of two groups", dir,
-                           module);
-        found = group_format(group);
+        if (first || is_ignored)
+            return err_set(e, ERR_INPUT, "%s/config.json: `quantization_config`: module '%s' is a target of group '%s' and "
+                           "%s%s%s; it must have one format", dir, module, name, first ? "of group '" : "",
+                           first ? first : "in `ignore`", first ? "'" : "");
+        first = name;
+        found = group_format(group, json_object_get(q, "format"));
     }
-    *out = found ? found : format_find("bf16");
+    if (!found)
+        return err_set(e, ERR_RESOURCE, "out of memory for the quantization_config of %s", dir);
+    *out = found;
     return true;
 }

@@ -62,12 +62,36 @@ static bool check_float(const struct model *m, const char *name, int rank, int64
     return check_tensor(m, t, rank, shape, e);
 }
 
+/* Tensors of a packed matrix that its format has not: another one's, or the weight itself beside the codes. */
+static bool check_no_others(const struct model *m, const struct matrix *x, const struct format_part *parts, int n,
+                            struct err *e)
+{
+    static const char *const suffixes[] = {"weight", "weight_packed", "weight_scale", "weight_global_scale",
+                                           "input_global_scale", "weight_zero_point", "weight_g_idx", "input_scale"};
+    char name[512];
+    for (size_t s = 0; s < sizeof suffixes / sizeof *suffixes; s++) {
+        bool belongs = false;
+        for (int i = 0; i < n; i++)
+            belongs = belongs || strcmp(parts[i].suffix, suffixes[s]) == 0;
+        snprintf(name, sizeof name, "%s.%s", x->name, suffixes[s]);
+        if (!belongs && safetensors_find(m->files, name))
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' does not belong to format %s, in which config.json has the module",
+                           m->path, name, x->stored->name);
+    }
+    return true;
+}
+
 /* The stored tensors of a packed matrix: exactly those of its format. */
 static bool check_packed(const struct model *m, const struct matrix *x, struct err *e)
 {
-    struct format_part parts[FORMAT_PARTS];
+    struct format_part parts[FORMAT_PARTS + 1];
     char name[512];
+    if (!format_fits(x->stored, x->n, x->k))
+        return err_set(e, ERR_INPUT, "%s: module '%s' is [%lld, %lld]; format %s wants a multiple of %d columns", m->path,
+                       x->name, (long long)x->n, (long long)x->k, x->stored->name, x->stored->k_multiple);
     int n = x->stored->parts(x->n, x->k, x->dtype, parts);
+    if (x->stored->static_input_scale)
+        parts[n++] = (struct format_part){"input_global_scale", DTYPE_F32, 1, {1}};
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, "%s.%s", x->name, parts[i].suffix);
         const struct st_tensor *t = need(m, name, e);
@@ -79,7 +103,7 @@ static bool check_packed(const struct model *m, const struct matrix *x, struct e
         if (!check_tensor(m, t, parts[i].rank, parts[i].shape, e))
             return false;
     }
-    return true;
+    return check_no_others(m, x, parts, n, e);
 }
 
 static void matrix_shape(const struct model_config *c, int which, int64_t *n, int64_t *k)
@@ -155,25 +179,53 @@ static bool add_layer(struct model *m, const json_t *config, int layer, struct e
     return check_float(m, name, 1, m->config.hidden, 0, e);
 }
 
-/* Fused NVFP4 siblings must have the same global scale: the server keeps one for all of them. */
-static bool check_shared_scales(const struct model *m, struct err *e)
+/* A scale of one f32 that the server keeps once for a whole unit, so that fused siblings must have the same. */
+static bool read_unit_scale(const struct model *m, int unit, const char *suffix, float *out, struct err *e)
 {
+    const struct unit *u = &m->units[unit];
     char name[512];
+    float first = 0, scale;
+    for (int i = 0; i < u->count; i++) {
+        snprintf(name, sizeof name, "%s.%s", m->matrices[u->first + i].name, suffix);
+        const struct st_tensor *t = need(m, name, e);
+        if (!t)
+            return false;
+        if (t->dtype != DTYPE_F32 || t->bytes != sizeof scale)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' must be one F32", m->path, name);
+        if (!safetensors_read(m->files, t, 0, sizeof scale, &scale, e))
+            return false;
+        if (!(scale > 0) || !isfinite(scale))
+            return err_set(e, ERR_NUMERIC, "%s: tensor '%s' is %g; it must be positive and finite", m->path, name,
+                           (double)scale);
+        if (i > 0 && scale != first)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' is %.9g, that of '%s' %.9g: the server fuses them and keeps one, so "
+                           "they must be equal", m->path, name, (double)scale, m->matrices[u->first].name, (double)first);
+        first = scale;
+    }
+    *out = first;
+    return true;
+}
+
+static bool check_unit_scales(const struct model *m, struct err *e)
+{
+    float scale;
     for (int u = 0; u < m->n_units; u++) {
-        float first = 0, scale;
-        for (int i = 0; i < m->units[u].count; i++) {
-            const struct matrix *x = &m->matrices[m->units[u].first + i];
-            if (!x->stored->shared_amax)
-                break;
-            snprintf(name, sizeof name, "%s.weight_global_scale", x->name);
-            const struct st_tensor *t = need(m, name, e);
-            if (!t || !safetensors_read(m->files, t, 0, sizeof scale, &scale, e))
-                return false;
-            if (i > 0 && scale != first)
-                return err_set(e, ERR_INPUT, "%s: '%s' is %g, its fused sibling has %g: they must be equal", m->path, name,
-                               (double)scale, (double)first);
-            first = scale;
-        }
+        const struct format *f = m->matrices[m->units[u].first].stored;
+        if ((f->shared_amax && !read_unit_scale(m, u, "weight_global_scale", &scale, e)) ||
+            (f->static_input_scale && !read_unit_scale(m, u, "input_global_scale", &scale, e)))
+            return false;
+    }
+    return true;
+}
+
+/* Tensors that nobody asks for are kept, but those of a layer that config.json has not would be a model cut short. */
+static bool check_layers(const struct model *m, struct err *e)
+{
+    for (size_t i = 0; i < m->files->n_tensors; i++) {
+        int layer;
+        if (sscanf(m->files->tensors[i].name, "model.layers.%8d.", &layer) == 1 && layer >= m->config.layers)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s' is of layer %d, counted from 0; `num_hidden_layers` in config.json "
+                           "is %d", m->path, m->files->tensors[i].name, layer, m->config.layers);
     }
     return true;
 }
@@ -204,7 +256,7 @@ bool model_open(struct model **out, const char *dir, struct err *e)
     ok = ok && mem_new(&m->matrices, layers * MATRICES, e) && mem_new(&m->units, layers * UNITS, e);
     for (size_t l = 0; ok && l < layers; l++)
         ok = add_layer(m, config, (int)l, e);
-    ok = ok && check_shared_scales(m, e);
+    ok = ok && check_layers(m, e) && check_unit_scales(m, e);
     json_decref(config);
     if (!ok) {
         model_close(m);
@@ -223,12 +275,6 @@ void model_close(struct model *m)
     mem_free(m->units);
     arena_free(&m->arena);
     mem_free(m);
-}
-
-bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e)
-{
-    const char *path;
-    return node_input_path(n, port, 0, "path", &path, e) && model_open(out, path, e);
 }
 
 /* -------------------------------------------------------------------------------------------------- reading weights */
@@ -313,28 +359,17 @@ void rendering_free(struct rendering *r)
 
 bool model_input_scale(const struct model *m, int unit, float *out, struct err *e)
 {
-    const struct unit *u = &m->units[unit];
-    float first = 0;
-    char name[512];
-    for (int i = 0; i < u->count; i++) {
-        float scale;
-        snprintf(name, sizeof name, "%s.input_global_scale", m->matrices[u->first + i].name);
-        const struct st_tensor *t = need(m, name, e);
-        if (!t)
-            return false;
-        if (t->dtype != DTYPE_F32 || t->bytes != sizeof scale)
-            return err_set(e, ERR_INPUT, "%s: tensor '%s' must be one F32", m->path, name);
-        if (!safetensors_read(m->files, t, 0, sizeof scale, &scale, e))
-            return false;
-        if (!(scale > 0) || !isfinite(scale))
-            return err_set(e, ERR_INPUT, "%s: '%s' is %g, it must be positive", m->path, name, (double)scale);
-        if (i > 0 && scale != first)
-            return err_set(e, ERR_INPUT, "%s: '%s' is %g, its fused sibling has %g: they must be equal", m->path, name,
-                           (double)scale, (double)first);
-        first = scale;
-    }
-    *out = first;
-    return true;
+    return read_unit_scale(m, unit, "input_global_scale", out, e);
+}
+
+uint64_t model_parameters(const struct model *m)
+{
+    uint64_t table = (uint64_t)m->config.vocab * (uint64_t)m->config.hidden;
+    uint64_t sum = model_unit_parameters(m) + (m->config.tied ? table : 2 * table) +
+                   (2 * (uint64_t)m->config.layers + 1) * (uint64_t)m->config.hidden;
+    for (int i = 0; i < m->n_matrices; i++)
+        sum += m->matrices[i].has_bias ? (uint64_t)m->matrices[i].n : 0;
+    return sum;
 }
 
 uint64_t model_unit_parameters(const struct model *m)

@@ -72,5 +72,7 @@ void rendering_free(struct rendering *r);
 bool model_input_scale(const struct model *m, int unit, float *out, struct err *e) ERR_CHECK;
 /* Total elements of all matrices: the denominator of bpp. */
 uint64_t model_unit_parameters(const struct model *m);
+/* Elements of everything that the model computes with: units, embedding, head if it is not tied, norms, biases. */
+uint64_t model_parameters(const struct model *m);
 
 #endif

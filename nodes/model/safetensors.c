@@ -94,7 +94,7 @@ static bool read_tensor(struct safetensors *st, struct shard *s, const char *nam
     t->name = arena_strdup(&st->arena, name, e);
     if (!t->name)
         return false;
-    if (!json_is_object(entry) || !dtype)
+    if (!dtype)
         return err_set(e, ERR_INPUT, "%s: tensor '%s' has no `dtype`", s->path, name);
     if (!dtype_from_safetensors(dtype, &t->dtype))
         return err_set(e, ERR_INPUT, "%s: tensor '%s' has dtype '%s', which is not known here", s->path, name, dtype);
@@ -139,52 +139,81 @@ static bool check_metadata(const json_t *metadata, const char *path, struct err 
     const json_t *value;
     if (!json_is_object(metadata))
         return err_set(e, ERR_INPUT, "%s: `__metadata__` must be an object of strings", path);
-    json_object_foreach((json_t *)metadata, key, value) if (!json_is_string(value))
-        return err_set(e, ERR_INPUT, "%s: `__metadata__`: '%s' is no string", path, key);
+    json_object_foreach((json_t *)metadata, key, value)
+    {
+        if (!json_is_string(value))
+            return err_set(e, ERR_INPUT, "%s: `__metadata__`: '%s' is no string", path, key);
+    }
     return true;
 }
 
-static bool read_header(struct safetensors *st, int fd, struct shard *s, struct err *e)
+/* The header's length, with size and data of the shard. */
+static bool read_length(int fd, struct shard *s, uint64_t *out, struct err *e)
 {
     unsigned char length[8];
     uint64_t n = 0;
-    char *text = NULL;
-    json_t *header = NULL;
     struct stat status;
     if (fstat(fd, &status) != 0)
         return err_errno(e, ERR_IO, "%s", s->path);
+    if (!S_ISREG(status.st_mode))
+        return err_set(e, ERR_INPUT, "%s: not a regular file", s->path);
     s->size = (uint64_t)status.st_size;
-    if (!S_ISREG(status.st_mode) || s->size < 8)
-        return err_set(e, ERR_INPUT, "%s: no safetensors file: %" PRIu64 " bytes, the header's length alone takes 8",
+    if (s->size < 8)
+        return err_set(e, ERR_INPUT, "%s: truncated: it has %" PRIu64 " bytes, the length of its header alone takes 8",
                        s->path, s->size);
     if (!read_exactly(fd, s->path, 0, length, 8, e))
         return false;
     for (int i = 7; i >= 0; i--)
         n = n << 8 | length[i];
-    if (n > HEADER_LIMIT || n > s->size - 8)
-        return err_set(e, ERR_INPUT, "%s: its header is said to have %" PRIu64 " bytes; the file has %" PRIu64
-                       ", and at most %u are read: truncated, or no safetensors file", s->path, n, s->size, HEADER_LIMIT);
+    if (n > HEADER_LIMIT)
+        return err_set(e, ERR_INPUT, "%s: its first 8 bytes announce a header of %" PRIu64 " bytes, at most %u are read; is "
+                       "it a safetensors file?", s->path, n, HEADER_LIMIT);
+    if (n > s->size - 8)
+        return err_set(e, ERR_INPUT, "%s: truncated: its header takes %" PRIu64 " bytes, the file has %" PRIu64
+                       " behind the header's length", s->path, n, s->size - 8);
     s->data = 8 + n;
+    *out = n;
+    return true;
+}
+
+/* The header's text as JSON. Only spaces may pad it; the JSON reader would let any white space pass. */
+static bool read_json(json_t **out, int fd, const struct shard *s, uint64_t n, struct err *e)
+{
+    char *text;
+    char where[4200];
+    snprintf(where, sizeof where, "%s: header", s->path);
     if (!mem_raw(&text, n + 1, e))
         return false;
     text[n] = '\0';
     bool ok = read_exactly(fd, s->path, 8, text, n, e);
+    uint64_t end = n;
+    while (end > 0 && text[end - 1] == ' ')
+        end--;
     if (ok && (n == 0 || text[0] != '{'))
         ok = err_set(e, ERR_INPUT, "%s: its header does not begin with '{': no safetensors file", s->path);
-    ok = ok && json_load_text(&header, text, n, s->path, e);
+    ok = ok && json_load_text(out, text, n, where, e);
+    if (ok && text[end - 1] != '}') {
+        json_decref(*out);
+        ok = err_set(e, ERR_INPUT, "%s: its header is padded with byte 0x%02x, only spaces may pad it", s->path,
+                     (unsigned char)text[end - 1]);
+    }
     mem_free(text);
-    s->tensors = ok ? arena_new(&st->arena, (json_object_size(header) + 1) * sizeof *s->tensors, e) : NULL;
-    ok = ok && s->tensors;
-    const char *name;
-    json_t *entry;
-    if (ok)
-        json_object_foreach(header, name, entry)
-        {
-            ok = strcmp(name, "__metadata__") == 0 ? check_metadata(entry, s->path, e)
-                                                    : read_tensor(st, s, name, entry, e);
-            if (!ok)
-                break;
-        }
+    return ok;
+}
+
+static bool read_header(struct safetensors *st, int fd, struct shard *s, struct err *e)
+{
+    uint64_t n = 0;
+    json_t *header;
+    if (!read_length(fd, s, &n, e) || !read_json(&header, fd, s, n, e))
+        return false;
+    s->tensors = arena_new(&st->arena, (json_object_size(header) + 1) * sizeof *s->tensors, e);
+    bool ok = s->tensors != NULL;
+    for (void *i = json_object_iter(header); ok && i; i = json_object_iter_next(header, i)) {
+        const char *name = json_object_iter_key(i);
+        const json_t *entry = json_object_iter_value(i);
+        ok = strcmp(name, "__metadata__") == 0 ? check_metadata(entry, s->path, e) : read_tensor(st, s, name, entry, e);
+    }
     json_decref(header);
     return ok && check_tiling(s, e);
 }
@@ -207,7 +236,8 @@ static bool add_shard(struct safetensors *st, int file, struct shard *s, struct 
     return true;
 }
 
-static bool open_shards(struct safetensors *st, const char *dir, struct err *e)
+/* `named` is put behind the name of a file that cannot be opened. */
+static bool open_shards(struct safetensors *st, const char *dir, const char *named, struct err *e)
 {
     if (!mem_new(&st->fds, st->n_files, e))
         return false;
@@ -219,7 +249,7 @@ static bool open_shards(struct safetensors *st, const char *dir, struct err *e)
             return false;
         st->fds[i] = open(s.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
         if (st->fds[i] < 0)
-            return err_errno(e, ERR_INPUT, "%s", s.path);
+            return err_errno(e, ERR_INPUT, "%s%s", s.path, named);
         if (!read_header(st, st->fds[i], &s, e) || !add_shard(st, (int)i, &s, e))
             return false;
     }
@@ -286,7 +316,8 @@ static bool open_index(struct safetensors *st, const char *dir, const char *path
         return false;
     const json_t *map = json_object_get(index, "weight_map");
     bool ok = json_is_object(map) || err_set(e, ERR_INPUT, "%s: no object `weight_map`", path);
-    ok = ok && list_files(st, map, path, e) && open_shards(st, dir, e) && check_index(st, map, path, e);
+    ok = ok && list_files(st, map, path, e) &&
+         open_shards(st, dir, ", which model.safetensors.index.json names", e) && check_index(st, map, path, e);
     json_decref(index);
     return ok;
 }
@@ -298,7 +329,7 @@ static bool open_single(struct safetensors *st, const char *dir, struct err *e)
         return false;
     st->files[0] = "model.safetensors";
     st->n_files = 1;
-    return open_shards(st, dir, e);
+    return open_shards(st, dir, "", e);
 }
 
 bool safetensors_open(struct safetensors **out, const char *dir, struct err *e)
@@ -309,9 +340,13 @@ bool safetensors_open(struct safetensors **out, const char *dir, struct err *e)
     const char *index = arena_printf(&st->arena, e, "%s/model.safetensors.index.json", dir);
     const char *single = index ? arena_printf(&st->arena, e, "%s/model.safetensors", dir) : NULL;
     bool ok = single != NULL;
-    if (ok && access(index, F_OK) == 0)
+    bool has_index = ok && access(index, F_OK) == 0, has_single = ok && access(single, F_OK) == 0;
+    if (has_index && has_single)
+        ok = err_set(e, ERR_INPUT, "%s: both model.safetensors and model.safetensors.index.json are there, and readers "
+                     "differ in which they take; remove one", dir);
+    else if (has_index)
         ok = open_index(st, dir, index, e);
-    else if (ok && access(single, F_OK) == 0)
+    else if (has_single)
         ok = open_single(st, dir, e);
     else if (ok)
         ok = err_set(e, ERR_INPUT, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
@@ -352,6 +387,12 @@ bool safetensors_read(const struct safetensors *s, const struct st_tensor *t, ui
            err_context(e, "tensor '%s'", t->name);
 }
 
+void safetensors_ahead(const struct safetensors *s, const struct st_tensor *t, uint64_t first, uint64_t bytes)
+{
+    /* Advice only: what fails here shows when the bytes are read. */
+    (void)!posix_fadvise(s->fds[t->file], (off_t)(t->offset + first), (off_t)bytes, POSIX_FADV_WILLNEED);
+}
+
 /* -------------------------------------------------------------------------------------------------------- writing */
 
 static bool write_exactly(int fd, const char *path, const void *data, size_t n, struct err *e)
@@ -373,6 +414,12 @@ static bool header_text(struct str *s, const struct st_source *tensors, size_t n
     str_add(s, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (size_t i = 0; i < n; i++) {
         const struct st_source *t = &tensors[i];
+        uint64_t bytes = dtype_bytes(t->dtype);
+        for (int d = 0; d < t->rank; d++)
+            bytes *= (uint64_t)t->shape[d];
+        if (bytes != t->bytes)
+            return err_set(e, ERR_BUG, "tensor '%s' of %" PRIu64 " bytes is to be written as %" PRIu64, t->name, bytes,
+                           t->bytes);
         str_add(s, ",");
         str_add_json(s, t->name);
         str_printf(s, ":{\"dtype\":\"%s\",\"shape\":[", dtype_info(t->dtype)->safetensors);

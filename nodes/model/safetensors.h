@@ -34,6 +34,8 @@ const struct st_tensor *safetensors_find(const struct safetensors *s, const char
 /* `bytes` bytes of the tensor from byte `first`, as stored. A short read is ERR_INPUT: the file was truncated. */
 bool safetensors_read(const struct safetensors *s, const struct st_tensor *t, uint64_t first, uint64_t bytes, void *out,
                       struct err *e) ERR_CHECK;
+/* Those bytes, and what follows them in the file, will be asked for soon: the kernel may read them meanwhile. */
+void safetensors_ahead(const struct safetensors *s, const struct st_tensor *t, uint64_t first, uint64_t bytes);
 
 /* One tensor to be written; its bytes are asked for when their turn comes, so that no more than one tensor is in memory. */
 struct st_source {
