@@ -1,8 +1,8 @@
 /* The node type `export`: a chosen assignment as a compressed-tensors directory that vLLM and transformers load
- * (export-formats 2, 3, 5, 6.2, 7). Tensors keep their source names and order; a matrix in a packed format has its parts
- * in place of its `.weight`, and everything else is copied byte for byte. scout.json in it says how it came about and
- * lists the digests of all other files, which is how a later run tells an export that may be replaced from a directory
- * that somebody has changed. The result object lists the tensors and the digests of all files. */
+ * (export-formats 2, 3, 5, 6.2, 7). Tensors keep their source names and order; a matrix in a packed format has its
+ * parts in place of its `.weight`, and everything else is copied byte for byte. scout.json in it says how it came about
+ * and lists the digests of all other files, which is how a later run tells an export that may be replaced from a
+ * directory that somebody has changed. The result object lists the tensors and the digests of all files. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -84,10 +84,11 @@ static bool read_choice(struct export *x, struct err *e)
     struct object *table = in->object;
     uint32_t chosen;
     if (!menu_read(&x->menu, node_input(x->node, "renderings", 0)->object, e) ||
-        !menu_check(&x->menu, table, in->node, e) || !candidates_read(&x->table, table, e) || !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
+        !menu_check(&x->menu, table, in->node, e) || !candidates_read(&x->table, table, e) ||
+        !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
         return false;
     if (chosen >= x->table.n)
-        return err_set(e, ERR_INPUT, "%s: candidate %u is chosen, there are %zu", object_path(table), chosen, x->table.n);
+        return err_set(e, ERR_INPUT, "'%s': candidate %u is chosen, there are %zu", in->node, chosen, x->table.n);
     x->chosen = &x->table.list[chosen];
     x->formats = arena_new(&x->arena, (size_t)x->menu.n_units * sizeof *x->formats, e);
     if (!x->formats)
@@ -104,7 +105,7 @@ static bool read_choice(struct export *x, struct err *e)
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------- what is to be written */
+/* -------------------------------------------------------------------------------------------- what is to be written */
 
 static int by_place(const void *a, const void *b)
 {
@@ -188,7 +189,7 @@ static bool list_items(struct export *x, struct err *e)
     return true;
 }
 
-/* Deal the tensors to files of at most shard_size bytes (a module that is larger has a file for itself), and name them. */
+/* Deal the tensors to files of at most shard_size bytes (a larger module has a file for itself), and name the files. */
 static bool deal(struct export *x, struct err *e)
 {
     uint64_t most = node_size(x->node, "shard_size"), bytes = 0;
@@ -212,9 +213,10 @@ static bool deal(struct export *x, struct err *e)
                        (unsigned long long)most, x->n_weight_files, MOST_FILES);
     x->weight_files = arena_new(&x->arena, x->n_weight_files * sizeof *x->weight_files, e);
     for (size_t i = 0; x->weight_files && i < x->n_weight_files; i++) {
-        x->weight_files[i] = x->n_weight_files == 1
-                                 ? arena_strdup(&x->arena, "model.safetensors", e)
-                                 : arena_printf(&x->arena, e, "model-%05zu-of-%05zu.safetensors", i + 1, x->n_weight_files);
+        x->weight_files[i] =
+            x->n_weight_files == 1
+                ? arena_strdup(&x->arena, "model.safetensors", e)
+                : arena_printf(&x->arena, e, "model-%05zu-of-%05zu.safetensors", i + 1, x->n_weight_files);
         if (!x->weight_files[i])
             return false;
     }
@@ -454,7 +456,8 @@ static json_t *recipe_inputs(const struct export *x)
     for (size_t i = 0; i < 3; i++) {
         char text[KEY_TEXT];
         const struct input *in = node_input(x->node, names[i], 0);
-        json_object_set_new(inputs, names[i], json_pack("{s:s, s:s}", "type", in->type, "key", key_text(&in->key, text)));
+        json_object_set_new(inputs, names[i],
+                            json_pack("{s:s, s:s}", "type", in->type, "key", key_text(&in->key, text)));
     }
     return inputs;
 }
@@ -580,14 +583,15 @@ static bool check_place(struct export *x, const char *directory, struct err *e)
     if (stat(x->model->path, &source) == 0 && source.st_dev == s.st_dev && source.st_ino == s.st_ino)
         return err_set(e, ERR_INPUT, "directory '%s' is the source model itself; choose another place", directory);
     if (!S_ISDIR(s.st_mode))
-        return err_set(e, ERR_INPUT, "'%s' is there and is no directory; move it away or choose another place", directory);
+        return err_set(e, ERR_INPUT, "'%s' is there and is no directory; move it away or choose another place",
+                       directory);
     if (node_bool(x->node, "overwrite") || is_empty(directory))
         return true;
     if (!is_untouched(x, directory, why, e))
         return false;
     if (why[0])
-        return err_set(e, ERR_INPUT, "directory '%s' is there and is no untouched export of ours: %s. Move it away, set "
-                       "`directory` to another place, or set `overwrite: true` to replace it", directory, why);
+        return err_set(e, ERR_INPUT, "directory '%s' is there and is no untouched export of ours: %s. Move it away, "
+                       "set `directory` to another place, or set `overwrite: true` to replace it", directory, why);
     return true;
 }
 

@@ -150,8 +150,8 @@ bool publish_begin(struct publish **out, const char *target, struct err *e)
     while (n > 1 && target[n - 1] == '/')
         n--;
     if (target[0] != '/' || n < 2 || n > 3000)
-        return err_set(e, ERR_INPUT, "'%s' is no place for a directory; an absolute path of at most 3000 bytes is wanted",
-                       target);
+        return err_set(e, ERR_INPUT, "'%s' is no place for a directory; an absolute path of at most 3000 bytes is "
+                       "wanted", target);
     if (!mem_new(&p, 1, e))
         return false;
     p->fd = -1;

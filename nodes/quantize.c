@@ -99,8 +99,8 @@ static bool select_layer(struct work *w, int layer, struct err *e)
 
 /* ----------------------------------------------------------------------------------------------------- one matrix */
 
-/* Rows [first, first + n) of a rendering as a rendering of its own. What belongs to the whole matrix (parts of rank 1) is
- * written by the piece that starts at row 0, and by the others into `spare`, one per part. */
+/* Rows [first, first + n) of a rendering as a rendering of its own. What belongs to the whole matrix (parts of rank 1)
+ * is written by the piece that starts at row 0, and by the others into `spare`, one per part. */
 static struct rendering rows_of(const struct rendering *r, int64_t first, int64_t n, uint64_t spare[FORMAT_PARTS])
 {
     struct format_part parts[FORMAT_PARTS];
@@ -264,7 +264,7 @@ static bool render_unit(struct work *w, struct writer *out, struct object *hessi
     if (hessian && !read_moment(hessian, u, &moment, &input_amax, e))
         goto out;
     w->input_amax[unit - w->first_unit] = input_amax;
-    /* The divisor under which the largest input is 448 * 6; 1 for an input that was always zero (export-formats 2.1). */
+    /* The divisor under which the largest input is 448 * 6; 1 for an input that was always zero. */
     float scale = input_amax > 0.0f ? 2688.0f / input_amax : 1.0f;
     w->input_scale[unit - w->first_unit] = !wants_input_scale(w, u) ? 0.0f : scale < INFINITY ? scale : 1.0f;
     if (!loss_new(&l, node_queue(w->node), moment, u->k, e))
@@ -318,13 +318,13 @@ static bool add_results(struct writer *out, int n_matrices, int n_units, int n_f
     return add_table(out, "weight_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
                      "||dW||^2 / ||W||^2; NaN where the format is not available", weight_loss, e) &&
            add_table(out, "output_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
-                     "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input; NaN without a hessian or where the "
-                     "format is not available", output_loss, e) &&
+                     "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input; NaN without a hessian or where "
+                     "the format is not available", output_loss, e) &&
            add_table(out, "input_amax", DTYPE_F32, n_units, 0, "1", "unit",
                      "largest |x| of the unit's calibration input; 0 without a hessian", input_amax, e) &&
            add_table(out, "input_scale", DTYPE_F32, n_units, 0, "1", "unit",
-                     "static global scale of the unit's input, a divisor: 2688 / input_amax; 0 if no format of the unit "
-                     "has one", input_scale, e);
+                     "static global scale of the unit's input, a divisor: 2688 / input_amax; 0 if no format of the "
+                     "unit has one", input_scale, e);
 }
 
 /* Names of the layer's units and matrices and the format list, so that a part explains itself. */
@@ -540,29 +540,35 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-/* The largest layer's renderings (kept by the writer, and once more while it is committed), and for the largest unit its
- * weights in f32 and its second moment, as read and as panels. */
+/* Bytes of a unit's renderings in all packed formats. */
+static uint64_t packed_bytes(const struct work *w, const struct unit *u)
+{
+    uint64_t bytes = 0;
+    for (int i = u->first; i < u->first + u->count; i++) {
+        const struct matrix *m = &w->model->matrices[i];
+        for (int f = 0; f < w->n_formats; f++)
+            bytes += w->formats[f]->group_format ? format_bytes(w->formats[f], m->n, m->k, m->dtype) : 0;
+    }
+    return bytes;
+}
+
+/* The largest layer's renderings (kept by the writer, and once more while it is committed), and for the largest unit
+ * its weights in f32 and its second moment, as read and as panels. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct work w;
     if (!open_work(&w, n, e))
         return false;
-    uint64_t most_layer = 0, most_unit = 0;
-    for (int layer = 0, u = 0; layer < w.n_layers; layer++) {
-        uint64_t bytes = 0;
-        for (; u < w.model->n_units && w.model->units[u].layer == layer; u++) {
-            const struct unit *unit = &w.model->units[u];
-            uint64_t k = (uint64_t)unit->k, own = unit->parameters * 4 + loss_bytes(unit->k, w.hessian) + LOSS_ROWS * k * 4 +
-                                                 (w.hessian ? k * k * 4 : 0);
-            most_unit = own > most_unit ? own : most_unit;
-            for (int i = unit->first; i < unit->first + unit->count; i++)
-                for (int f = 0; f < w.n_formats; f++)
-                    if (w.formats[f]->group_format)
-                        bytes += format_bytes(w.formats[f], w.model->matrices[i].n, w.model->matrices[i].k,
-                                              w.model->matrices[i].dtype);
-        }
+    uint64_t layer_bytes = 0, most_layer = 0, most_unit = 0;
+    for (int u = 0; u < w.model->n_units; u++) {
+        const struct unit *unit = &w.model->units[u];
+        uint64_t k = (uint64_t)unit->k, bytes = packed_bytes(&w, unit);
+        uint64_t own = (unit->parameters + LOSS_ROWS * k + (w.hessian ? k * k : 0)) * sizeof(float);
+        own += loss_bytes(unit->k, w.hessian);
+        layer_bytes = bytes + (u > 0 && w.model->units[u - 1].layer == unit->layer ? layer_bytes : 0);
+        most_unit = own > most_unit ? own : most_unit;
+        most_layer = layer_bytes > most_layer ? layer_bytes : most_layer;
         out->disk += bytes;
-        most_layer = bytes > most_layer ? bytes : most_layer;
     }
     out->cores = 0;
     out->memory = 2 * most_layer + most_unit + (32u << 20);

@@ -3,8 +3,8 @@
 
 usage: check_export.py DIR --source MODEL [--run RUN.H5 [--node quantize]] [--decoder EXE] [--dump] [--no-logits]
 
-  structure  every source tensor is there byte for byte, or replaced by exactly the tensors of its format; index, config,
-             targets, ignore list, fused groups, digests in scout.json
+  structure  every source tensor is there byte for byte, or replaced by exactly the tensors of its format; index,
+             config, targets, ignore list, fused groups, digests in scout.json
   codes      with --run: codes and scales equal those of the renderings, byte for byte
   values     decoded by compressed-tensors in f32 against scout's decode (--decoder is the program
              tests/nodes/format/decode_export of a build folder) and against a second formula here; a table per format
@@ -29,7 +29,8 @@ import numpy as np
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 E2M1 = np.concatenate([E2M1, -E2M1])
 PARTS = {  # of a format: suffix -> dtype
-    "nvfp4": {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32", "input_global_scale": "F32"},
+    "nvfp4": {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32",
+              "input_global_scale": "F32"},
     "nvfp4_a16": {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32"},
     "fp8": {"weight": "F8_E4M3", "weight_scale": "F32"},
 }
@@ -113,8 +114,8 @@ def check_structure(folder, source):
             expected[name] = dtype
         else:
             n, k = shape
-            shapes = {"weight_packed": [n, k // 2], "weight": [n, k], "weight_global_scale": [1], "input_global_scale": [1],
-                      "weight_scale": [n, 1] if fmt == "fp8" else [n, k // 16]}
+            shapes = {"weight_packed": [n, k // 2], "weight": [n, k], "weight_global_scale": [1],
+                      "input_global_scale": [1], "weight_scale": [n, 1] if fmt == "fp8" else [n, k // 16]}
             for suffix, stored in PARTS[fmt].items():
                 t = tensors.get(f"{module}.{suffix}")
                 check(t and t[0] == stored and t[1] == shapes[suffix], f"{module}.{suffix}: {t and t[:2]}")
@@ -291,7 +292,8 @@ def check_logits(folder, source, decoded):
     config = json.load(open(os.path.join(folder, "config.json")))
     ids = torch.arange(3, 3 + 64).remainder(config["vocab_size"]).repeat(2, 1)
     with torch.no_grad():
-        plain, stored, served = load_model(source, torch.float32), load_model(folder, torch.float32), load_model(folder, "auto")
+        plain, stored = load_model(source, torch.float32), load_model(folder, torch.float32)
+        served = load_model(folder, "auto")
         before = plain(ids).logits
         with contextlib.redirect_stderr(io.StringIO()):
             as_served = served(ids).logits
@@ -312,11 +314,12 @@ def check_logits(folder, source, decoded):
         with_inputs = stored(ids).logits
     width = float(expected.max() - expected.min())
     worst, moved = float((got - expected).abs().max()), float((before - expected).abs().max())
-    print(f"logits: transformers, f32, inputs left alone: largest difference {worst:.3g} of a range of {width:.3g}; rounding "
-          f"the weights moved them by {moved:.3g}")
+    print(f"logits: transformers, f32, inputs left alone: largest difference {worst:.3g} of a range of {width:.3g}; "
+          f"rounding the weights moved them by {moved:.3g}")
     check(worst <= MOST_LOGIT_DIFFERENCE * width, "logits differ")
-    print(f"logits: KL to the source, in nats: weights {kl_nats(before, expected):.3g}, and inputs quantized as declared "
-          f"{kl_nats(before, with_inputs):.3g}, as a user loads it ({as_served.dtype}) {kl_nats(before, as_served):.3g}")
+    print(f"logits: KL to the source, in nats: weights {kl_nats(before, expected):.3g}, and inputs quantized as "
+          f"declared {kl_nats(before, with_inputs):.3g}, as a user loads it ({as_served.dtype}) "
+          f"{kl_nats(before, as_served):.3g}")
     print("logits: ok")
 
 

@@ -1,8 +1,8 @@
 #ifndef NODES_FORMAT_FORMAT_H
 #define NODES_FORMAT_FORMAT_H
-/* Precision formats: how a matrix is stored and how its input is treated at run time. One file a format, one line in the
- * table. A rendering is the codes and scales of one matrix in one format; `decode` is the one documented f32 expression
- * for its weights, used by measure, verify and scout decode alike. */
+/* Precision formats: how a matrix is stored and how its input is treated at run time. One file a format, one line in
+ * the table. A rendering is the codes and scales of one matrix in one format; `decode` is the one documented f32
+ * expression for its weights, used by measure, verify and scout decode alike. */
 #include "engine/base/mem.h"
 #include "kernels/kernels.h"
 
@@ -36,8 +36,8 @@ struct format {
     const char *weights_json;   /* config_groups' "weights" object, as JSON text */
     const char *input_json;     /* "input_activations", or "null" */
     /* The stored tensors for an [N,K] matrix whose source dtype is `source` (only bf16, which keeps it, looks at it);
-     * returns their number, at most FORMAT_PARTS. A part of rank 2 has a row of bytes per row of the matrix; one of rank
-     * 1 belongs to the matrix. input_global_scale is not among them: it belongs to the unit. */
+     * returns their number, at most FORMAT_PARTS. A part of rank 2 has a row per row of the matrix; one of rank 1
+     * belongs to the matrix. input_global_scale is not among them: it belongs to the unit. */
     int (*parts)(int64_t n, int64_t k, enum dtype source, struct format_part out[FORMAT_PARTS]);
     /* w [n,k] f32 into r->part[], which the caller has allocated. `amax` is that of the matrix, or of the unit when
      * shared_amax. NaN or infinity in w is ERR_NUMERIC with row and column. */

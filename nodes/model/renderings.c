@@ -35,8 +35,8 @@ static bool check_matrices(const struct renderings *r, struct err *e)
     for (uint64_t i = 0; ok && i < n; i++) {
         const struct matrix *x = &m->matrices[i];
         if (strcmp(names[i], x->name) != 0 || rows[i] != x->n || columns[i] != x->k)
-            ok = err_set(e, ERR_INPUT, "matrix %llu is '%s' [%lld, %lld] in the renderings and '%s' [%lld, %lld] in the "
-                         "model %s; quantize this model", (unsigned long long)i, names[i], (long long)rows[i],
+            ok = err_set(e, ERR_INPUT, "matrix %llu is '%s' [%lld, %lld] in the renderings and '%s' [%lld, %lld] in "
+                         "the model %s; quantize this model", (unsigned long long)i, names[i], (long long)rows[i],
                          (long long)columns[i], x->name, (long long)x->n, (long long)x->k, m->path);
     }
     mem_free(names);
@@ -87,8 +87,8 @@ bool renderings_open(struct renderings **out, struct node *n, const char *port, 
     char text[KEY_TEXT];
     if (node_inputs(n, "model") > 0 && object_text(in->object, "model_key", &of) &&
         strcmp(of, key_text(&node_input(n, "model", 0)->key, text)) != 0)
-        return err_set(e, ERR_INPUT, "renderings '%s' are of another model than '%s', which is connected to port 'model'; "
-                       "connect the model that was quantized", in->node, node_input(n, "model", 0)->node);
+        return err_set(e, ERR_INPUT, "renderings '%s' are of another model than '%s', which is connected to port "
+                       "'model'; connect the model that was quantized", in->node, node_input(n, "model", 0)->node);
     return renderings_open_object(out, node_store(n), in->object, m, e) || err_context(e, "renderings '%s'", in->node);
 }
 
@@ -152,8 +152,8 @@ bool renderings_read(struct renderings *r, int matrix, const char *format_name, 
     const struct format *f = format_find(format_name);
     int index = renderings_format(r, format_name);
     if (!f || index < 0)
-        return err_set(e, ERR_INPUT, "%s was not quantized to '%s'; add it to the formats of the quantize node", m->name,
-                       format_name);
+        return err_set(e, ERR_INPUT, "%s was not quantized to '%s'; add it to the formats of the quantize node",
+                       m->name, format_name);
     if (!r->available[(uint64_t)m->unit * r->n_formats + (uint64_t)index])
         return err_set(e, ERR_INPUT, "%s [%lld, %lld] cannot have format %s: not every matrix of its unit has columns "
                        "that are a multiple of %d", m->name, (long long)m->n, (long long)m->k, f->name, f->k_multiple);

@@ -1,15 +1,16 @@
 #ifndef NODES_MODEL_RENDERINGS_H
 #define NODES_MODEL_RENDERINGS_H
-/* Reading what a `quantize` node made: the packed parts of a matrix in a format, and the static scale of a unit's input.
- * Renderings stay in the object's parts until they are asked for. Every function may be called from any thread. */
+/* Reading what a `quantize` node made: the packed parts of a matrix in a format, and the static scale of a unit's
+ * input. Renderings stay in the object's parts until they are asked for. Every function may be called from any
+ * thread. */
 #include "engine/node.h"
 #include "nodes/model/model.h"
 
 struct renderings;
 
 /* From the first input on `port` of a running node. `m` is the original model, which must have the matrices that the
- * renderings were made from, and be the node's input `model` if it has that port (ERR_INPUT otherwise); object and model
- * are borrowed until renderings_close. */
+ * renderings were made from, and be the node's input `model` if it has that port (ERR_INPUT otherwise); object and
+ * model are borrowed until renderings_close. */
 bool renderings_open(struct renderings **out, struct node *n, const char *port, const struct model *m,
                      struct err *e) ERR_CHECK;
 /* The same without a node: `object` is a quantize result in `store`. */

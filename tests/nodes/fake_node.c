@@ -59,7 +59,7 @@ void fake_node_fini(struct node *n)
     *n = (struct node){0};
 }
 
-/* ----------------------------------------------------------------------------------------------------- engine/node.h */
+/* ---------------------------------------------------------------------------------------------------- engine/node.h */
 
 static const struct param *declared(const struct node *n, const char *param)
 {
@@ -243,7 +243,7 @@ void node_live(struct node *n, const struct key *ledger, struct ledger *l)
     (void)l;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- a hessian */
+/* -------------------------------------------------------------------------------------------------------- a hessian */
 
 double fake_moment(int unit, int64_t i, int64_t j)
 {

@@ -38,7 +38,8 @@ struct object *fake_node_run(struct node *n, struct err *e);
 /* Abandons the output if it was not run. */
 void fake_node_fini(struct node *n);
 
-/* What a hessian node would have made: parts with the second moment and the maximum of every unit's input, by formulas. */
+/* What a hessian node would have made: parts with the second moment and the maximum of every unit's input, both by
+ * formulas. */
 struct object *fake_hessian(struct store *s, const struct model *m);
 double fake_moment(int unit, int64_t i, int64_t j); /* a diagonal and a weak rank-one term, of each unit its own */
 float fake_amax(int unit);

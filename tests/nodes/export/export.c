@@ -206,7 +206,7 @@ static void assert_exported(struct world *w, int uniform)
     model_close(exported);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- tests */
+/* ------------------------------------------------------------------------------------------------------------ tests */
 
 static void the_directory_holds_the_renderings_of_the_chosen_assignment(void **state)
 {

@@ -321,7 +321,7 @@ static void nan_and_infinity_are_refused_with_their_place(void **state)
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------- sizes and fits */
+/* --------------------------------------------------------------------------------------------------- sizes and fits */
 
 static void bytes_are_those_of_the_summary_table(void **state)
 {
@@ -398,7 +398,7 @@ static void every_listed_name_is_a_format(void **state)
     assert_null(format_find("int3"));
 }
 
-/* ------------------------------------------------------------------------------------------------------- round trips */
+/* ------------------------------------------------------------------------------------------------------ round trips */
 
 static void bf16_keeps_every_finite_value_of_the_source(void **state)
 {

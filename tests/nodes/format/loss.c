@@ -77,8 +77,8 @@ static void squares_and_energies_are_those_of_the_formula(void **state)
             }
         }
         if (fabs(square / expected_square - 1.0) > TOLERANCE || fabs(energy / expected_energy - 1.0) > TOLERANCE)
-            fail_msg("[%lld, %lld]: %.12g and %.12g, expected %.12g and %.12g", (long long)n, (long long)k, square, energy,
-                     expected_square, expected_energy);
+            fail_msg("[%lld, %lld]: %.12g and %.12g, expected %.12g and %.12g", (long long)n, (long long)k, square,
+                     energy, expected_square, expected_energy);
         free(w);
         free(moment);
     }

@@ -68,7 +68,7 @@ static void *load(struct object *o, const char *name, enum dtype t, uint64_t cou
     return data;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- tests */
+/* ------------------------------------------------------------------------------------------------------------ tests */
 
 static const char *const menu_all[] = {"nvfp4", "nvfp4_a16", "fp8", "bf16", NULL};
 static const char *const menu_weights[] = {"nvfp4_a16", "fp8", "bf16", NULL};
@@ -175,7 +175,8 @@ static void losses_are_those_of_the_formula(void **state)
     world_open(&w, "stories260k");
     struct object *hessian = fake_hessian(w.store, w.model), *o = quantize(&w, menu_all, hessian, 2);
     uint64_t cells = (uint64_t)w.model->n_matrices * 4;
-    double *weight_loss = load(o, "weight_loss", DTYPE_F64, cells), *output_loss = load(o, "output_loss", DTYPE_F64, cells);
+    double *weight_loss = load(o, "weight_loss", DTYPE_F64, cells);
+    double *output_loss = load(o, "output_loss", DTYPE_F64, cells);
     struct renderings *r;
     assert_ok(renderings_open_object(&r, w.store, o, w.model, &e), e);
     for (int i = 0; i < w.model->n_matrices; i += 5) { /* each role of some layer */
@@ -208,8 +209,8 @@ static void losses_are_those_of_the_formula(void **state)
             }
             if (fabs(weight_loss[i * 4 + f] - square / whole) > 1e-6 * square / whole ||
                 fabs(output_loss[i * 4 + f] - energy / whole_energy) > 1e-4 * energy / whole_energy)
-                fail_msg("%s in %s: %.9g and %.9g, expected %.9g and %.9g", m->name, menu_all[f], weight_loss[i * 4 + f],
-                         output_loss[i * 4 + f], square / whole, energy / whole_energy);
+                fail_msg("%s in %s: %.9g and %.9g, expected %.9g and %.9g", m->name, menu_all[f],
+                         weight_loss[i * 4 + f], output_loss[i * 4 + f], square / whole, energy / whole_energy);
         }
         mem_free(source);
         mem_free(got);
