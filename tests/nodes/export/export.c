@@ -26,7 +26,7 @@ struct world {
 static struct object *make_info(struct world *w)
 {
     struct err e = {0};
-    struct writer *out;
+    struct writer *out = NULL;
     struct object *o = NULL;
     struct key key;
     const char *const names[] = {"model.norm.weight"}, *const digests[] = {"00ff"};
@@ -85,7 +85,7 @@ static struct object *choose(struct world *w, int uniform)
 {
     struct err e = {0};
     struct candidates c;
-    struct writer *out;
+    struct writer *out = NULL;
     struct object *o = NULL;
     struct key key;
     uint8_t assignment[256] = {0};
@@ -160,7 +160,7 @@ static void assert_same_tensor(const struct world *w, const struct model *export
     const struct st_tensor *a = safetensors_find(w->model->files, name), *b = safetensors_find(exported->files, name);
     if (!a || !b || a->bytes != b->bytes || a->dtype != b->dtype || a->rank != b->rank)
         fail_msg("%s is not as in the source", name);
-    char *x, *y;
+    char *x = NULL, *y = NULL;
     assert_ok(mem_raw(&x, a->bytes, &e) && mem_raw(&y, a->bytes, &e), e);
     assert_ok(safetensors_read(w->model->files, a, 0, a->bytes, x, &e), e);
     assert_ok(safetensors_read(exported->files, b, 0, b->bytes, y, &e), e);
@@ -235,7 +235,7 @@ static void scout_json_and_the_result_say_the_same(void **state)
     json_t *recipe = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
     assert_non_null(recipe);
     int64_t bytes;
-    double bpp;
+    double bpp = 0.0;
     assert_true(object_int(o, "bytes", &bytes) && object_double(o, "bpp", &bpp));
     assert_int_equal(json_integer_value(json_object_get(recipe, "bytes")), bytes);
     assert_true(json_real_value(json_object_get(recipe, "bpp")) == bpp);

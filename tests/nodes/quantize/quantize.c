@@ -342,7 +342,7 @@ static void a_stopped_run_goes_on_and_gives_the_same_bytes(void **state)
     free(bytes_a);
     free(bytes_b);
     for (int layer = 0; layer < 5; layer++) {
-        struct object *x, *y;
+        struct object *x = NULL, *y = NULL;
         char name[64];
         snprintf(name, sizeof name, "layer.%03d", layer);
         assert_ok(object_part(whole.store, a, name, &x, &e) && object_part(broken.store, b, name, &y, &e), e);
