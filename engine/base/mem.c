@@ -44,7 +44,7 @@ bool mem_raw_bytes(void **out, size_t count, size_t size, struct err *e)
 
 bool mem_new_bytes(void **out, size_t count, size_t size, struct err *e)
 {
-    void *p;
+    void *p = NULL;
     if (!mem_raw_bytes(&p, count, size, e))
         return false;
     memset(p, 0, count * size);
@@ -54,7 +54,7 @@ bool mem_new_bytes(void **out, size_t count, size_t size, struct err *e)
 
 bool mem_grow_bytes(void **p, size_t old_count, size_t count, size_t size, struct err *e)
 {
-    void *new;
+    void *new = NULL;
     if (!mem_raw_bytes(&new, count, size, e))
         return false;
     size_t kept = old_count < count ? old_count : count;

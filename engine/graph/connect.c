@@ -237,6 +237,7 @@ static void rounds_of(const struct ref *r, int round, int *first, int *last)
 {
     int n = r->to->rounds;
     *first = 1;
+    *last = 0;
     switch (r->form) {
     case FORM_ONLY:
         *last = 1;

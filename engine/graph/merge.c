@@ -179,9 +179,14 @@ static bool apply_variant(struct loading *l, struct tree **graph)
     struct mark m = {.file = arena_printf(l->arena, &l->fatal, "--variant %s", name)};
     if (!m.file || !nearest_key(l, variants, name, &near))
         return false;
-    if (!variant || variant->kind == TREE_NULL)
-        return loading_problem(l, &m, near, "the graph has no variant '%s'%s", name,
-                               variants ? "" : ": it has none at all");
+    if (!variant || variant->kind == TREE_NULL) {
+        char list[256] = "";
+        size_t n = variants && variants->kind == TREE_MAP ? variants->n : 0, at = 0;
+        for (size_t i = 0; i < n && at < sizeof list; i++)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", loading_separator(i == 0, i + 1 == n),
+                                   variants->pairs[i].key->text);
+        return loading_problem(l, &m, near, "the graph has no variant '%s': it has %s", name, n ? list : "none");
+    }
     if (variant->kind != TREE_MAP)
         return true;
     *graph = merge(l, *graph, variant, MODE_PLAIN);
