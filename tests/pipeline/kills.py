@@ -34,8 +34,7 @@ def objects(run):
 
 
 def rows(run):
-    """(candidate, window) of every acknowledged row, read without HDF5: rows start where seq == 1 stands at a 4 KiB
-    boundary is not assumed; h5py gives the offset."""
+    """(ledger, candidate, window, bytes) of every acknowledged row, by the rule that readers are told: seq counts up from 1."""
     import h5py
 
     found = []
