@@ -30,7 +30,7 @@ struct corpus {
     struct model *model;
     struct tokenizer *tokenizer;
     struct documents documents;
-    uint32_t window, least;
+    uint32_t window, least, per_document;
     bool mask, special;
     struct set sets[SETS];
     uint8_t *split; /* [document] */
@@ -71,8 +71,8 @@ static bool shuffle(struct corpus *c, struct place **out, struct err *e)
     return true;
 }
 
-/* Windows of one document into a set, until it is full: consecutive pieces of `window` tokens; the tail is masked (kept
- * with its length) or skipped. */
+/* Windows of one document into a set, until it is full or the document has given its share: consecutive pieces of `window`
+ * tokens; the tail is masked (kept with its length) or skipped. */
 static bool add_document(struct corpus *c, struct set *s, uint32_t document, struct err *e)
 {
     const struct document *d = &c->documents.list[document];
@@ -87,7 +87,7 @@ static bool add_document(struct corpus *c, struct set *s, uint32_t document, str
             ok = err_set(e, ERR_INPUT, "token id %d of the document at byte %llu is outside the model's vocabulary of %d: "
                          "tokenizer.json and config.json do not belong together", ids[i], (unsigned long long)d->offset,
                          c->model->config.vocab);
-    for (size_t at = 0; ok && at < n && s->n < s->wanted; at += c->window) {
+    for (size_t at = 0; ok && at < n && s->n < s->wanted && s->n - before < c->per_document; at += c->window) {
         size_t length = n - at < c->window ? n - at : c->window;
         if (length < c->window && (!c->mask || length < c->least))
             break;
@@ -191,6 +191,7 @@ static bool prepare(struct corpus *c, struct err *e)
         rule++;
     c->window = (uint32_t)node_int(n, "window");
     c->least = (uint32_t)node_int(n, "least");
+    c->per_document = node_int(n, "per_document") ? (uint32_t)node_int(n, "per_document") : UINT32_MAX;
     c->mask = strcmp(node_string(n, "short"), "mask") == 0;
     c->special = node_bool(n, "special");
     if (!node_input_path(n, "tokenizer", 0, "path", &dir, e) || !model_open(&c->model, dir, e))
@@ -257,6 +258,8 @@ const struct node_class node_corpus = {
          .help = "windows that candidates are measured and chosen on"},
         {.name = "report", .type = PARAM_INT, .fallback = "16", .least = 1, .most = 1000000, .unit = "window",
          .help = "windows that no choice sees: the published figure"},
+        {.name = "per_document", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 1000000, .unit = "window",
+         .help = "most windows taken from one document (its first); 0: all. Fewer gives more documents, hence better intervals"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,
          .help = "of the hash that deals documents to the sets"},
         {.name = "short", .type = PARAM_ENUM, .fallback = "mask", .choices = (const char *const[]){"mask", "skip", NULL},
