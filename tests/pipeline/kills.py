@@ -14,6 +14,11 @@ import sys
 import tempfile
 import time
 
+try:
+    import h5py
+except ImportError:
+    sys.exit(77)
+
 ROW = 128  # bytes of a ledger row: u64 seq, u8 candidate[32], u32 window, ...
 
 
@@ -35,8 +40,6 @@ def objects(run):
 
 def rows(run):
     """(ledger, candidate, window, bytes) of every acknowledged row, by the rule that readers are told: seq counts up from 1."""
-    import h5py
-
     found = []
     for p in sorted(pathlib.Path(run, "store/ledger").rglob("*.h5")):
         with h5py.File(p, "r") as f:

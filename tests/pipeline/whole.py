@@ -20,7 +20,10 @@ import sys
 import tempfile
 import time
 
-import h5py
+try:
+    import h5py
+except ImportError:
+    sys.exit(77)
 import numpy as np
 
 SMALL = ["calibration=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=12"]
