@@ -1,5 +1,5 @@
-/* Digests of source files, and their cache. The cache is a text file, one line a digest, each with its own CRC; lines are
- * only appended, and a damaged one is skipped: the worst that can happen is that a file is hashed again. */
+/* Digests of source files, and their cache. The cache is a text file, one line a digest, each with its own CRC; lines
+ * are only appended, and a damaged one is skipped: the worst that can happen is that a file is hashed again. */
 #include "engine/store/digest.h"
 
 #include <dirent.h>
@@ -22,7 +22,7 @@
 #define RACY_NS INT64_C(2000000000)
 #define LINE_BYTES 256
 
-/* ------------------------------------------------------------------------------------------------------------- cache */
+/* ------------------------------------------------------------------------------------------------------------ cache */
 
 static int64_t time_ns(struct timespec t) { return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec; }
 
@@ -54,7 +54,8 @@ static size_t format_line(const struct digest_entry *x, char out[LINE_BYTES])
 static bool parse_line(const char *line, struct digest_entry *x)
 {
     char text[KEY_TEXT], again[LINE_BYTES];
-    if (sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64 " %64s", &x->device, &x->inode, &x->bytes,
+    if (sscanf(line, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64 " %64s", &x->device, &x->inode,
+               &x->bytes,
                &x->mtime_ns, &x->ctime_ns, text) != 6 || !key_parse(text, &x->digest))
         return false;
     size_t n = format_line(x, again); /* the one way to write it, CRC and all */
@@ -154,7 +155,7 @@ void digest_cache_free(struct store *s)
     s->digests_read = false;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- hashing */
+/* ---------------------------------------------------------------------------------------------------------- hashing */
 
 /* One source file. */
 struct source {
@@ -224,7 +225,8 @@ static int compare_sources(const void *a, const void *b)
 }
 
 /* Add the file `name` of directory `path` (or `path` itself) if it is a regular file, links followed. */
-static bool add_source(struct arena *a, struct source **files, size_t *n, size_t *room, const char *path, const char *name,
+static bool add_source(struct arena *a, struct source **files, size_t *n, size_t *room, const char *path,
+                       const char *name,
                        struct err *e)
 {
     struct source f = {0};

@@ -7,8 +7,8 @@
 
 #define H5_BLOCK 4096 /* the user block, and the alignment of data */
 
-/* Fill *e with the text and the deepest message of libhdf5's error stack. ERR_RESOURCE when that says that the disk, the
- * quota, the file-size limit, memory or the table of open files is full, else ERR_IO. Returns false. */
+/* Fill *e with the text and the deepest message of libhdf5's error stack. ERR_RESOURCE when that says that the disk,
+ * the quota, the file-size limit, memory or the table of open files is full, else ERR_IO. Returns false. */
 bool h5_fail(struct err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Was it the disk, the quota or the file-size limit? Of an error that h5_fail made; may be asked on any thread. */
 bool h5_disk_full(const struct err *e);

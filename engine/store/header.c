@@ -16,7 +16,8 @@ static uint32_t header_crc(const struct header *h)
     return (uint32_t)crc32(0, (const Bytef *)h, offsetof(struct header, crc));
 }
 
-void header_seal(struct header *h, const char *magic, const struct key *key, uint64_t body_bytes, const struct key *digest)
+void header_seal(struct header *h, const char *magic, const struct key *key, uint64_t body_bytes,
+                 const struct key *digest)
 {
     memcpy(h->magic, magic, sizeof h->magic);
     h->format = HEADER_FORMAT;

@@ -47,7 +47,8 @@ static bool relative_path(const char *from, const char *to, char out[PATH_ROOM],
     while (*rest == '/')
         rest++;
     n += (size_t)snprintf(out + n, PATH_ROOM - n, "%s", *rest ? rest : ".");
-    return n < PATH_MAX || err_set(e, ERR_INPUT, "the way from '%s' to '%s' is longer than %d bytes", from, to, PATH_MAX);
+    return n < PATH_MAX || err_set(e, ERR_INPUT, "the way from '%s' to '%s' is longer than %d bytes", from, to,
+                                   PATH_MAX);
 }
 
 static hid_t make_group(hid_t parent, const char *name, struct err *e)
@@ -82,7 +83,8 @@ static bool write_node(const struct writing *w, hid_t nodes, const struct index_
         return false;
     bool ok = h5_set_string(group, "type", x->type, e) && h5_set_string(group, "state", x->state, e) &&
               h5_set_string(group, "key", x->has_key ? key_text(&x->key, text) : "", e) &&
-              h5_set_double(group, "seconds", x->seconds, e) && h5_set_string(group, "error", x->error ? x->error : "", e);
+              h5_set_double(group, "seconds", x->seconds, e) && h5_set_string(group, "error", x->error ? x->error : "",
+                                                                              e);
     for (size_t i = 0; ok && i < x->n_stats; i++)
         ok = write_stat(group, &x->stats[i], e);
     if (ok && x->has_ledger)

@@ -1,5 +1,5 @@
-/* Reading run.h5 back, for `status`, `explain` and the like: checked by its digest first, then read on the libhdf5 thread. Links
- * are not followed; what they would say stands in attributes. */
+/* Reading run.h5 back, for `status`, `explain` and the like: checked by its digest first, then read on the libhdf5
+ * thread. Links are not followed; what they would say stands in attributes. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -124,7 +124,8 @@ static bool read_node(struct reading *r, hid_t group, struct index_node *x)
     x->has_result = H5Lexists(group, "result", H5P_DEFAULT) > 0;
     if (H5Aexists(group, "ledger") <= 0)
         return true;
-    ok = get_string(r, group, "ledger", &ledger) && get_number(r, group, "ledger_segments", H5T_NATIVE_INT64, &segments);
+    ok = get_string(r, group, "ledger", &ledger) && get_number(r, group, "ledger_segments", H5T_NATIVE_INT64,
+                                                               &segments);
     x->has_ledger = ok && key_parse(ledger, &x->ledger);
     x->ledger_segments = segments > 0 ? (size_t)segments : 0;
     return ok;
@@ -190,7 +191,8 @@ static bool read_run(struct reading *r, hid_t file)
     hid_t group = H5Gopen2(file, "run", H5P_DEFAULT);
     if (group < 0)
         return h5_fail(r->e, "there is no group /run");
-    bool ok = get_string(r, group, "graph_name", &x->graph_name) && get_string(r, group, "command_line", &x->command_line) &&
+    bool ok = get_string(r, group, "graph_name", &x->graph_name) && get_string(r, group, "command_line",
+                                                                               &x->command_line) &&
               get_string(r, group, "version", &x->version) && get_string(r, group, "machine", &x->machine) &&
               get_number(r, group, "started", H5T_NATIVE_DOUBLE, &x->started);
     H5Gclose(group);

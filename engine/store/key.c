@@ -136,7 +136,7 @@ bool key_of_bytes(const void *data, size_t n, struct key *out, struct err *e)
     return key_hash_end(h, out, e);
 }
 
-/* ------------------------------------------------------------------------------------------------------- set of keys */
+/* ------------------------------------------------------------------------------------------------------ set of keys */
 
 /* Keys are digests, so their first bytes are the hash. */
 static size_t slot_of(const struct key_set *s, const struct key *k)

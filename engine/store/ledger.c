@@ -1,6 +1,7 @@
 /* Ledgers: the rows of a measuring context in its segments, with a table in memory of which are there. Shared within a
  * process, one writer process at a time. A row counts when its own CRC, that of its per-token values and that of its
- * candidate's assignment hold; any other is absent, and is measured again. What a segment is made of is in segment.c. */
+ * candidate's assignment hold; any other is absent, and is measured again. What a segment is made of is in segment.c.
+ * */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -10,13 +11,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "engine/store/row_table.h"
 #include "engine/store/segment.h"
 #include "engine/store/sys.h"
-
-struct entry {
-    struct ledger_row row; /* seq 0: found damaged after it was read, and absent since */
-    uint32_t segment;      /* index in `segments` */
-};
 
 struct ledger {
     struct store *store;
@@ -32,79 +29,11 @@ struct ledger {
     struct segment *segments;
     size_t n_segments, room_segments;
     uint32_t next_number;
-    struct entry *entries;
-    size_t n_entries, room_entries, n_alive;
-    uint32_t *table;       /* 1 + index in entries, 0: free; open addressing */
-    size_t table_size;     /* a power of two, at least twice room_entries */
+    struct row_table rows;     /* `segment` of an entry is the index in `segments` */
     struct key_set candidates; /* whose assignment is in some segment */
 };
 
-/* ---------------------------------------------------------------------------------------------------- table of rows */
-
-/* The place in the table of (candidate, window): of its entry, or where it would go. */
-static size_t place_of(const struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t window)
-{
-    uint64_t hash;
-    memcpy(&hash, candidate, sizeof hash);
-    hash += (uint64_t)window * UINT64_C(0x9e3779b97f4a7c15);
-    size_t at = (size_t)(hash ^ hash >> 32) & (l->table_size - 1);
-    for (; l->table[at]; at = (at + 1) & (l->table_size - 1)) {
-        const struct ledger_row *r = &l->entries[l->table[at] - 1].row;
-        if (r->window == window && memcmp(r->candidate, candidate, KEY_BYTES) == 0)
-            break;
-    }
-    return at;
-}
-
-/* Make room for n more entries, so that adding them cannot fail. */
-static bool reserve_entries(struct ledger *l, size_t n, struct err *e)
-{
-    size_t room = l->room_entries ? l->room_entries : 256;
-    while (room < l->n_entries + n)
-        room *= 2;
-    if (room == l->room_entries)
-        return true;
-    if (room > UINT32_MAX / 4)
-        return err_set(e, ERR_RESOURCE, "a ledger holds at most %" PRIu32 " rows in memory", UINT32_MAX / 4);
-    uint32_t *table;
-    if (!mem_new(&table, 2 * room, e))
-        return false;
-    if (!mem_grow(&l->entries, l->room_entries, room, e)) {
-        mem_free(table);
-        return false;
-    }
-    mem_free(l->table);
-    l->table = table;
-    l->table_size = 2 * room;
-    l->room_entries = room;
-    for (size_t i = 0; i < l->n_entries; i++)
-        l->table[place_of(l, l->entries[i].row.candidate, l->entries[i].row.window)] = (uint32_t)i + 1;
-    return true;
-}
-
-/* The same row again takes the place of the old one. There must be room. */
-static void add_entry(struct ledger *l, const struct ledger_row *r, uint32_t segment)
-{
-    size_t at = place_of(l, r->candidate, r->window);
-    if (!l->table[at]) {
-        l->table[at] = (uint32_t)++l->n_entries;
-        l->n_alive++;
-    } else if (!l->entries[l->table[at] - 1].row.seq) {
-        l->n_alive++;
-    }
-    l->entries[l->table[at] - 1] = (struct entry){*r, segment};
-}
-
-/* The entry of a row that is there, or NULL. */
-static struct entry *find_entry(const struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t window)
-{
-    if (!l->n_entries)
-        return NULL;
-    uint32_t i = l->table[place_of(l, candidate, window)];
-    return i && l->entries[i - 1].row.seq ? &l->entries[i - 1] : NULL;
-}
-
-/* ----------------------------------------------------------------------------------------------------------- opening */
+/* ---------------------------------------------------------------------------------------------------------- opening */
 
 static bool copy_spec(struct ledger *l, const struct ledger_spec *spec, struct err *e)
 {
@@ -238,9 +167,9 @@ static bool scan_row(void *context, const struct ledger_row *r, struct err *e)
     struct scan *s = context;
     if (!is_known(s->l, r->candidate))
         return true;
-    if (!reserve_entries(s->l, 1, e))
+    if (!row_table_reserve(&s->l->rows, 1, e))
         return false;
-    add_entry(s->l, r, s->segment);
+    row_table_add(&s->l->rows, r, s->segment);
     return true;
 }
 
@@ -262,8 +191,7 @@ static void free_ledger(struct ledger *l)
     if (l->lock_fd >= 0)
         sys_close(l->lock_fd);
     mem_free(l->segments);
-    mem_free(l->entries);
-    mem_free(l->table);
+    row_table_free(&l->rows);
     key_set_free(&l->candidates);
     arena_free(&l->arena);
     pthread_mutex_destroy(&l->appending);
@@ -363,14 +291,14 @@ void ledger_close(struct ledger *l)
         free_ledger(l);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- reading */
+/* ---------------------------------------------------------------------------------------------------------- reading */
 
 bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t window, struct ledger_row *row,
                  float *slots)
 {
     pthread_mutex_lock(&l->lock);
-    const struct entry *x = find_entry(l, candidate, window);
-    struct entry found = x ? *x : (struct entry){0};
+    const struct row_entry *x = row_table_find(&l->rows, candidate, window);
+    struct row_entry found = x ? *x : (struct row_entry){0};
     struct segment g = {0}; /* what of it never changes: an append may be going on */
     if (x) {
         g.fd = l->segments[x->segment].fd;
@@ -381,11 +309,10 @@ bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t 
         return false;
     if (slots && !segment_read_slots(&g, &l->spec, &found.row, slots)) {
         pthread_mutex_lock(&l->lock);
-        struct entry *bad = find_entry(l, candidate, window);
-        if (bad && bad->segment == found.segment && bad->row.seq == found.row.seq) {
-            bad->row.seq = 0; /* it was whole when it was opened: the disk has lost it since */
-            l->n_alive--;
-        }
+        const struct row_entry *bad = row_table_find(&l->rows, candidate, window);
+        if (bad && bad->segment == found.segment && bad->row.seq == found.row.seq)
+            /* it was whole when it was opened: the disk has lost it since */
+            row_table_drop(&l->rows, candidate, window);
         pthread_mutex_unlock(&l->lock);
         return false;
     }
@@ -396,7 +323,7 @@ bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t 
 uint64_t ledger_rows(struct ledger *l)
 {
     pthread_mutex_lock(&l->lock);
-    uint64_t n = l->n_alive;
+    uint64_t n = l->rows.n_alive;
     pthread_mutex_unlock(&l->lock);
     return n;
 }
@@ -409,7 +336,7 @@ size_t ledger_segments(struct ledger *l)
     return n;
 }
 
-/* --------------------------------------------------------------------------------------------------------- appending */
+/* -------------------------------------------------------------------------------------------------------- appending */
 
 /* An append in hand. */
 struct batch {
@@ -429,7 +356,7 @@ static bool check_batch(const struct ledger *l, const struct batch *b, struct er
         const uint8_t *assignment = b->assignments + i * l->spec.assignment_bytes;
         struct key k, digest;
         memcpy(k.bytes, r->candidate, KEY_BYTES);
-        bool again = find_entry(l, r->candidate, r->window) != NULL;
+        bool again = row_table_find(&l->rows, r->candidate, r->window) != NULL;
         for (size_t j = 0; j < i && !again; j++)
             again = b->rows[j].window == r->window && memcmp(b->rows[j].candidate, r->candidate, KEY_BYTES) == 0;
         if (again)
@@ -439,7 +366,8 @@ static bool check_batch(const struct ledger *l, const struct batch *b, struct er
         if (new && !key_of_bytes(assignment, l->spec.assignment_bytes, &digest, e))
             return false;
         if (new && !key_equal(&digest, &k))
-            return err_set(e, ERR_BUG, "row (%s, window %" PRIu32 ") does not belong to its assignment, whose digest is "
+            return err_set(e, ERR_BUG,
+                           "row (%s, window %" PRIu32 ") does not belong to its assignment, whose digest is "
                                        "another", key_text(&k, text), r->window);
     }
     return true;
@@ -502,7 +430,7 @@ static void acknowledge(struct ledger *l, const struct segment *g, const struct 
             continue; /* not reached; the cost would be a second copy of the assignment */
     }
     for (size_t i = first; i < first + n; i++)
-        add_entry(l, &b->rows[i], (uint32_t)(g - l->segments));
+        row_table_add(&l->rows, &b->rows[i], (uint32_t)(g - l->segments));
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -545,7 +473,7 @@ bool ledger_append(struct ledger *l, struct ledger_row *rows, const float *slots
     if (!mem_new(&b.candidates, n, e) || !mem_new(&b.sources, n, e))
         goto out;
     pthread_mutex_lock(&l->lock);
-    ok = check_batch(l, &b, e) && reserve_entries(l, n, e) && key_set_reserve(&l->candidates, n, e);
+    ok = check_batch(l, &b, e) && row_table_reserve(&l->rows, n, e) && key_set_reserve(&l->candidates, n, e);
     pthread_mutex_unlock(&l->lock);
     ok = ok && write_batch(l, &b, e);
 out:

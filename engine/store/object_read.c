@@ -1,6 +1,6 @@
 /* Reading objects: a file is opened, its header and (once per opened store) its digest are checked, and only then does
- * libhdf5 see it, once, to list what is in it (object_table.c). Data is read with plain reads at its place. Open objects
- * are shared within a store. A damaged file is set aside and counts as absent. */
+ * libhdf5 see it, once, to list what is in it (object_table.c). Data is read with plain reads at its place. Open
+ * objects are shared within a store. A damaged file is set aside and counts as absent. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -163,8 +163,8 @@ static void unlist(struct object *o)
     *p = o->next;
 }
 
-/* With the store's lock held: the open object of that key, with one reference more, or NULL. Waits for one that is being
- * opened. */
+/* With the store's lock held: the open object of that key, with one reference more, or NULL. Waits for one that is
+ * being opened. */
 static struct object *find_open(struct store *s, const struct key *key)
 {
     for (;;) {
@@ -270,7 +270,7 @@ const struct key *object_key(const struct object *o) { return &o->key; }
 
 const char *object_path(const struct object *o) { return o->path; }
 
-/* -------------------------------------------------------------------------------------------------------- attributes */
+/* ------------------------------------------------------------------------------------------------------- attributes */
 
 static const struct object_attribute *find_attribute(const struct object *o, const char *name, enum object_value kind)
 {
@@ -304,7 +304,7 @@ bool object_int(const struct object *o, const char *name, int64_t *out)
     return a != NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- datasets */
+/* --------------------------------------------------------------------------------------------------------- datasets */
 
 static const struct object_entry *find_entry(const struct object *o, const char *name)
 {
@@ -347,11 +347,13 @@ static const struct object_entry *typed_entry(const struct object *o, const char
     return NULL;
 }
 
-static bool read_elements(const struct object *o, const struct object_entry *x, uint64_t first, uint64_t count, void *out,
+static bool read_elements(const struct object *o, const struct object_entry *x, uint64_t first, uint64_t count,
+                          void *out,
                           struct err *e)
 {
     if (first > x->count || count > x->count - first)
-        return err_set(e, ERR_INPUT, "%s: dataset '%s' has %" PRIu64 " elements; %" PRIu64 " from %" PRIu64 " are asked for",
+        return err_set(e, ERR_INPUT,
+                       "%s: dataset '%s' has %" PRIu64 " elements; %" PRIu64 " from %" PRIu64 " are asked for",
                        o->path, x->d.name, x->count, count, first);
     uint64_t size = x->count ? x->bytes / x->count : 0;
     size_t got;
@@ -360,7 +362,8 @@ static bool read_elements(const struct object *o, const struct object_entry *x, 
     if (!sys_read_at(o->fd, out, (size_t)(count * size), x->offset + first * size, &got))
         return err_errno(e, ERR_IO, "%s: cannot read dataset '%s'", o->path, x->d.name);
     if (got < count * size)
-        return err_set(e, ERR_IO, "%s: dataset '%s' ends after %zu bytes; the file was cut after it was checked", o->path,
+        return err_set(e, ERR_IO, "%s: dataset '%s' ends after %zu bytes; the file was cut after it was checked",
+                       o->path,
                        x->d.name, got);
     return true;
 }

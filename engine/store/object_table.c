@@ -1,6 +1,6 @@
 /* What libhdf5 says of an object file: its root attributes and datasets, with the place of their data, read once on the
- * libhdf5 thread into a table. Links to other files are neither listed nor followed. A file that is not as object_write.c
- * makes them is refused. */
+ * libhdf5 thread into a table. Links to other files are neither listed nor followed. A file that is not as
+ * object_write.c makes them is refused. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,7 +179,8 @@ static bool read_dataset(struct walk *w, hid_t dataset)
     if (!dtype)
         return err_context(w->e, "dataset '%s'", w->name);
     if (!read_dtype(dataset, dtype, &x.d) || !read_shape(dataset, &x.d) || !read_place(dataset, w->r->file_bytes, &x))
-        return err_set(w->e, ERR_INPUT, "dataset '%s' of dtype '%s' is not as this program writes them", w->name, dtype);
+        return err_set(w->e, ERR_INPUT, "dataset '%s' of dtype '%s' is not as this program writes them", w->name,
+                       dtype);
     t->entries[t->n_entries++] = x;
     return true;
 }

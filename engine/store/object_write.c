@@ -1,6 +1,7 @@
 /* Making objects: a writer keeps all data in memory; commit makes the HDF5 skeleton with libhdf5, puts the data in its
- * place with plain writes, seals it with a header, and publishes it under its key (checkpointing 6.3, 6.4). Datasets and
- * attributes are written in name order, so equal contents are equal bytes whatever the order of the calls. */
+ * place with plain writes, seals it with a header, and publishes it under its key (publish.c; checkpointing 6.3, 6.4).
+ * Datasets and attributes are written in name order, so equal contents are equal bytes whatever the order of the calls.
+ * */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -40,7 +41,7 @@ struct writer {
     uint64_t bytes; /* of all data */
 };
 
-/* ------------------------------------------------------------------------------------------------ filling the writer */
+/* ----------------------------------------------------------------------------------------------- filling the writer */
 
 const char *dataset_plain_name(const char *name) { return *name == '/' ? name + 1 : name; }
 
@@ -154,7 +155,8 @@ static bool check_dataset(const struct dataset *d, uint64_t *bytes, struct err *
     if (!dataset_size(d, &count, bytes))
         return err_set(e, ERR_BUG, "dataset '%s': rank %d, or a shape whose bytes overflow", d->name, d->rank);
     if (d->string_bytes && d->dtype != DTYPE_U8)
-        return err_set(e, ERR_BUG, "dataset '%s': strings are of dtype u8, not %s", d->name, dtype_info(d->dtype)->name);
+        return err_set(e, ERR_BUG, "dataset '%s': strings are of dtype u8, not %s", d->name,
+                       dtype_info(d->dtype)->name);
     if ((d->unit && strlen(d->unit) > TEXT_MOST) || (d->axes && strlen(d->axes) > TEXT_MOST) ||
         (d->description && strlen(d->description) > TEXT_MOST))
         return err_set(e, ERR_BUG, "dataset '%s': an attribute is longer than %d bytes", d->name, TEXT_MOST);
@@ -233,7 +235,7 @@ void writer_abort(struct writer *w)
     mem_free(w);
 }
 
-/* ------------------------------------------------------------------------------- the skeleton, on the libhdf5 thread */
+/* ------------------------------------------------------------------------------ the skeleton, on the libhdf5 thread */
 
 struct skeleton {
     struct writer *w;
@@ -406,8 +408,10 @@ static bool read_back(struct writer *w, int fd, uint64_t file_bytes, struct err 
     for (size_t i = 0; ok && i < w->n_items; i++) {
         const struct dataset *a = &w->items[i].d, *b = &t.entries[i].d;
         ok = strcmp(a->name, b->name) == 0 && a->dtype == b->dtype && a->rank == b->rank &&
-             a->string_bytes == b->string_bytes && memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0 &&
-             w->items[i].bytes == t.entries[i].bytes && (!w->items[i].bytes || w->items[i].offset == t.entries[i].offset);
+             a->string_bytes == b->string_bytes && memcmp(a->shape, b->shape,
+                                                          (size_t)a->rank * sizeof *a->shape) == 0 &&
+             w->items[i].bytes == t.entries[i].bytes && (!w->items[i].bytes ||
+                                                         w->items[i].offset == t.entries[i].offset);
     }
     object_table_free(&t);
     return ok || err_set(e, ERR_IO, "libhdf5 does not read back what it wrote");
@@ -460,69 +464,12 @@ out:
     return ok;
 }
 
-/* -------------------------------------------------------------------------------------------------------- publishing */
-
-/* Make objects/ab, and see to it that it survives a power cut, once per opened store. */
-static bool make_fanout(struct store *s, const struct key *k, char **folder, struct err *e)
-{
-    char *objects = NULL;
-    char text[KEY_TEXT];
-    pthread_mutex_lock(&s->lock);
-    bool synced = s->fanout_synced[k->bytes[0]];
-    pthread_mutex_unlock(&s->lock);
-    *folder = NULL;
-    bool ok = store_format(s, folder, e, "objects/%.2s", key_text(k, text)) && store_make_directory(*folder, e);
-    if (ok && !synced) {
-        ok = store_format(s, &objects, e, "objects") && store_sync_directory(objects, e);
-        pthread_mutex_lock(&s->lock);
-        s->fanout_synced[k->bytes[0]] = ok;
-        pthread_mutex_unlock(&s->lock);
-    }
-    mem_free(objects);
-    if (!ok) {
-        mem_free(*folder);
-        *folder = NULL;
-    }
-    return ok;
-}
-
-/* Move the finished file to its name. If somebody else has published that key, theirs is verified and kept; if theirs is
- * damaged it is set aside and ours takes its place. */
-static bool publish(struct writer *w, const char *temporary, struct err *e)
-{
-    char *folder = NULL, *final = NULL;
-    bool ok = false, done = false;
-    if (!make_fanout(w->store, &w->key, &folder, e) || !store_object_path(w->store, &w->key, &final, e))
-        goto out;
-    for (int attempt = 0; !done; attempt++) {
-        if (sys_rename_new(temporary, final) == 0)
-            break;
-        if (errno != EEXIST || attempt == 3) {
-            store_write_error(w->store, final, w->bytes, e);
-            goto out;
-        }
-        int fd;
-        if (!object_file_open(w->store, &w->key, &fd, e))
-            goto out;
-        done = fd >= 0;
-        if (fd >= 0)
-            sys_close(fd);
-    }
-    if (done)
-        unlink(temporary);
-    ok = store_sync_directory(folder, e) && store_mark_verified(w->store, &w->key, e);
-out:
-    mem_free(folder);
-    mem_free(final);
-    return ok;
-}
-
 bool writer_commit(struct writer *w, struct err *e)
 {
     char *temporary = NULL, text[KEY_TEXT];
     bool ok = sort_contents(w, e) && store_temporary(w->store, &temporary, e);
     if (ok) {
-        ok = write_file(w, temporary, e) && publish(w, temporary, e);
+        ok = write_file(w, temporary, e) && publish_object(w->store, &w->key, temporary, w->bytes, e);
         if (!ok)
             unlink(temporary);
     }

@@ -192,7 +192,8 @@ static bool fill_file(struct segment *g, struct store *s, const struct ledger_sp
     return true;
 }
 
-bool segment_new(struct segment *out, struct store *s, const struct ledger_spec *spec, uint32_t number, uint64_t capacity,
+bool segment_new(struct segment *out, struct store *s, const struct ledger_spec *spec, uint32_t number,
+                 uint64_t capacity,
                  struct err *e)
 {
     struct segment g = {.number = number, .fd = -1, .capacity = capacity};
@@ -291,7 +292,8 @@ bool segment_open(struct segment *out, bool *found, struct store *s, const struc
                             .rows_at = h.extra[EXTRA_ROWS_AT], .slots_at = h.extra[EXTRA_SLOTS_AT],
                             .candidates_at = h.extra[EXTRA_CANDIDATES_AT],
                             .assignments_at = h.extra[EXTRA_ASSIGNMENTS_AT],
-                            .sealed = shorter != NULL}; /* what is left of a cut file is read, but it is not written on */
+                            /* what is left of a cut file is read, but it is not written on */
+                            .sealed = shorter != NULL};
     *found = true;
     return true;
 }
@@ -325,7 +327,8 @@ static uint32_t candidate_crc(const struct segment_candidate *c, const struct le
     return record_crc(c, offsetof(struct segment_candidate, crc), spec, number);
 }
 
-/* Read n bytes; past the end of a cut file, or where the disk cannot be read, there are zeros, which no check passes. */
+/* Read n bytes; past the end of a cut file, or where the disk cannot be read, there are zeros, which no check passes.
+ * */
 static void read_or_zero(int fd, void *out, size_t n, uint64_t offset)
 {
     size_t got = 0;
@@ -335,7 +338,8 @@ static void read_or_zero(int fd, void *out, size_t n, uint64_t offset)
 }
 
 bool segment_scan_candidates(struct segment *g, const struct ledger_spec *spec,
-                             bool (*each)(void *context, const struct segment_candidate *c, struct err *e), void *context,
+                             bool (*each)(void *context, const struct segment_candidate *c, struct err *e),
+                                 void *context,
                              struct err *e)
 {
     struct segment_candidate *block = NULL;
@@ -393,7 +397,8 @@ bool segment_read_slots(const struct segment *g, const struct ledger_spec *spec,
            crc_of(out, bytes) == r->slots_crc;
 }
 
-bool segment_append(struct segment *g, const struct ledger_spec *spec, struct ledger_row *rows, const float *slots, size_t n,
+bool segment_append(struct segment *g, const struct ledger_spec *spec, struct ledger_row *rows, const float *slots,
+                    size_t n,
                     struct segment_candidate *candidates, const uint8_t *const *assignments, size_t m)
 {
     size_t slot_bytes = (size_t)spec->slots * sizeof *slots;
@@ -456,15 +461,22 @@ bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_
     int fd = sys_open(full, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
     bool ok = fd >= 0 || err_errno(e, ERR_IO, "%s: cannot open", full);
     ok = ok && header_read(fd, HEADER_LEDGER, NULL, &h, &why, e) && (why || header_check_length(fd, &h, &why, e));
-    const struct ledger_spec spec = {.context = ok && !why ? h.key : (struct key){{0}}, .slots = ok && !why ? (uint32_t)h.extra[EXTRA_SLOTS] : 0,
-                                     .assignment_bytes = ok && !why ? (uint32_t)h.extra[EXTRA_ASSIGNMENT] : 0};
+    struct ledger_spec spec = {0};
+    if (ok && !why) {
+        spec.context = h.key;
+        spec.slots = (uint32_t)h.extra[EXTRA_SLOTS];
+        spec.assignment_bytes = (uint32_t)h.extra[EXTRA_ASSIGNMENT];
+        if (h.extra[EXTRA_SLOTS] > UINT32_MAX / sizeof(float) || h.extra[EXTRA_ASSIGNMENT] > UINT32_MAX)
+            why = "has rows of another shape";
+    }
     if (ok && !why)
         why = check_layout(&h, &spec, (uint32_t)h.extra[EXTRA_NUMBER]);
     if (ok && why)
         ok = err_set(e, ERR_INPUT, "%s: %s", full, why);
     ok = ok && mem_new(&block, SCAN_RECORDS, e) && mem_new(&slots, (size_t)spec.slots + 1, e);
     if (ok) {
-        const struct segment g = {.number = (uint32_t)h.extra[EXTRA_NUMBER], .fd = fd, .capacity = h.extra[EXTRA_CAPACITY],
+        const struct segment g = {.number = (uint32_t)h.extra[EXTRA_NUMBER], .fd = fd,
+                                  .capacity = h.extra[EXTRA_CAPACITY],
                                   .rows_at = h.extra[EXTRA_ROWS_AT], .slots_at = h.extra[EXTRA_SLOTS_AT]};
         count_rows(&g, &spec, block, slots, rows, damaged);
     }

@@ -1,7 +1,7 @@
 #ifndef ENGINE_STORE_SESSION_H
 #define ENGINE_STORE_SESSION_H
-/* A store's temporary files. Each opened store has a folder tmp/<session>/ and holds a lock on tmp/<session>.lock as long
- * as it lives; the kernel frees the lock when the process dies, so whoever gets the lock may remove the folder. */
+/* A store's temporary files. Each opened store has a folder tmp/<session>/ and holds a lock on tmp/<session>.lock as
+ * long as it lives; the kernel frees the lock when the process dies, so whoever gets the lock may remove the folder. */
 #include "engine/store/store_private.h"
 
 /* Make and lock our session. */

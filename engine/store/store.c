@@ -1,5 +1,5 @@
-/* A store's folder: opening, its layout and format, paths in it, quarantine, and the walk over all objects. What is in an
- * object, a ledger and the digest cache is in the files of those names; temporary files are in session.c. */
+/* A store's folder: opening, its layout and format, paths in it, quarantine, and the walk over all objects. What is in
+ * an object, a ledger and the digest cache is in the files of those names; temporary files are in session.c. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@
 
 static const char *const folders[] = {"objects", "ledger", "tmp", "quarantine"};
 
-/* -------------------------------------------------------------------------------------------------- paths and errors */
+/* ------------------------------------------------------------------------------------------------- paths and errors */
 
 bool store_format(const struct store *s, char **out, struct err *e, const char *format, ...)
 {
@@ -107,7 +107,7 @@ bool store_make_directory(const char *path, struct err *e)
                      "%s: cannot make this directory; give --store (or --dir) one that may be written to", path);
 }
 
-/* ----------------------------------------------------------------------------------------------- opening and closing */
+/* ---------------------------------------------------------------------------------------------- opening and closing */
 
 /* mkdir -p. */
 static bool make_path(const char *path, struct err *e)
@@ -162,7 +162,8 @@ static bool check_format(const struct store *s, bool *found, struct err *e)
     text[got] = '\0';
     if (ok && *found && strcmp(text, FORMAT_LINE) != 0) {
         text[strcspn(text, "\n")] = '\0';
-        ok = err_set(e, ERR_INPUT, "%s: is '%s', and this program reads '%.*s'; give another directory with --store, or "
+        ok = err_set(e, ERR_INPUT,
+                     "%s: is '%s', and this program reads '%.*s'; give another directory with --store, or "
                                    "use the program that made this one",
                      path, text, (int)strlen(FORMAT_LINE) - 1, FORMAT_LINE);
     }
@@ -309,7 +310,7 @@ void store_close(struct store *s)
 
 const char *store_path(const struct store *s) { return s->path; }
 
-/* -------------------------------------------------------------------------------------------------------- quarantine */
+/* ------------------------------------------------------------------------------------------------------- quarantine */
 
 /* The reason, for whoever looks at the file later; its loss is no loss. */
 static void write_reason(const char *path, const char *reason)
@@ -368,12 +369,13 @@ bool store_note_damage(struct store *s, const struct key *k, const char *reason,
     bool ok = again || key_set_add(&s->damaged, k, e);
     pthread_mutex_unlock(&s->lock);
     if (again)
-        return err_set(e, ERR_IO, "object %s was damaged twice in one run (%s); suspect the disk or the memory, and look "
+        return err_set(e, ERR_IO,
+                       "object %s was damaged twice in one run (%s); suspect the disk or the memory, and look "
                                   "in '%s/quarantine'", key_text(k, text), reason, s->path);
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- walks */
+/* ------------------------------------------------------------------------------------------------------------ walks */
 
 static int compare_names(const void *a, const void *b)
 {
@@ -435,7 +437,8 @@ static bool each_in_folder(struct store *s, const char *folder, bool (*each)(voi
     return ok;
 }
 
-bool store_each_object(struct store *s, bool (*each)(void *context, const struct key *key, struct err *e), void *context,
+bool store_each_object(struct store *s, bool (*each)(void *context, const struct key *key, struct err *e),
+                       void *context,
                        struct err *e)
 {
     struct arena arena = {0};

@@ -64,7 +64,7 @@ bool store_quarantine(struct store *s, const char *path, const char *name, uint6
 /* Note that the object of that key was damaged; the second time in one opened store it is an error. */
 bool store_note_damage(struct store *s, const struct key *k, const char *reason, struct err *e) ERR_CHECK;
 
-/* -------------------------------------------------------------------------- the header in front of each of our files */
+/* ------------------------------------------------------------------------- the header in front of each of our files */
 
 #define HEADER_BYTES 4096
 #define HEADER_OBJECT "SCOUTOBJ"
@@ -84,7 +84,8 @@ struct header {
 };
 _Static_assert(sizeof(struct header) == HEADER_BYTES, "the header is the user block");
 
-void header_seal(struct header *h, const char *magic, const struct key *key, uint64_t body_bytes, const struct key *digest);
+void header_seal(struct header *h, const char *magic, const struct key *key, uint64_t body_bytes,
+                 const struct key *digest);
 /* Why the header at the start of `fd` cannot be trusted, in *why, or NULL when it can. `key` NULL: any. False when the
  * disk could not be read for a reason that says nothing about the file. */
 bool header_read(int fd, const char *magic, const struct key *key, struct header *out, const char **why,
@@ -126,6 +127,10 @@ bool dataset_size(const struct dataset *d, uint64_t *count, uint64_t *bytes) ERR
 const char *dataset_plain_name(const char *name);
 /* Open and check a file under a key, see object_read.c. *fd = -1 when there is none or it was set aside. */
 bool object_file_open(struct store *s, const struct key *k, int *fd, struct err *e) ERR_CHECK;
+/* Move the finished, synced file `temporary` to its name. If somebody else has published that key, theirs is verified
+ * and kept; if theirs is damaged it is set aside and ours takes its place. `bytes`: about its size, for messages. */
+bool publish_object(struct store *s, const struct key *key, const char *temporary, uint64_t bytes,
+                    struct err *e) ERR_CHECK;
 bool store_mark_verified(struct store *s, const struct key *k, struct err *e) ERR_CHECK;
 
 #endif

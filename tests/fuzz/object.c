@@ -1,6 +1,6 @@
-/* Fuzzes the reading of object files. The input is a file under a key: as it is, and again with a header that fits it, so
- * that the bytes get past the digest to libhdf5 and the table. Whatever the bytes, the object is opened or absent, and all
- * that is listed can be read. The plain main replays files; under clang's fuzzer it is left out. */
+/* Fuzzes the reading of object files. The input is a file under a key: as it is, and again with a header that fits it,
+ * so that the bytes get past the digest to libhdf5 and the table. Whatever the bytes, the object is opened or absent,
+ * and all that is listed can be read. The plain main replays files; under clang's fuzzer it is left out. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return system(command) != 0;
 }
 
-#ifndef FUZZER
+#ifndef FUZZING
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {

@@ -43,7 +43,7 @@ static void arm(const struct task *t)
         sys_fault_set(&(struct sys_fault){.at = t->at, .exit = true, .half = t->half});
 }
 
-/* ----------------------------------------------------------------------------------------------------------- objects */
+/* ---------------------------------------------------------------------------------------------------------- objects */
 
 static int commit_one(struct task *t)
 {
@@ -97,10 +97,10 @@ static void a_process_killed_at_any_call_leaves_objects_whole_or_absent(void **s
         }
 }
 
-/* ----------------------------------------------------------------------------------------------------------- ledgers */
+/* ---------------------------------------------------------------------------------------------------------- ledgers */
 
-/* Append from the first missing row on, in batches of 1 to 4, telling the pipe after each how many rows there are. Every
- * row that was acknowledged before must be there, and none may be wrong. */
+/* Append from the first missing row on, in batches of 1 to 4, telling the pipe after each how many rows there are.
+ * Every row that was acknowledged before must be there, and none may be wrong. */
 static int append_on(struct task *t)
 {
     struct err e = {0};

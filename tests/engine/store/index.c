@@ -17,7 +17,8 @@ static const struct index_stat stats[] = {{"layer_forwards", 120, "layer"}, {"ro
 /* Nodes of every kind; `a` and `b` are a result and a ledger. */
 static size_t make_nodes(struct index_node nodes[3], const struct key *a, const struct key *b, size_t segments)
 {
-    nodes[0] = (struct index_node){.name = "model", .type = "model", .state = "done", .has_key = true, .has_result = true,
+    nodes[0] = (struct index_node){.name = "model", .type = "model", .state = "done", .has_key = true,
+                                   .has_result = true,
                                    .key = *a, .seconds = 1.25, .stats = stats, .n_stats = COUNT(stats)};
     nodes[1] = (struct index_node){.name = "round.2", .type = "measure", .state = "running", .has_key = true, .key = *b,
                                    .seconds = NAN, .has_ledger = true, .ledger = *b, .ledger_segments = segments};
@@ -151,7 +152,7 @@ static void writing_survives_any_failing_call_and_allocation(void **state)
         }
 }
 
-/* ------------------------------------------------------------------------------------------------ for index_reader.py */
+/* ---------------------------------------------------------------------------------------------- for index_reader.py */
 
 static bool write_live(struct fixture *f, struct ledger *l, const char *run_dir, unsigned rows, struct err *e)
 {

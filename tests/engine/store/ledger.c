@@ -179,7 +179,8 @@ static void flip(const char *path, uint64_t at)
     close(fd);
 }
 
-/* After a flipped bit at `at`, exactly the rows [first, first + n) of 20 are absent; then they can be appended again. */
+/* After a flipped bit at `at`, exactly the rows [first, first + n) of 20 are absent; then they can be appended again.
+ * */
 static void expect_loss(struct fixture *f, const char *path, uint64_t at, unsigned first, unsigned n)
 {
     flip(path, at);
@@ -332,7 +333,28 @@ static void a_cut_segment_keeps_what_is_left(void **state)
     ledger_close(l);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ faults */
+static void verify_counts_whole_and_damaged_rows(void **state)
+{
+    struct fixture *f = *state;
+    struct key k = sample_key(1);
+    char path[512], name[128], text[KEY_TEXT];
+    uint64_t rows = 0, damaged = 0;
+    struct ledger *l = open_it(f, 1);
+    assert_ok(append_rows(l, 0, 10, &f->e), f->e);
+    segment_path(f, 1, 0, path);
+    snprintf(name, sizeof name, "ledger/%s/0000.h5", key_text(&k, text));
+    assert_ok(ledger_verify(f->s, name, &rows, &damaged, &f->e), f->e); /* while it is open */
+    assert_true(rows == 10 && damaged == 0);
+    flip(path, places_of(path).slots + 4 * SLOTS * 8);
+    flip(path, places_of(path).rows + 3 * 128 + 60);
+    assert_ok(ledger_verify(f->s, name, &rows, &damaged, &f->e), f->e);
+    assert_true(rows == 8 && damaged == 2);
+    flip(path, 100);
+    assert_err(ledger_verify(f->s, name, &rows, &damaged, &f->e), f->e, ERR_INPUT, "does not match its CRC");
+    ledger_close(l);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- faults */
 
 /* Appends that meet the n-th failing call: either acknowledged, or an error; what was acknowledged stays. */
 static void appends_survive(struct fixture *f, int error, bool sticky, bool half, unsigned context)
@@ -458,7 +480,7 @@ static void appends_survive_any_failing_allocation(void **state)
     ledger_close(l);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- threads */
+/* ---------------------------------------------------------------------------------------------------------- threads */
 
 struct worker {
     struct fixture *f;
@@ -519,6 +541,7 @@ int main(void)
         WITH(rows_of_another_ledger_or_place_do_not_count),
         WITH(a_damaged_header_sets_the_segment_aside),
         WITH(a_cut_segment_keeps_what_is_left),
+        WITH(verify_counts_whole_and_damaged_rows),
         WITH(appends_survive_any_failing_call),
         WITH(a_refused_write_seals_the_segment_and_goes_on),
         WITH(opening_survives_any_failing_call_and_allocation),

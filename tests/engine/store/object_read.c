@@ -1,5 +1,5 @@
-/* Damage: whatever is done to an object's file, the object is absent, the file is in quarantine with its reason, and the
- * key can be published again. */
+/* Damage: whatever is done to an object's file, the object is absent, the file is in quarantine with its reason, and
+ * the key can be published again. */
 #include "tests/engine/store/store_check.h"
 
 #include <pthread.h>

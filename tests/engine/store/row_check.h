@@ -2,8 +2,6 @@
 #define TESTS_ROW_CHECK_H
 /* Rows for the tests of ledgers: everything in row number i follows from i. Nothing of cmocka here, so that a child
  * process can use it too. */
-#include <openssl/evp.h>
-
 #include "tests/engine/store/store_check.h"
 
 #define UNITS 13
@@ -24,7 +22,7 @@ static inline void make_row(unsigned i, struct ledger_row *r, float *slots, uint
     unsigned candidate = i / 5;
     for (unsigned u = 0; u < UNITS; u++)
         assignment[u] = (uint8_t)(u < 4 ? candidate >> 8 * u & 0xff : (candidate * 7 + u) % 3);
-    EVP_Digest(assignment, UNITS, k.bytes, NULL, EVP_sha256(), NULL); /* not ours: our memory may be made to fail */
+    EVP_Digest(assignment, UNITS, k.bytes, NULL, EVP_sha256(), NULL);
     *r = (struct ledger_row){.window = i % 5, .n_tokens = SLOTS, .kl_sum = i * 0.5, .kl_max = i * 0.25,
                              .nll_teacher = i, .nll_candidate = i + 0.125, .top1 = i % SLOTS};
     memcpy(r->candidate, k.bytes, KEY_BYTES);

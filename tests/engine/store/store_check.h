@@ -4,6 +4,7 @@
 #include "tests/check.h"
 
 #include <dirent.h>
+#include <openssl/evp.h>
 
 #include "engine/store/store.h"
 
@@ -43,8 +44,7 @@ static inline void fixture_reopen(struct fixture *f)
 static inline struct key sample_key(unsigned n)
 {
     struct key k = {{0}};
-    if (!key_of_bytes(&n, sizeof n, &k, NULL))
-        abort();
+    EVP_Digest(&n, sizeof n, k.bytes, NULL, EVP_sha256(), NULL); /* not ours: our memory may be made to fail */
     return k;
 }
 
@@ -70,8 +70,9 @@ static inline bool sample_commit(struct store *s, const struct key *k, struct er
         return false;
     if (writer_text(w, "parameters", "{\"a\": 1}", e) && writer_double(w, "mean", 0.1, e) &&
         writer_int(w, "count", -7, e) &&
-        writer_add(w, &(struct dataset){.name = "g/large", .dtype = DTYPE_F32, .rank = 2, .shape = {3, SAMPLE_LARGE / 3},
-                                        .unit = "nat", .axes = "row, column", .description = "A ramp."}, large, e) &&
+        writer_add(w, &(struct dataset){.name = "g/large", .dtype = DTYPE_F32, .rank = 2,
+                                        .shape = {3, SAMPLE_LARGE / 3}, .unit = "nat", .axes = "row, column",
+                                        .description = "A ramp."}, large, e) &&
         writer_add(w, &(struct dataset){.name = "g/half", .dtype = DTYPE_BF16, .rank = 1, .shape = {3}}, half, e) &&
         writer_add(w, &(struct dataset){.name = "empty", .dtype = DTYPE_F64, .rank = 2, .shape = {0, 4}}, NULL, e) &&
         writer_add_strings(w, "names", names, COUNT(names), "name", "Names.", e) && writer_link(w, "parts/one", k, e))
