@@ -195,14 +195,16 @@ static size_t spread(const struct frontier *f, double low, double high, double c
     return found;
 }
 
-/* Points of the predicted frontier: `count` new ones if there are. Targets are made denser until enough of them are not
- * known yet. */
+/* Points of the predicted frontier. Around a knee, where neighbours may be known already, targets are made denser until
+ * `count` of them are new. */
 static bool propose_points(struct frontier *f, size_t count, struct err *e)
 {
     size_t units = (size_t)f->menu.n_units, most = 4 * count, *indices = NULL, before = f->proposals.n;
     double low = menu_bpp(&f->menu, f->points[0].bytes), high = menu_bpp(&f->menu, f->points[f->n_points - 1].bytes);
     double centre = NAN;
-    if (f->has_rows && f->knee >= 0) {
+    if (f->knee < 0) {
+        most = count;
+    } else {
         low = f->low;
         high = f->high;
         centre = f->knee_bpp;
@@ -255,10 +257,15 @@ static bool propose_flips(struct frontier *f, size_t count, struct err *e)
     const struct menu *m = &f->menu;
     struct flip *flips;
     size_t n = 0, before = f->proposals.n;
-    uint8_t *assignment = f->rows.list[f->knee].assignment;
+    uint8_t *assignment; /* a copy: the rows are looked through for what is tried */
     double price = slope_at(f, f->knee_bpp);
-    if (!mem_new(&flips, (size_t)m->n_units * (size_t)m->n_formats, e))
+    if (!mem_new(&assignment, (size_t)m->n_units, e))
         return false;
+    memcpy(assignment, f->rows.list[f->knee].assignment, (size_t)m->n_units);
+    if (!mem_new(&flips, (size_t)m->n_units * (size_t)m->n_formats, e)) {
+        mem_free(assignment);
+        return false;
+    }
     for (int u = 0; u < m->n_units; u++) {
         int row = u * m->n_formats, from = assignment[u];
         for (int to = 0; to < m->n_formats; to++)
@@ -275,6 +282,7 @@ static bool propose_flips(struct frontier *f, size_t count, struct err *e)
         assignment[flips[i].unit] = from;
     }
     mem_free(flips);
+    mem_free(assignment);
     return ok;
 }
 
