@@ -94,9 +94,10 @@ static bool check_packed(const struct model *m, const struct matrix *x, struct e
         parts[n++] = (struct format_part){"input_global_scale", DTYPE_F32, 1, {1}};
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, "%s.%s", x->name, parts[i].suffix);
-        const struct st_tensor *t = need(m, name, e);
+        const struct st_tensor *t = safetensors_find(m->files, name);
         if (!t)
-            return err_context(e, "module '%s' in format %s", x->name, x->stored->name);
+            return err_set(e, ERR_INPUT, "%s: no tensor '%s', which a module in format %s has", m->path, name,
+                           x->stored->name);
         if (t->dtype != parts[i].dtype)
             return err_set(e, ERR_INPUT, "%s: tensor '%s' has dtype %s, format %s wants %s", m->path, name,
                            dtype_info(t->dtype)->safetensors, x->stored->name, dtype_info(parts[i].dtype)->safetensors);
@@ -104,6 +105,19 @@ static bool check_packed(const struct model *m, const struct matrix *x, struct e
             return false;
     }
     return check_no_others(m, x, parts, n, e);
+}
+
+/* A plain matrix has no codes or scales; where it has, config.json was changed or exchanged. */
+static bool check_not_packed(const struct model *m, const struct matrix *x, struct err *e)
+{
+    char name[512];
+    for (const char *const *suffix = (const char *const[]){"weight_packed", "weight_scale", NULL}; *suffix; suffix++) {
+        snprintf(name, sizeof name, "%s.%s", x->name, *suffix);
+        if (safetensors_find(m->files, name))
+            return err_set(e, ERR_INPUT, "%s: there is a tensor '%s', but no group of a `quantization_config` in config.json "
+                           "has the module as a target", m->path, name);
+    }
+    return true;
 }
 
 static void matrix_shape(const struct model_config *c, int which, int64_t *n, int64_t *k)
@@ -130,14 +144,15 @@ static bool add_matrix(struct model *m, const json_t *config, int layer, int whi
     x->has_bias = safetensors_find(m->files, name) != NULL;
     if (x->has_bias && !check_float(m, name, 1, x->n, 0, e))
         return false;
-    if (!x->has_bias && ((which < 4 && m->config.attention_bias) || (which >= 4 && m->config.mlp_bias)))
-        return need(m, name, e) != NULL;
+    if (!x->has_bias && (which < 4 ? m->config.attention_bias : m->config.mlp_bias))
+        return err_set(e, ERR_INPUT, "%s: no tensor '%s', though `%s` is true in config.json", m->path, name,
+                       which < 4 ? "attention_bias" : "mlp_bias");
     snprintf(name, sizeof name, "%s.weight", x->name);
     if (x->stored->group_format) {
         if (!check_packed(m, x, e))
             return false;
     } else {
-        if (!check_float(m, name, 2, x->n, x->k, e))
+        if (!check_not_packed(m, x, e) || !check_float(m, name, 2, x->n, x->k, e))
             return false;
         x->dtype = safetensors_find(m->files, name)->dtype;
     }
@@ -164,7 +179,7 @@ static bool add_layer(struct model *m, const json_t *config, int layer, struct e
             u->k = m->matrices[u->first + j].k;
             if (m->matrices[u->first + j].stored != m->matrices[u->first].stored)
                 return err_set(e, ERR_INPUT, "%s: '%s' is stored as %s and '%s' as %s: the server fuses them, so they must "
-                               "share one format", m->path, m->matrices[u->first].name,
+                               "have one format", m->path, m->matrices[u->first].name,
                                m->matrices[u->first].stored->name, m->matrices[u->first + j].name,
                                m->matrices[u->first + j].stored->name);
         }
@@ -230,12 +245,20 @@ static bool check_layers(const struct model *m, struct err *e)
     return true;
 }
 
+static bool check_head(const struct model *m, struct err *e)
+{
+    if (!safetensors_find(m->files, "lm_head.weight"))
+        return err_set(e, ERR_INPUT, "%s: no tensor 'lm_head.weight', and `tie_word_embeddings` is not true in config.json",
+                       m->path);
+    return check_float(m, "lm_head.weight", 2, m->config.vocab, m->config.hidden, e);
+}
+
 static bool check_tables(struct model *m, struct err *e)
 {
     const struct model_config *c = &m->config;
     return check_float(m, "model.embed_tokens.weight", 2, c->vocab, c->hidden, e) &&
            check_float(m, "model.norm.weight", 1, c->hidden, 0, e) &&
-           (c->tied || check_float(m, "lm_head.weight", 2, c->vocab, c->hidden, e));
+           (c->tied || check_head(m, e));
 }
 
 bool model_open(struct model **out, const char *dir, struct err *e)
@@ -293,7 +316,7 @@ static bool read_floats(const struct model *m, const struct st_tensor *t, float 
     unsigned char *raw;
     if (!mem_raw(&raw, t->bytes, e))
         return false;
-    bool ok = safetensors_read(m->files, t, 0, t->bytes, raw, e) &&
+    bool ok = (safetensors_read(m->files, t, 0, t->bytes, raw, e) || err_context(e, "%s", m->path)) &&
               dtype_to_f32(t->dtype, raw, t->bytes / dtype_bytes(t->dtype), out, e);
     mem_free(raw);
     return ok;

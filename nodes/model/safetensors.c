@@ -275,8 +275,10 @@ static bool list_files(struct safetensors *st, const json_t *map, const char *pa
     json_object_foreach((json_t *)map, tensor, value)
     {
         const char *file = json_string_value(value);
-        if (!file || !*file || strchr(file, '/') || strstr(file, ".."))
-            return err_set(e, ERR_INPUT, "%s: tensor '%s': '%s' is no plain file name", path, tensor, file ? file : "");
+        if (!file)
+            return err_set(e, ERR_INPUT, "%s: tensor '%s': the name of its file is no text", path, tensor);
+        if (!*file || strchr(file, '/') || strstr(file, ".."))
+            return err_set(e, ERR_INPUT, "%s: tensor '%s': '%s' is no plain file name in this directory", path, tensor, file);
         st->files[n] = arena_strdup(&st->arena, file, e);
         if (!st->files[n++])
             return false;
