@@ -16,7 +16,7 @@ bool CPU(add)(struct queue *q, struct tensor *x, const struct tensor *d, struct 
         !shape_matrix("add", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
         return false;
     int64_t n = x->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
     for (int64_t t = 0; t < x->shape[0]; t++)
         add_row((float *)x->data + t * n, (const float *)d->data + t * n, n);
     return true;
@@ -28,7 +28,7 @@ bool CPU(add_bias)(struct queue *q, struct tensor *y, const struct tensor *b, st
         !shape_vector("add_bias", "b", b, DTYPE_F32, y->shape[1], e))
         return false;
     int64_t n = y->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(y))) schedule(static)
     for (int64_t t = 0; t < y->shape[0]; t++)
         add_row((float *)y->data + t * n, b->data, n);
     return true;

@@ -36,7 +36,7 @@ bool CPU(amax)(struct queue *q, const struct tensor *x, float *amax, struct err 
         return false;
     float most = 0.0f;
     /* A maximum is exact, so the order of the reduction cannot be seen. */
-#pragma omp parallel for num_threads(q->threads) schedule(static) reduction(max : most)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static) reduction(max : most)
     for (int64_t t = 0; t < x->shape[0]; t++) {
         float row = row_amax((const float *)x->data + t * x->shape[1], x->shape[1]);
         most = row > most ? row : most;

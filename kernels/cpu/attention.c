@@ -215,7 +215,7 @@ bool CPU(attention)(struct queue *q, const struct tensor *qkv, const struct atte
     const int64_t chunks = (group + TASK_HEADS - 1) / TASK_HEADS, parts = (window + TASK_QUERIES - 1) / TASK_QUERIES;
     const int64_t sequences = qkv->shape[0] / window;
     const float scale = 1.0f / sqrtf((float)d);
-#pragma omp parallel for num_threads(q->threads) schedule(dynamic)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(qkv) * window)) schedule(dynamic)
     for (int64_t i = 0; i < sequences * s->kv_heads * chunks * parts; i++) {
         int64_t part = parts - 1 - i % parts; /* the longest first */
         int64_t chunk = i / parts % chunks, kv = i / parts / chunks % s->kv_heads;

@@ -5,6 +5,10 @@
  * _avx2 or _avx512. */
 #include "kernels/kernels.h"
 
+/* Threads for a loop over `work` elements (or multiply-adds, or the like): starting a team costs some microseconds, which
+ * a small loop does not win back. Results do not depend on it. */
+static inline int cpu_threads(const struct queue *q, int64_t work) { return work < 32768 ? 1 : q->threads; }
+
 /* -- once: memory.c, pack.c, embed.c ------------------------------------------------------------------------------- */
 bool memory_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape, struct err *e)
     ERR_CHECK;

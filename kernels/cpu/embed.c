@@ -31,7 +31,7 @@ bool embed(struct queue *q, const struct tensor *table, const struct tensor *ids
         if (id[r] < 0 || id[r] >= table->shape[0])
             return err_set(e, ERR_BUG, "embed: ids[%lld] is %d, expected 0 to %lld", (long long)r, id[r],
                            (long long)table->shape[0] - 1);
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(y))) schedule(static)
     for (int64_t r = 0; r < ids->shape[0]; r++)
         widen_row(t, table->data, id[r], h, (float *)y->data + r * h);
     return true;

@@ -91,7 +91,7 @@ bool CPU(fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule r
         return false;
     int64_t k = x->shape[1];
     bool bf16 = mode == DTYPE_BF16;
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
     for (int64_t t = 0; t < x->shape[0]; t++) {
         const float *in = (const float *)x->data + t * k;
         float *out = (float *)y->data + t * k;

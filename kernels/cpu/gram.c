@@ -76,7 +76,7 @@ bool CPU(gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct
         !shape_matrix("gram", "h", h, DTYPE_F64, x->shape[1], x->shape[1], e))
         return false;
     int64_t k = x->shape[1], side = (k + SIDE - 1) / SIDE;
-#pragma omp parallel for num_threads(q->threads) schedule(dynamic)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x) * k)) schedule(dynamic)
     for (int64_t task = 0; task < side * side; task++) {
         int64_t i = task / side, j = task % side;
         if (j <= i)

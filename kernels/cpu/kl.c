@@ -115,7 +115,7 @@ bool CPU(kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor
         return err_set(e, ERR_BUG, "kl_tile: columns from %lld of %lld, expected an index below 2^31", (long long)first,
                        (long long)s_t->shape[1]);
     int64_t b = s_t->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, 4 * tensor_count(s_t))) schedule(static)
     for (int64_t r = 0; r < s_t->shape[0]; r++) {
         const float *t = (const float *)s_t->data + r * b, *c = (const float *)s_c->data + r * b;
         for (int64_t i = 0; i < b; i += CHUNK)

@@ -23,11 +23,17 @@
 /* CPU(norm_rms) is norm_rms_avx512 in the library built with CPU_VARIANT=avx512. */
 #define CPU(name) LANES_JOIN(name, CPU_VARIANT)
 
+/* LANES_INLINE: everything here must melt into its caller, so that lanes stay in registers. LANES_UNROLL, before a loop of
+ * constant length over a register tile: likewise. In the plain version lanes are loops themselves, and insisting would
+ * only make sanitized builds take minutes a file. */
+#if !defined(CPU_AVX512) && !defined(CPU_AVX2)
+#define LANES_INLINE static inline __attribute__((unused))
+#define LANES_UNROLL
+#elif defined(__clang__)
 #define LANES_INLINE static inline __attribute__((always_inline, unused))
-/* Before a loop of constant length over register tiles: the compiler must unroll it to keep the tile in registers. */
-#if defined(__clang__)
 #define LANES_UNROLL _Pragma("clang loop unroll(full)")
 #else
+#define LANES_INLINE static inline __attribute__((always_inline, unused))
 #define LANES_UNROLL _Pragma("GCC unroll 16")
 #endif
 

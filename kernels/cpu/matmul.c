@@ -50,7 +50,7 @@ bool matmul_part_plain(struct queue *q, const struct tensor *x, const struct ten
     if (!check(q, x, w, first, y, e))
         return false;
     int64_t n = y->shape[1], k = w->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(dynamic)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(y) * k)) schedule(dynamic)
     for (int64_t t = 0; t < y->shape[0]; t++) {
         const float *row = (const float *)x->data + t * k;
         for (int64_t c = 0; c < n; c++) {
@@ -200,8 +200,9 @@ bool matmul_run(struct queue *q, const struct matmul_kernel *f32, const struct m
     /* Equal blocks, a multiple of 32 inputs: the depth of an AMX tile. */
     int64_t most = p.kernel->input == MATMUL_BF16 ? MATMUL_BLOCK_BF16 : MATMUL_BLOCK_F32;
     p.block = round_up(divide_up(p.k, divide_up(p.k, most)), 32);
-    cut(&p, q->threads);
-#pragma omp parallel for num_threads(q->threads) schedule(dynamic)
+    const int threads = cpu_threads(q, tensor_count(y) * p.k / 16); /* sixteen multiply-adds at a time */
+    cut(&p, threads);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t task = 0; task < p.row_tasks * p.panel_tasks; task++)
         run_task(&p, task);
     return true;

@@ -15,7 +15,8 @@
 /* The columns of the tile's two panels that exist. */
 LANES_INLINE __mmask16 mask_of(int columns)
 {
-    return columns >= 16 ? (__mmask16)0xffff : columns <= 0 ? (__mmask16)0 : (__mmask16)((1u << columns) - 1u);
+    int n = columns < 0 ? 0 : columns > 16 ? 16 : columns;
+    return (__mmask16)((1u << n) - 1u);
 }
 
 LANES_INLINE void load_tile(const int rows, const struct matmul_tile *s, __m512 acc[ROWS_F32][2])

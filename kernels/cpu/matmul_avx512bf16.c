@@ -13,7 +13,8 @@
 
 LANES_INLINE __mmask16 mask_of(int columns)
 {
-    return columns >= 16 ? (__mmask16)0xffff : columns <= 0 ? (__mmask16)0 : (__mmask16)((1u << columns) - 1u);
+    int n = columns < 0 ? 0 : columns > 16 ? 16 : columns;
+    return (__mmask16)((1u << n) - 1u);
 }
 
 LANES_INLINE void tile(const int rows, const struct matmul_tile *s)

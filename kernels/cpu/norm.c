@@ -53,7 +53,7 @@ bool CPU(norm_rms)(struct queue *q, const struct tensor *x, const struct tensor 
     if (!check("rmsnorm", q, x, w, y, e))
         return false;
     int64_t h = x->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
     for (int64_t t = 0; t < x->shape[0]; t++) {
         const float *row = (const float *)x->data + t * h;
         scale_row(row, w->data, squares(row, h), eps, h, (float *)y->data + t * h);
@@ -68,7 +68,7 @@ bool CPU(norm_add_rms)(struct queue *q, struct tensor *x, const struct tensor *d
         !shape_matrix("add_rmsnorm", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
         return false;
     int64_t h = x->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
     for (int64_t t = 0; t < x->shape[0]; t++) {
         float *row = (float *)x->data + t * h;
         float sum = add_squares(row, (const float *)d->data + t * h, h);

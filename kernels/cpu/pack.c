@@ -54,7 +54,7 @@ bool pack_fill(struct queue *q, const struct tensor *w, int64_t first, struct te
         return err_set(e, ERR_BUG, "pack: rows %lld to %lld of %lld, expected a first row that is a multiple of %d",
                        (long long)first, (long long)(first + n), (long long)panels->shape[0], PACK_WIDTH);
     const float *src = w->data;
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, n * k)) schedule(static)
     for (int64_t p = 0; p < pack_panels(n); p++) {
         int64_t rows = n - p * PACK_WIDTH < PACK_WIDTH ? n - p * PACK_WIDTH : PACK_WIDTH;
         int64_t panel = first / PACK_WIDTH + p;

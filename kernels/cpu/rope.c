@@ -27,7 +27,7 @@ bool CPU(rope)(struct queue *q, struct tensor *qkv, const struct attention_shape
         !shape_matrix("rope", "cosine", cosine, DTYPE_F32, s->window, half, e) ||
         !shape_matrix("rope", "sine", sine, DTYPE_F32, s->window, half, e))
         return false;
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(qkv))) schedule(static)
     for (int64_t t = 0; t < qkv->shape[0]; t++) {
         const float *c = (const float *)cosine->data + t % s->window * half;
         const float *si = (const float *)sine->data + t % s->window * half;

@@ -19,7 +19,7 @@ bool CPU(swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, str
         !shape_matrix("swiglu", "gu", gu, DTYPE_F32, y->shape[0], 2 * y->shape[1], e))
         return false;
     int64_t n = y->shape[1];
-#pragma omp parallel for num_threads(q->threads) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads(q, tensor_count(gu))) schedule(static)
     for (int64_t t = 0; t < y->shape[0]; t++) {
         const float *gate = (const float *)gu->data + t * 2 * n, *up = gate + n;
         float *out = (float *)y->data + t * n;

@@ -32,6 +32,12 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* OpenMP's and OpenBLAS's threads go on spinning for a while after their work, which would be at the next one's cost. */
+static void settle(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -97,6 +103,7 @@ static bool bench_product(struct bench *b, const struct product *s)
     for (int round = -1; round < b->rounds; round++) { /* round -1 warms up */
         for (int turn = 0; turn < 3; turn++) {
             int who = (turn + round + 1) % 3;
+            settle();
             double from = now();
             if (who == 0 && !k->matmul(&b->q, &x, &f32, &y, &b->e))
                 goto out;
@@ -230,6 +237,7 @@ static bool bench_rest(struct bench *b)
     for (int round = -1; round < b->rounds; round++) {
         for (int turn = 0; turn < N; turn++) {
             int who = (turn + round + 1) % N;
+            settle();
             double from = now();
             if (!entries[who].run(b, &s))
                 goto out;

@@ -200,6 +200,7 @@ static void rope_rotates_q_and_k_by_the_position_in_the_window(void **state)
     (void)state;
     for (int d = 2; d <= 68; d += 2)
         rope_case(&(struct shape){3, 1, d, 1 + d % 7, 2});
+    rope_case(&(struct shape){3, 1, 64, 200, 2}); /* large enough for several threads */
 }
 
 static void wrong_shapes_are_reported(void **state)

@@ -153,6 +153,9 @@ static void every_length_mode_and_kind_follows_the_rules(void **state)
             free(x);
         }
     }
+    float *x = numbers(37 * 1000, MIXED, 1); /* large enough for several threads */
+    check_rows(x, 37, 1000, ACT_FP8_TOKEN, 0.0f, DTYPE_F32);
+    free(x);
 }
 
 /* Global scales from far too small (blocks vanish) to far too large (blocks saturate). */
@@ -174,6 +177,9 @@ static void nvfp4_follows_the_rules_at_all_scales(void **state)
             }
         }
     }
+    float *x = numbers(37 * 1024, MIXED, 1); /* large enough for several threads */
+    check_rows(x, 37, 1024, ACT_NVFP4, 100.0f, DTYPE_F32);
+    free(x);
 }
 
 /* A worked block: amax 0.75, gs 3584: bs = 448, r = 8; the values of the weight example NVFP4-A of the format's

@@ -10,7 +10,7 @@ CPU_DECLARE_MATMUL(amx_emulated);
 static size_t variants_and_emulated(const struct kernels *k[8], struct kernels *emulated)
 {
     size_t n = variants(k);
-    const struct kernels *avx512 = kernels_find("avx512");
+    const struct kernels *avx512 = n > 2 ? k[2] : NULL; /* plain, avx2, avx512 */
     if (!avx512)
         return n;
     *emulated = *avx512;

@@ -70,6 +70,7 @@ static void every_length_in_every_variant(void **state)
         norm_case(h, RANDOM);
     norm_case(576, RANDOM);
     norm_case(1000, MIXED);
+    norm_case(20000, RANDOM); /* large enough for several threads */
 }
 
 static void zeros_denormals_and_large_numbers(void **state)
@@ -149,15 +150,15 @@ static void amax_reports_the_first_that_is_not_finite(void **state)
     size_t n_variants = variants(k);
     for (size_t v = 0; v < n_variants; v++) {
         for (int threads = 1; threads <= 3; threads++) {
-            float *x = numbers(7 * 19, RANDOM, 3), amax = 1.0f;
+            float *x = numbers(700 * 99, RANDOM, 3), amax = 1.0f;
             struct queue q = variant_queue(k[v], threads);
-            struct tensor t = tensor_matrix(x, DTYPE_F32, 7, 19);
+            struct tensor t = tensor_matrix(x, DTYPE_F32, 700, 99);
             struct err e;
-            x[6 * 19 + 2] = INFINITY;
-            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "infinity at row 6, column 2 of a matrix [7, 19]");
-            x[4 * 19 + 18] = NAN;
-            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "NaN at row 4, column 18");
-            x[4 * 19 + 17] = -INFINITY;
+            x[600 * 99 + 2] = INFINITY;
+            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "infinity at row 600, column 2 of a matrix [700, 99]");
+            x[4 * 99 + 98] = NAN;
+            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "NaN at row 4, column 98");
+            x[4 * 99 + 17] = -INFINITY;
             assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "infinity at row 4, column 17");
             assert_true(amax == 1.0f);
             free(x);

@@ -101,6 +101,7 @@ static void swiglu_is_close_to_f64_at_every_length(void **state)
     for (int64_t n = 1; n <= 33; n++)
         swiglu_case(n, RANDOM, 8.0f);
     swiglu_case(200, RANDOM, 86.0f);
+    swiglu_case(9001, RANDOM, 20.0f); /* large enough for several threads */
     swiglu_case(200, RANDOM, 1000.0f); /* neither end overflows */
     for (int kind = 0; kind < NUMBERS_COUNT; kind++)
         if (kind != LARGE)

@@ -8,15 +8,20 @@
 
 #include "kernels/kernels.h"
 
-/* The tables that can run here, plain first. Returns their number. */
+/* The tables that can run here, plain first. Returns their number. Asked once: in a virtual machine CPUID is slow. */
 static inline size_t variants(const struct kernels *out[8])
 {
-    size_t n_names, n = 0;
+    static const struct kernels *found[8];
+    static size_t n;
+    size_t n_names;
     const char *const *names = kernels_names(&n_names);
-    for (size_t i = 0; i < n_names; i++) {
-        out[n] = kernels_find(names[i]);
-        n += out[n] != NULL;
+    if (n == 0) {
+        for (size_t i = 0; i < n_names; i++) {
+            found[n] = kernels_find(names[i]);
+            n += found[n] != NULL;
+        }
     }
+    memcpy(out, found, sizeof found);
     return n;
 }
 
