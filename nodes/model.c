@@ -132,10 +132,10 @@ static bool read_tensors(struct reading *r, const struct st_tensor **sorted, cha
     return true;
 }
 
-/* --------------------------------------------------------------------------------------------------------- the object */
+/* ------------------------------------------------------------------------------------------------------- the object */
 
-static bool add_column(struct writer *w, const char *name, enum dtype t, int n, const char *axes, const char *description,
-                       const void *data, struct err *e)
+static bool add_column(struct writer *w, const char *name, enum dtype t, int n, const char *axes,
+                       const char *description, const void *data, struct err *e)
 {
     const struct dataset d = {.name = name, .dtype = t, .rank = 1, .shape = {(uint64_t)n}, .unit = "1", .axes = axes,
                               .description = description};
@@ -203,7 +203,7 @@ static bool write_attributes(const struct model *m, struct writer *w, struct err
            writer_int(w, "n_parameters", (int64_t)model_parameters(m), e);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ the node */
+/* --------------------------------------------------------------------------------------------------------- the node */
 
 /* "bf16", or "nvfp4_a16 + fp8 + bf16": how its matrices are stored, each once. */
 static void describe_storage(const struct model *m, struct str *out)
@@ -225,8 +225,8 @@ static bool publish(struct node *n, const struct model *m, const struct columns 
     struct writer *w = node_output(n);
     struct str storage = {0};
     describe_storage(m, &storage);
-    node_log(n, "%s, %" PRIu64 " parameters, %d layers, %s", m->config.model_type, model_parameters(m), m->config.layers,
-             storage.text ? storage.text : "");
+    node_log(n, "%s, %" PRIu64 " parameters, %d layers, %s", m->config.model_type, model_parameters(m),
+             m->config.layers, storage.text ? storage.text : "");
     str_free(&storage);
     return write_attributes(m, w, e) && write_units(m, c, w, e) && write_matrices(m, c, w, e) &&
            write_tensors(m, c, digests, w, e);

@@ -13,7 +13,7 @@
 
 #define CONFIG_LIMIT (16u << 20)
 
-/* A file being read: `path` is for messages. Once a key was found wrong, `ok` is false and what follows says nothing. */
+/* A file being read: `path` is for messages. Once a key was found wrong, `ok` is false and later ones say nothing. */
 struct reader {
     const json_t *root;
     const char *path;
@@ -63,7 +63,8 @@ static int integer(struct reader *r, const char *key, int fallback, int least, i
 }
 
 /* Likewise, of any member of the file. */
-static double number(struct reader *r, const json_t *object, const char *key, double fallback, double least, double most)
+static double number(struct reader *r, const json_t *object, const char *key, double fallback, double least,
+                     double most)
 {
     const json_t *x = json_object_get(object, key);
     char text[64];
@@ -98,7 +99,8 @@ static int token(const struct reader *r, const char *key)
 }
 
 /* The keys of the scaling that `type` names. `key` is where they stand, for messages. */
-static void read_scaling(struct reader *r, struct model_config *c, const char *key, const char *type, const json_t *from)
+static void read_scaling(struct reader *r, struct model_config *c, const char *key, const char *type,
+                         const json_t *from)
 {
     if (strcmp(type, "linear") == 0) {
         c->rope = ROPE_LINEAR;
@@ -110,8 +112,8 @@ static void read_scaling(struct reader *r, struct model_config *c, const char *k
         c->rope_high = number(r, from, "high_freq_factor", REQUIRED, 1e-6, 1e6);
         c->rope_original = number(r, from, "original_max_position_embeddings", REQUIRED, 1, 1e9);
         if (c->rope_high <= c->rope_low)
-            complain(r, "high_freq_factor", "is %g; it must be larger than `low_freq_factor`, which is %g", c->rope_high,
-                     c->rope_low);
+            complain(r, "high_freq_factor", "is %g; it must be larger than `low_freq_factor`, which is %g",
+                     c->rope_high, c->rope_low);
     } else if (strcmp(type, "default") != 0) {
         complain(r, key, "is of type '%.40s', which is not supported; default, linear and llama3 are", type);
     }
@@ -129,8 +131,8 @@ static void read_rope(struct reader *r, struct model_config *c)
         return;
     }
     bool is_new = json_is_object(parameters);
-    c->theta = number(r, is_new && json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta", 10000.0,
-                      1.0, 1e12);
+    c->theta = number(r, is_new && json_object_get(parameters, "rope_theta") ? parameters : r->root, "rope_theta",
+                      10000.0, 1.0, 1e12);
     double partial = number(r, is_new ? parameters : r->root, "partial_rotary_factor", 1.0, 0.0, 1.0);
     if (partial != 1.0)
         complain(r, "partial_rotary_factor", "is %g; only 1, the whole head rotated, is supported", partial);
@@ -164,11 +166,12 @@ static void read_heads(struct reader *r, struct model_config *c)
     c->heads = integer(r, "num_attention_heads", REQUIRED, 1, 4096);
     c->kv_heads = integer(r, "num_key_value_heads", c->heads, 1, 4096);
     if (c->heads % c->kv_heads != 0)
-        complain(r, "num_attention_heads", "is %d; it must be a multiple of `num_key_value_heads`, which is %d", c->heads,
-                 c->kv_heads);
+        complain(r, "num_attention_heads", "is %d; it must be a multiple of `num_key_value_heads`, which is %d",
+                 c->heads, c->kv_heads);
     if (is_absent(json_object_get(r->root, "head_dim")) && c->hidden % c->heads != 0)
-        complain(r, "hidden_size", "is %d; without `head_dim` it must be a multiple of `num_attention_heads`, which is %d",
-                 c->hidden, c->heads);
+        complain(r, "hidden_size",
+                 "is %d; without `head_dim` it must be a multiple of `num_attention_heads`, which is %d", c->hidden,
+                 c->heads);
     c->head_dim = integer(r, "head_dim", c->hidden / c->heads, 1, 1 << 14);
     if (c->head_dim % 2 != 0)
         complain(r, "head_dim", "is %d; it must be even, since rotary positions take channels in pairs", c->head_dim);
@@ -194,9 +197,10 @@ static void check_sliding(struct reader *r, const struct model_config *c)
         return;
     int window = integer(r, "sliding_window", 4096, 1, INT_MAX);
     if (window < c->max_positions)
-        complain(r, "sliding_window", "is %d%s and `max_position_embeddings` %d: attention within a sliding window is not "
-                 "supported; set it to null if every layer attends to all positions", window,
-                 sliding ? "" : " where the key is absent", c->max_positions);
+        complain(r, "sliding_window",
+                 "is %d%s and `max_position_embeddings` %d: attention within a sliding window is not "
+                 "supported; set it to null if every layer attends to all positions",
+                 window, sliding ? "" : " where the key is absent", c->max_positions);
 }
 
 bool config_read(struct model_config *out, json_t **json, const char *dir, struct err *e)
@@ -232,7 +236,7 @@ bool config_read(struct model_config *out, json_t **json, const char *dir, struc
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------- quantization_config */
+/* ---------------------------------------------------------------------------------------------- quantization_config */
 
 /* The keys that decide a scheme, with what compressed-tensors takes where one is absent. Others record how the numbers
  * were found. */
@@ -317,8 +321,9 @@ static bool check_group(const json_t *group, const json_t *overall, const char *
         for (int i = 0; formats[i]; i++)
             if (formats[i]->group_format)
                 str_printf(&known, "%s%s (%s)", known.length ? ", " : "", formats[i]->name, formats[i]->group_format);
-        err_set(e, ERR_INPUT, "%s: its format, weights and input_activations are those of no known format; known are %s",
-                where, known.text ? known.text : "");
+        err_set(e, ERR_INPUT,
+                "%s: its format, weights and input_activations are those of no known format; known are %s", where,
+                known.text ? known.text : "");
         str_free(&known);
         return false;
     }
@@ -331,8 +336,8 @@ static bool check_scheme(const json_t *q, const char *where, struct err *e)
     const char *method = json_string_value(json_object_get(q, "quant_method"));
     const json_t *status = json_object_get(q, "quantization_status");
     if (!method || strcmp(method, "compressed-tensors") != 0)
-        return err_set(e, ERR_INPUT, "%s: `quant_method` is %s%.60s%s; only compressed-tensors directories are read", where,
-                       method ? "'" : "", method ? method : "missing", method ? "'" : "");
+        return err_set(e, ERR_INPUT, "%s: `quant_method` is %s%.60s%s; only compressed-tensors directories are read",
+                       where, method ? "'" : "", method ? method : "missing", method ? "'" : "");
     if (!is_absent(status) && (!json_is_string(status) || strcmp(json_string_value(status), "compressed") != 0))
         return err_set(e, ERR_INPUT, "%s: `quantization_status` must be \"compressed\"", where);
     if (!is_absent(json_object_get(q, "kv_cache_scheme")))
@@ -350,8 +355,10 @@ bool config_check_quantization(const json_t *config, const char *dir, struct err
     const json_t *q = json_object_get(config, "quantization_config");
     char where[4500];
     if (!is_absent(json_object_get(config, "compression_config")))
-        return err_set(e, ERR_INPUT, "%s/config.json: `compression_config` is an older spelling that is not read; rename it "
-                       "to `quantization_config`", dir);
+        return err_set(e, ERR_INPUT,
+                       "%s/config.json: `compression_config` is an older spelling that is not read; rename it "
+                       "to `quantization_config`",
+                       dir);
     if (is_absent(q))
         return true;
     snprintf(where, sizeof where, "%.4000s/config.json: `quantization_config`", dir);
@@ -390,9 +397,11 @@ bool config_stored_format(const json_t *config, const char *dir, const char *mod
         if (!lists(json_object_get(group, "targets"), module))
             continue;
         if (first || is_ignored)
-            return err_set(e, ERR_INPUT, "%s/config.json: `quantization_config`: module '%s' is a target of group '%s' and "
-                           "%s%s%s; it must have one format", dir, module, name, first ? "of group '" : "",
-                           first ? first : "in `ignore`", first ? "'" : "");
+            return err_set(e, ERR_INPUT,
+                           "%s/config.json: `quantization_config`: module '%s' is a target of group '%s' and "
+                           "%s%s%s; it must have one format",
+                           dir, module, name, first ? "of group '" : "", first ? first : "in `ignore`",
+                           first ? "'" : "");
         first = name;
         found = group_format(group, json_object_get(q, "format"));
     }

@@ -1,6 +1,7 @@
 #ifndef NODES_MODEL_CONFIG_H
 #define NODES_MODEL_CONFIG_H
-/* config.json: the figures of a Llama-family model, and how a compressed-tensors directory says its matrices are stored. */
+/* config.json: the figures of a Llama-family model, and how a compressed-tensors directory says its matrices are
+ * stored. */
 #include <jansson.h>
 
 #include "nodes/model/model.h"

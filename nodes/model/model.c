@@ -38,7 +38,8 @@ static const char *shape_text(int rank, const int64_t *shape, char out[64])
     return out;
 }
 
-static bool check_tensor(const struct model *m, const struct st_tensor *t, int rank, const int64_t shape[2], struct err *e)
+static bool check_tensor(const struct model *m, const struct st_tensor *t, int rank, const int64_t shape[2],
+                         struct err *e)
 {
     char have[64], want[64];
     bool same = t->rank == rank;
@@ -75,8 +76,9 @@ static bool check_no_others(const struct model *m, const struct matrix *x, const
             belongs = belongs || strcmp(parts[i].suffix, suffixes[s]) == 0;
         snprintf(name, sizeof name, "%s.%s", x->name, suffixes[s]);
         if (!belongs && safetensors_find(m->files, name))
-            return err_set(e, ERR_INPUT, "%s: tensor '%s' does not belong to format %s, in which config.json has the module",
-                           m->path, name, x->stored->name);
+            return err_set(e, ERR_INPUT,
+                           "%s: tensor '%s' does not belong to format %s, in which config.json has the module", m->path,
+                           name, x->stored->name);
     }
     return true;
 }
@@ -87,8 +89,8 @@ static bool check_packed(const struct model *m, const struct matrix *x, struct e
     struct format_part parts[FORMAT_PARTS + 1];
     char name[512];
     if (!format_fits(x->stored, x->n, x->k))
-        return err_set(e, ERR_INPUT, "%s: module '%s' is [%lld, %lld]; format %s wants a multiple of %d columns", m->path,
-                       x->name, (long long)x->n, (long long)x->k, x->stored->name, x->stored->k_multiple);
+        return err_set(e, ERR_INPUT, "%s: module '%s' is [%lld, %lld]; format %s wants a multiple of %d columns",
+                       m->path, x->name, (long long)x->n, (long long)x->k, x->stored->name, x->stored->k_multiple);
     int n = x->stored->parts(x->n, x->k, x->dtype, parts);
     if (x->stored->static_input_scale)
         parts[n++] = (struct format_part){"input_global_scale", DTYPE_F32, 1, {1}};
@@ -114,8 +116,10 @@ static bool check_not_packed(const struct model *m, const struct matrix *x, stru
     for (const char *const *suffix = (const char *const[]){"weight_packed", "weight_scale", NULL}; *suffix; suffix++) {
         snprintf(name, sizeof name, "%s.%s", x->name, *suffix);
         if (safetensors_find(m->files, name))
-            return err_set(e, ERR_INPUT, "%s: there is a tensor '%s', but no group of a `quantization_config` in config.json "
-                           "has the module as a target", m->path, name);
+            return err_set(e, ERR_INPUT,
+                           "%s: there is a tensor '%s', but no group of a `quantization_config` in config.json "
+                           "has the module as a target",
+                           m->path, name);
     }
     return true;
 }
@@ -129,7 +133,8 @@ static void matrix_shape(const struct model_config *c, int which, int64_t *n, in
     *k = columns[which];
 }
 
-static bool add_matrix(struct model *m, const json_t *config, int layer, int which, int unit, int64_t row, struct err *e)
+static bool add_matrix(struct model *m, const json_t *config, int layer, int which, int unit, int64_t row,
+                       struct err *e)
 {
     struct matrix *x = &m->matrices[m->n_matrices];
     char name[512];
@@ -178,10 +183,11 @@ static bool add_layer(struct model *m, const json_t *config, int layer, struct e
             u->n += m->matrices[u->first + j].n;
             u->k = m->matrices[u->first + j].k;
             if (m->matrices[u->first + j].stored != m->matrices[u->first].stored)
-                return err_set(e, ERR_INPUT, "%s: '%s' is stored as %s and '%s' as %s: the server fuses them, so they must "
-                               "have one format", m->path, m->matrices[u->first].name,
-                               m->matrices[u->first].stored->name, m->matrices[u->first + j].name,
-                               m->matrices[u->first + j].stored->name);
+                return err_set(e, ERR_INPUT,
+                               "%s: '%s' is stored as %s and '%s' as %s: the server fuses them, so they must "
+                               "have one format",
+                               m->path, m->matrices[u->first].name, m->matrices[u->first].stored->name,
+                               m->matrices[u->first + j].name, m->matrices[u->first + j].stored->name);
         }
         u->parameters = (uint64_t)u->n * (uint64_t)u->k;
         m->n_units++;
@@ -213,8 +219,10 @@ static bool read_unit_scale(const struct model *m, int unit, const char *suffix,
             return err_set(e, ERR_NUMERIC, "%s: tensor '%s' is %g; it must be positive and finite", m->path, name,
                            (double)scale);
         if (i > 0 && scale != first)
-            return err_set(e, ERR_INPUT, "%s: tensor '%s' is %.9g, that of '%s' %.9g: the server fuses them and keeps one, so "
-                           "they must be equal", m->path, name, (double)scale, m->matrices[u->first].name, (double)first);
+            return err_set(e, ERR_INPUT,
+                           "%s: tensor '%s' is %.9g, that of '%s' %.9g: the server fuses them and keeps one, so "
+                           "they must be equal",
+                           m->path, name, (double)scale, m->matrices[u->first].name, (double)first);
         first = scale;
     }
     *out = first;
@@ -239,8 +247,10 @@ static bool check_layers(const struct model *m, struct err *e)
     for (size_t i = 0; i < m->files->n_tensors; i++) {
         int layer;
         if (sscanf(m->files->tensors[i].name, "model.layers.%8d.", &layer) == 1 && layer >= m->config.layers)
-            return err_set(e, ERR_INPUT, "%s: tensor '%s' is of layer %d, counted from 0; `num_hidden_layers` in config.json "
-                           "is %d", m->path, m->files->tensors[i].name, layer, m->config.layers);
+            return err_set(e, ERR_INPUT,
+                           "%s: tensor '%s' is of layer %d, counted from 0; `num_hidden_layers` in config.json "
+                           "is %d",
+                           m->path, m->files->tensors[i].name, layer, m->config.layers);
     }
     return true;
 }
@@ -248,8 +258,8 @@ static bool check_layers(const struct model *m, struct err *e)
 static bool check_head(const struct model *m, struct err *e)
 {
     if (!safetensors_find(m->files, "lm_head.weight"))
-        return err_set(e, ERR_INPUT, "%s: no tensor 'lm_head.weight', and `tie_word_embeddings` is not true in config.json",
-                       m->path);
+        return err_set(e, ERR_INPUT,
+                       "%s: no tensor 'lm_head.weight', and `tie_word_embeddings` is not true in config.json", m->path);
     return check_float(m, "lm_head.weight", 2, m->config.vocab, m->config.hidden, e);
 }
 

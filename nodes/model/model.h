@@ -1,8 +1,8 @@
 #ifndef NODES_MODEL_MODEL_H
 #define NODES_MODEL_MODEL_H
 /* A Hugging Face model directory, opened: configuration, tensors, and the tables of matrices and units. Opening reads
- * and checks headers only; weights are read with pread when asked for (never mapped, so a truncated file is an error and
- * not a signal). The same type opens a compressed-tensors directory that scout exported: then matrices have stored
+ * and checks headers only; weights are read with pread when asked for (never mapped, so a truncated file is an error
+ * and not a signal). The same type opens a compressed-tensors directory that scout exported: then matrices have stored
  * formats. Immutable once open; every function may be called from any thread. */
 #include "engine/node.h"
 #include "nodes/format/format.h"
@@ -60,8 +60,8 @@ void model_close(struct model *m); /* NULL is fine */
 /* The model behind an input port of a running node: its parameter `path`. */
 bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e) ERR_CHECK;
 
-/* Weight of a matrix widened to f32, or decoded if it is stored packed: out [n,k]. NaN or infinity is ERR_NUMERIC naming
- * tensor, row and column. */
+/* Weight of a matrix widened to f32, or decoded if it is stored packed: out [n,k]. NaN or infinity is ERR_NUMERIC
+ * naming tensor, row and column. */
 bool model_read_matrix(const struct model *m, int matrix, float *out, struct err *e) ERR_CHECK;
 /* Any tensor of the source by name ("model.norm.weight") as f32; its element count must be `count`. */
 bool model_read_tensor(const struct model *m, const char *name, int64_t count, float *out, struct err *e) ERR_CHECK;

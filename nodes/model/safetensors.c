@@ -1,5 +1,5 @@
-/* Safetensors, read strictly and written. Headers are checked in whole before any tensor is given out: every rule that the
- * format states, since a file that breaks one was damaged or made to deceive. */
+/* Safetensors, read strictly and written. Headers are checked in whole before any tensor is given out: every rule that
+ * the format states, since a file that breaks one was damaged or made to deceive. */
 #include "nodes/model/safetensors.h"
 
 #include <errno.h>
@@ -26,7 +26,7 @@ struct shard {
     size_t n;
 };
 
-/* -------------------------------------------------------------------------------------------------- reading a header */
+/* ------------------------------------------------------------------------------------------------- reading a header */
 
 static bool read_exactly(int fd, const char *path, uint64_t offset, void *out, uint64_t bytes, struct err *e)
 {
@@ -37,8 +37,8 @@ static bool read_exactly(int fd, const char *path, uint64_t offset, void *out, u
         if (step < 0)
             return err_errno(e, ERR_IO, "%s", path);
         if (step == 0)
-            return err_set(e, ERR_INPUT, "%s: truncated: %" PRIu64 " bytes at offset %" PRIu64 " are not all there", path,
-                           bytes, offset);
+            return err_set(e, ERR_INPUT, "%s: truncated: %" PRIu64 " bytes at offset %" PRIu64 " are not all there",
+                           path, bytes, offset);
         got += (uint64_t)step;
     }
     return true;
@@ -75,8 +75,9 @@ static bool read_offsets(struct st_tensor *t, const json_t *offsets, const struc
                        t->name);
     uint64_t from = (uint64_t)json_integer_value(begin), to = (uint64_t)json_integer_value(end);
     if (to - from != t->bytes)
-        return err_set(e, ERR_INPUT, "%s: tensor '%s': `data_offsets` span %" PRIu64 " bytes, its shape and dtype %s want %"
-                       PRIu64, s->path, t->name, to - from, dtype_info(t->dtype)->safetensors, t->bytes);
+        return err_set(e, ERR_INPUT,
+                       "%s: tensor '%s': `data_offsets` span %" PRIu64 " bytes, its shape and dtype %s want %" PRIu64,
+                       s->path, t->name, to - from, dtype_info(t->dtype)->safetensors, t->bytes);
     if (to > s->size - s->data)
         return err_set(e, ERR_INPUT, "%s: tensor '%s' ends at byte %" PRIu64 " of the data, which has %" PRIu64
                        ": the file is truncated or its header wrong", s->path, t->name, to, s->size - s->data);
@@ -166,8 +167,10 @@ static bool read_length(int fd, struct shard *s, uint64_t *out, struct err *e)
     for (int i = 7; i >= 0; i--)
         n = n << 8 | length[i];
     if (n > HEADER_LIMIT)
-        return err_set(e, ERR_INPUT, "%s: its first 8 bytes announce a header of %" PRIu64 " bytes, at most %u are read; is "
-                       "it a safetensors file?", s->path, n, HEADER_LIMIT);
+        return err_set(e, ERR_INPUT,
+                       "%s: its first 8 bytes announce a header of %" PRIu64 " bytes, at most %u are read; is "
+                       "it a safetensors file?",
+                       s->path, n, HEADER_LIMIT);
     if (n > s->size - 8)
         return err_set(e, ERR_INPUT, "%s: truncated: its header takes %" PRIu64 " bytes, the file has %" PRIu64
                        " behind the header's length", s->path, n, s->size - 8);
@@ -278,7 +281,8 @@ static bool list_files(struct safetensors *st, const json_t *map, const char *pa
         if (!file)
             return err_set(e, ERR_INPUT, "%s: tensor '%s': the name of its file is no text", path, tensor);
         if (!*file || strchr(file, '/') || strstr(file, ".."))
-            return err_set(e, ERR_INPUT, "%s: tensor '%s': '%s' is no plain file name in this directory", path, tensor, file);
+            return err_set(e, ERR_INPUT, "%s: tensor '%s': '%s' is no plain file name in this directory", path, tensor,
+                           file);
         st->files[n] = arena_strdup(&st->arena, file, e);
         if (!st->files[n++])
             return false;

@@ -37,7 +37,8 @@ bool safetensors_read(const struct safetensors *s, const struct st_tensor *t, ui
 /* Those bytes, and what follows them in the file, will be asked for soon: the kernel may read them meanwhile. */
 void safetensors_ahead(const struct safetensors *s, const struct st_tensor *t, uint64_t first, uint64_t bytes);
 
-/* One tensor to be written; its bytes are asked for when their turn comes, so that no more than one tensor is in memory. */
+/* One tensor to be written; its bytes are asked for when their turn comes, so that no more than one tensor is in
+ * memory. */
 struct st_source {
     const char *name;
     enum dtype dtype;

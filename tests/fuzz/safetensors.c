@@ -1,7 +1,8 @@
-/* Fuzzes the reading of safetensors files. The input is a file; it is read twice, as it is and with its first eight bytes
- * set to a header length that ends at its last '}', so that most inputs get to the header's text. A file that is opened
- * must be covered exactly by its tensors, and every one of them must be found and read. The plain main replays files, or
- * with "--mutate N" makes N inputs from a small valid file, always the same; under clang's fuzzer it is left out. */
+/* Fuzzes the reading of safetensors files. The input is a file; it is read twice, as it is and with its first eight
+ * bytes set to a header length that ends at its last '}', so that most inputs get to the header's text. A file that is
+ * opened must be covered exactly by its tensors, and every one of them must be found and read. The plain main replays
+ * files, or with "--mutate N" makes N inputs from a small valid file, always the same; under clang's fuzzer it is left
+ * out. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,10 @@ static const char seed_header[] =
     "\"c\":{\"dtype\":\"U8\",\"shape\":[2,2,2],\"data_offsets\":[16,24]},"
     "\"d\":{\"dtype\":\"I64\",\"shape\":[0,7],\"data_offsets\":[24,24]}}";
 
-static uint64_t next(uint64_t *state) { return (*state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u) >> 33; }
+static uint64_t next(uint64_t *state)
+{
+    return (*state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u) >> 33;
+}
 
 /* One to three changes: a byte set, a piece moved over another, a digit or bracket put in, an end cut off. */
 static size_t mutate(uint8_t *file, size_t n, uint64_t *state)

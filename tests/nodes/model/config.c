@@ -30,9 +30,11 @@ static void llama3_is_read_with_its_rope(void **state)
     json_t *json;
     const struct model_config c = read_text(
         "{" LLAMA ", \"hidden_act\": \"silu\", \"max_position_embeddings\": 131072, \"mlp_bias\": false, "
-        "\"attention_bias\": false, \"rope_theta\": 500000.0, \"tie_word_embeddings\": false, \"bos_token_id\": 128000, "
-        "\"eos_token_id\": [128001, 128008, 128009], \"rope_scaling\": {\"factor\": 8.0, \"low_freq_factor\": 1.0, "
-        "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}}", &json);
+        "\"attention_bias\": false, \"rope_theta\": 500000.0, \"tie_word_embeddings\": false, "
+        "\"bos_token_id\": 128000, \"eos_token_id\": [128001, 128008, 128009], "
+        "\"rope_scaling\": {\"factor\": 8.0, \"low_freq_factor\": 1.0, "
+        "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\"}}",
+        &json);
     assert_string_equal(c.model_type, "llama");
     assert_int_equal(c.hidden, 4096);
     assert_int_equal(c.intermediate, 14336);
@@ -55,10 +57,12 @@ static void absent_keys_have_their_defaults(void **state)
 {
     (void)state;
     json_t *json;
-    const struct model_config c = read_text("{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 172, "
-                                            "\"num_hidden_layers\": 1, \"num_attention_heads\": 8, \"vocab_size\": 9, "
-                                            "\"num_key_value_heads\": null, \"rms_norm_eps\": 0.001, \"head_dim\": null, "
-                                            "\"rope_scaling\": null, \"hidden_act\": null}", &json);
+    const struct model_config c =
+        read_text("{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 172, "
+                  "\"num_hidden_layers\": 1, \"num_attention_heads\": 8, \"vocab_size\": 9, "
+                  "\"num_key_value_heads\": null, \"rms_norm_eps\": 0.001, \"head_dim\": null, "
+                  "\"rope_scaling\": null, \"hidden_act\": null}",
+                  &json);
     assert_int_equal(c.kv_heads, 8);
     assert_int_equal(c.head_dim, 8);
     assert_int_equal(c.max_positions, 2048);
@@ -82,8 +86,9 @@ static void every_spelling_of_rope_is_read(void **state)
         {"\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5e5}", ROPE_DEFAULT, 5e5, 0},
         {"\"rope_parameters\": {\"rope_theta\": 5e5}", ROPE_DEFAULT, 5e5, 0},
         {"\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 3.0}, \"rope_theta\": 9.0", ROPE_LINEAR, 9, 3},
-        {"\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 3.0, \"rope_theta\": 11.0}, \"rope_theta\": 9.0, "
-         "\"rope_scaling\": {\"type\": \"yarn\"}", ROPE_LINEAR, 11, 3},
+        {"\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 3.0, \"rope_theta\": 11.0}, "
+         "\"rope_theta\": 9.0, \"rope_scaling\": {\"type\": \"yarn\"}",
+         ROPE_LINEAR, 11, 3},
         {"\"rope_parameters\": null, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 6.0}", ROPE_LINEAR, 1e4, 6},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -117,9 +122,12 @@ static void mistral_is_read_where_its_window_holds_everything(void **state)
     for (size_t i = 0; i < COUNT(cases); i++) {
         char text[1024];
         json_t *json;
-        snprintf(text, sizeof text, "{\"model_type\": \"mistral\", \"hidden_size\": 5120, \"intermediate_size\": 14336, "
-                 "\"num_hidden_layers\": 40, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"head_dim\": 128, "
-                 "\"vocab_size\": 131072, \"rms_norm_eps\": 1e-05, %s}", cases[i]);
+        snprintf(
+            text, sizeof text,
+            "{\"model_type\": \"mistral\", \"hidden_size\": 5120, \"intermediate_size\": 14336, "
+            "\"num_hidden_layers\": 40, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"head_dim\": 128, "
+            "\"vocab_size\": 131072, \"rms_norm_eps\": 1e-05, %s}",
+            cases[i]);
         const struct model_config c = read_text(text, &json);
         assert_string_equal(c.model_type, "mistral");
         assert_int_equal(c.head_dim, 128);
@@ -127,7 +135,7 @@ static void mistral_is_read_where_its_window_holds_everything(void **state)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------- quantization_config */
+/* ---------------------------------------------------------------------------------------------- quantization_config */
 
 #define NVFP4 "{\"num_bits\": 4, \"type\": \"float\", \"symmetric\": true, \"strategy\": \"tensor_group\", " \
     "\"group_size\": 16, \"dynamic\": %s, \"scale_dtype\": \"torch.float8_e4m3fn\", \"observer\": \"minmax\"}"

@@ -1,6 +1,6 @@
 /* Model directories as they ship, cut into shards, changed, packed and broken. Broken ones are data: a recipe in
  * tests/rejects/models/NAME.recipe beside NAME.txt, the exact message ($MODEL stands for the directory). With
- * SCOUT_REWRITE set in the environment the texts are written instead of compared, to be read before they are committed. */
+ * SCOUT_REWRITE set in the environment the texts are written instead of compared: read them before committing. */
 #include "tests/nodes/model/recipe.h"
 
 #include <dirent.h>
@@ -53,13 +53,16 @@ static void assert_same_matrices(const struct model *a, const struct model *b)
     }
 }
 
-/* ----------------------------------------------------------------------------------------------------- what is there */
+/* ---------------------------------------------------------------------------------------------------- what is there */
 
 static void shipped_models_have_their_tables(void **state)
 {
     (void)state;
-    static const struct { const char *name; int hidden, intermediate, vocab; uint64_t parameters, in_units; } cases[] = {
-        {"babyllama-1m", 128, 352, 361, 969216, 921600}, {"stories260k", 64, 172, 512, 260032, 226560}};
+    static const struct {
+        const char *name;
+        int hidden, intermediate, vocab;
+        uint64_t parameters, in_units;
+    } cases[] = {{"babyllama-1m", 128, 352, 361, 969216, 921600}, {"stories260k", 64, 172, 512, 260032, 226560}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct model *m = open_shipped(cases[i].name);
         int64_t h = cases[i].hidden, wide = cases[i].intermediate;
@@ -199,7 +202,7 @@ static void reading_says_what_is_wrong(void **state)
     model_close(NULL);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- packed */
+/* ----------------------------------------------------------------------------------------------------------- packed */
 
 static void packed_directories_give_their_renderings(void **state)
 {
@@ -268,7 +271,7 @@ static void packed_directories_of_other_writers_are_read(void **state)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------- failure */
+/* ---------------------------------------------------------------------------------------------------------- failure */
 
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
 {

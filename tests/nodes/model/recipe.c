@@ -6,7 +6,7 @@
 
 #include "nodes/format/compressed.h"
 
-/* ------------------------------------------------------------------------------------------------------------- files */
+/* ------------------------------------------------------------------------------------------------------------ files */
 
 static void path_of(const struct recipe *r, const char *name, char out[600])
 {
@@ -62,7 +62,7 @@ static void write_json(const struct recipe *r, const char *name, json_t *json)
     json_decref(json);
 }
 
-/* -------------------------------------------------------------------------------------------------- a safetensors file */
+/* ----------------------------------------------------------------------------------------------- a safetensors file */
 
 struct weights {
     char *header; /* text, NUL at the end */
@@ -225,7 +225,7 @@ static void do_shard(const struct recipe *r, struct weights *w, int n)
     free(w->data);
 }
 
-/* ------------------------------------------------------------------------------------------------------ packed models */
+/* ---------------------------------------------------------------------------------------------------- packed models */
 
 const struct format *recipe_packed_format(const struct model *m, int unit)
 {
@@ -368,7 +368,7 @@ static void make_packed(const struct recipe *r)
     model_close(m);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- commands */
+/* --------------------------------------------------------------------------------------------------------- commands */
 
 /* The object that the last part of a dotted key is in; *key becomes that part. */
 static json_t *parent_of(json_t *root, char **key)

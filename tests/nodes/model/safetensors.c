@@ -15,9 +15,11 @@ static bool fill(const struct st_source *self, void *out, struct err *e)
     return true;
 }
 
-static struct st_source source(const char *name, enum dtype t, int rank, int64_t rows, int64_t columns, const void *data)
+static struct st_source source(const char *name, enum dtype t, int rank, int64_t rows, int64_t columns,
+                               const void *data)
 {
-    struct st_source s = {.name = name, .dtype = t, .rank = rank, .shape = {rows, columns}, .fill = fill, .context = data};
+    struct st_source s = {
+        .name = name, .dtype = t, .rank = rank, .shape = {rows, columns}, .fill = fill, .context = data};
     s.bytes = dtype_bytes(t);
     for (int d = 0; d < rank; d++)
         s.bytes *= (uint64_t)s.shape[d];
@@ -27,8 +29,9 @@ static struct st_source source(const char *name, enum dtype t, int rank, int64_t
 static void a_small_file_has_known_bytes(void **state)
 {
     (void)state;
-    static const char header[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2],"
-                                 "\"data_offsets\":[0,4]},\"a\\\"\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[4,5]}}";
+    static const char header[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"BF16\",\"shape\":[2],"
+        "\"data_offsets\":[0,4]},\"a\\\"\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[4,5]}}";
     const uint16_t b[] = {0x3f80, 0xc000};
     const uint8_t a = 7;
     char folder[256], path[300];
@@ -55,8 +58,8 @@ static void what_is_written_is_read_back(void **state)
 {
     (void)state;
     enum { MOST = DTYPE_COUNT + 3 };
-    static const char *const names[MOST] = {"t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9", "ta", "tb", "tc",
-                                            "td", "te", "empty", "scalar", "\xce\xb1.weight"};
+    static const char *const names[MOST] = {"t0", "t1", "t2", "t3", "t4", "t5", "t6",    "t7",     "t8",
+                                            "t9", "ta", "tb", "tc", "td", "te", "empty", "scalar", "\xce\xb1.weight"};
     static unsigned char data[8 * 15];
     struct st_source tensors[MOST];
     char folder[256], path[300];
