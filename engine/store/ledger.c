@@ -24,6 +24,7 @@ struct ledger {
     bool opening;
     int lock_fd;
 
+    pthread_mutex_t measuring; /* ledger_hold */
     pthread_mutex_t appending; /* held through a whole append, before `lock` */
     pthread_mutex_t lock;      /* of everything below; never held while the disk is written */
     struct segment *segments;
@@ -194,6 +195,7 @@ static void free_ledger(struct ledger *l)
     row_table_free(&l->rows);
     key_set_free(&l->candidates);
     arena_free(&l->arena);
+    pthread_mutex_destroy(&l->measuring);
     pthread_mutex_destroy(&l->appending);
     pthread_mutex_destroy(&l->lock);
     mem_free(l);
@@ -208,6 +210,7 @@ static bool new_ledger(struct ledger **out, struct store *s, const struct ledger
     l->references = 1;
     l->opening = true;
     l->lock_fd = -1;
+    pthread_mutex_init(&l->measuring, NULL);
     pthread_mutex_init(&l->appending, NULL);
     pthread_mutex_init(&l->lock, NULL);
     if (!copy_spec(l, spec, e)) {
@@ -290,6 +293,10 @@ void ledger_close(struct ledger *l)
     if (last)
         free_ledger(l);
 }
+
+void ledger_hold(struct ledger *l) { pthread_mutex_lock(&l->measuring); }
+
+void ledger_release(struct ledger *l) { pthread_mutex_unlock(&l->measuring); }
 
 /* ---------------------------------------------------------------------------------------------------------- reading */
 

@@ -183,6 +183,10 @@ bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t 
  * A row that exists already is ERR_BUG. */
 bool ledger_append(struct ledger *l, struct ledger_row *rows, const float *slots, const uint8_t *assignments, size_t n,
                    struct err *e) ERR_CHECK;
+/* Between looking which rows are missing and appending them, a measurer holds the ledger, so that no other thread of this
+ * process measures the same rows meanwhile (other processes wait in ledger_open). Not recursive. */
+void ledger_hold(struct ledger *l);
+void ledger_release(struct ledger *l);
 /* Rows now in the ledger. */
 uint64_t ledger_rows(struct ledger *l);
 /* Paths of its segments relative to the store ("ledger/<key>/0000.h5"), for run.h5. */

@@ -361,6 +361,7 @@ bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t fir
     bool ok = mem_new(&jobs, n, e) && mem_new(&wanted, n, e) &&
               mem_raw(&kl, (size_t)v->tokens.n * v->tokens.window, e);
     v->rows_wanted = v->rows_done = 0;
+    ledger_hold(v->ledger);
     for (size_t i = 0; ok && i < n; i++) {
         struct key digest;
         jobs[i].assignment = table->list[first + i].assignment;
@@ -381,6 +382,7 @@ bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t fir
     if (ok)
         qsort_r(wanted, missing, sizeof *wanted, by_assignment, &units);
     ok = ok && (!missing || measure_jobs(v, wanted, missing, e));
+    ledger_release(v->ledger);
     for (size_t i = 0; ok && i < n; i++)
         ok = fill_columns(v, &jobs[i], &table->list[first + i], kl, e);
     mem_free(jobs);
