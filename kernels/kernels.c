@@ -86,8 +86,8 @@ static bool has_avx512(const struct features *f)
     return has_avx2(f) && has(f->leaf7_b, 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) && saves(f, 0xe6);
 }
 
-/* AMX-BF16 (EDX 22) and AMX-TILE (24); tile configuration and data (17 and 18) saved. Linux also wants to be asked, once
- * per process, for the 8 KiB of tile data: arch_prctl(ARCH_REQ_XCOMP_PERM, 18). Asking again is harmless. */
+/* AMX-BF16 (EDX 22) and AMX-TILE (24); tile configuration and data (17 and 18) saved. Linux also wants to be asked,
+ * once per process, for the 8 KiB of tile data: arch_prctl(ARCH_REQ_XCOMP_PERM, 18). Asking again is harmless. */
 static bool has_amx(const struct features *f)
 {
     const long request_permission = 0x1023, tile_data = 18;

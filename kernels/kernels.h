@@ -4,9 +4,9 @@
  * stream) and tensors that know their device, so that each pass over a model is written once (nodes/model).
  *
  * Notation: T rows (tokens), N output features, K input features, all row-major f32 unless said otherwise.
- * Contract of every entry: outputs never overlap inputs unless said; shapes are checked and a mismatch is ERR_BUG; after
- * a failure the outputs are undefined. **Row invariance**: the bits of a row of the result depend only on that row's
- * inputs and on the weights, never on T, on the row's place in the call, or on the number of threads.
+ * Contract of every entry: outputs never overlap inputs unless said; shapes are checked and a mismatch is ERR_BUG;
+ * after a failure the outputs are undefined. **Row invariance**: the bits of a row of the result depend only on that
+ * row's inputs and on the weights, never on T, on the row's place in the call, or on the number of threads.
  *
  * fp32 mode (f32 panels): every product is accumulated in one chain of fused multiply-adds over ascending k, so all CPU
  * variants (plain, avx2, avx512) give the same bits. bf16 mode (bf16 panels): x is rounded to bf16 on the way in,
@@ -28,7 +28,9 @@ struct queue {
 /* How an input activation is fake-quantized before a product (export-formats 2.1, 2.3). */
 enum act_rule {
     ACT_NONE,
-    ACT_NVFP4,    /* static global scale gs = 2688/amax; per row and 16 values: block scale E4M3(gs*max/6), E2M1 codes */
+    /* Static global scale gs = 2688/amax; per row and 16 values: bs = E4M3((gs * max) / 6), E2M1 codes of
+     * x * (gs / bs); the value is (code * bs) / gs. A block whose bs is 0 is zero. */
+    ACT_NVFP4,
     ACT_FP8_TOKEN /* dynamic: per row s = max(max|x|/448, 1/(448*512)), E4M3 codes */
 };
 
@@ -82,8 +84,8 @@ static inline double kl_log(double x)
 }
 
 /* KL(teacher || candidate) of row r in nats, after its last tile: with p = exp(s_t - max_t) / sum_t it is
- * sum p (s_t - s_c) - log-sum-exp(s_t) + log-sum-exp(s_c). It may be a rounding below zero (about 1e-7), is exactly zero
- * when both sides were the same logits, and NaN when a logit was not finite. */
+ * sum p (s_t - s_c) - log-sum-exp(s_t) + log-sum-exp(s_c). It may be a rounding below zero (about 1e-7), is exactly
+ * zero when both sides were the same logits, and NaN when a logit was not finite. */
 static inline double kl_state_row(const struct kl_state *s, int64_t r)
 {
     return s->cross[r] / s->sum_t[r] - (s->max_t[r] + kl_log(s->sum_t[r])) + (s->max_c[r] + kl_log(s->sum_c[r]));
@@ -96,7 +98,8 @@ struct kernels {
 
     /* -- memory of the backend ------------------------------------------------------------------------------------ */
     /* A tensor on the queue's device, uninitialised. On failure *out is untouched. */
-    bool (*tensor_new)(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape, struct err *e);
+    bool (*tensor_new)(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape,
+                       struct err *e);
     /* Frees when owned and clears *t; a zeroed tensor is fine. */
     void (*tensor_free)(struct queue *q, struct tensor *t);
     /* Host to device and back; `bytes` is the whole tensor. */
@@ -118,15 +121,16 @@ struct kernels {
     bool (*matmul)(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e);
     /* The same for columns [first, first + y->shape[1]) of the product only; first a multiple of 16 (the head, by tiles
      * of the vocabulary). */
-    bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
-                        struct err *e);
-    /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h [K,K]
-     * f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
+    bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
+                        struct tensor *y, struct err *e);
+    /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h
+     * [K,K] f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
     bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
 
     /* -- elementwise and attention -------------------------------------------------------------------------------- */
     /* y[t] = table[ids[t]];  table [V,h] f32, bf16 or f16, ids i32 [T], y [T,h] f32. ids are in range. */
-    bool (*embed)(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y, struct err *e);
+    bool (*embed)(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y,
+                  struct err *e);
     /* y = w * (x * rsqrt(mean(x^2) + eps)); w [h] f32; y may be x. */
     bool (*rmsnorm)(struct queue *q, const struct tensor *x, const struct tensor *w, float eps, struct tensor *y,
                     struct err *e);
@@ -156,7 +160,8 @@ struct kernels {
     /* -- the KL of candidate to teacher, by tiles of the vocabulary ---------------------------------------------- */
     /* Fold one tile of logits, teacher s_t and candidate s_c, both [T, B], columns first..first+B of the vocabulary,
      * into rows [0, T) of `state` (host memory). f32 partial sums over at most 2048 columns, then f64. The same pointer
-     * may be given for both: cross is then exactly 0. Tiles of a row may come in any order, but its bits depend on it. */
+     * may be given for both: cross is then exactly 0. Tiles of a row may come in any order, but its bits depend on
+     * that order. */
     bool (*kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
                     struct kl_state *state, struct err *e);
 };

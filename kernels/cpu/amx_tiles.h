@@ -1,9 +1,9 @@
 #ifndef KERNELS_CPU_AMX_TILES_H
 #define KERNELS_CPU_AMX_TILES_H
 /* The five AMX operations that matmul_amx.c uses, on full tiles (16 rows of 64 bytes). With AMX_EMULATE they are plain
- * C after the documented operation of TDPBF16PS: inside one instruction the products of even and of odd inputs add up in
- * two chains from zero, the two are added, and that sum is added to the destination; subnormals are taken and given as
- * zeros. What the hardware does inside a multiply-add (fused or not) is not documented to the bit, so the emulation
+ * C after the documented operation of TDPBF16PS: inside one instruction the products of even and of odd inputs add up
+ * in two chains from zero, the two are added, and that sum is added to the destination; subnormals are taken and given
+ * as zeros. What the hardware does inside a multiply-add (fused or not) is not documented to the bit, so the emulation
  * proves the logic of the kernel (which data meet where), not the bits of a real AMX unit: those are `bf16 cpu amx`.
  * The tile number must be a constant, hence macros around the intrinsics. */
 #include <stdint.h>

@@ -194,15 +194,16 @@ static bool check(struct queue *q, const struct tensor *qkv, const struct attent
         return err_set(e, ERR_BUG, "attention: %d heads over %d of %d, window %d: expected positive, and kv_heads to "
                        "divide heads", s->heads, s->kv_heads, s->head_dim, s->window);
     if (s->head_dim > HEAD_DIM)
-        return err_set(e, ERR_INPUT, "attention: head_dim %d is above %d, the largest this backend supports", s->head_dim,
-                       HEAD_DIM);
+        return err_set(e, ERR_INPUT, "attention: head_dim %d is above %d, the largest this backend supports",
+                       s->head_dim, HEAD_DIM);
     int64_t d = s->head_dim, t = qkv->shape[0];
     if (!shape_queue("attention", q, e) ||
         !shape_matrix("attention", "qkv", qkv, DTYPE_F32, -1, (s->heads + 2 * (int64_t)s->kv_heads) * d, e) ||
         !shape_matrix("attention", "out", out, DTYPE_F32, t, s->heads * d, e))
         return false;
     if (t % s->window != 0)
-        return err_set(e, ERR_BUG, "attention: %lld rows, expected a multiple of the window %d", (long long)t, s->window);
+        return err_set(e, ERR_BUG, "attention: %lld rows, expected a multiple of the window %d", (long long)t,
+                       s->window);
     return true;
 }
 

@@ -5,8 +5,8 @@
  * _avx2 or _avx512. */
 #include "kernels/kernels.h"
 
-/* Threads for a loop over `work` elements (or multiply-adds, or the like): starting a team costs some microseconds, which
- * a small loop does not win back. Results do not depend on it. */
+/* Threads for a loop over `work` elements (or multiply-adds, or the like): starting a team costs some microseconds,
+ * which a small loop does not win back. Results do not depend on it. */
 static inline int cpu_threads(const struct queue *q, int64_t work) { return work < 32768 ? 1 : q->threads; }
 
 /* -- once: memory.c, pack.c, embed.c ------------------------------------------------------------------------------- */
@@ -22,7 +22,7 @@ bool pack_fill(struct queue *q, const struct tensor *w, int64_t first, struct te
 bool embed(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y, struct err *e)
     ERR_CHECK;
 
-/* -- products: matmul.c, matmul_avx2.c, matmul_avx512.c, matmul_avx512bf16.c, matmul_amx.c -------------------------- */
+/* -- products: matmul.c, matmul_avx2.c, matmul_avx512.c, matmul_avx512bf16.c, matmul_amx.c ------------------------- */
 #define CPU_DECLARE_MATMUL(variant)                                                                                    \
     bool matmul_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y,           \
                           struct err *e) ERR_CHECK;                                                                    \
@@ -34,7 +34,7 @@ CPU_DECLARE_MATMUL(avx512);
 CPU_DECLARE_MATMUL(avx512bf16);
 CPU_DECLARE_MATMUL(amx);
 
-/* -- compiled once per variant -------------------------------------------------------------------------------------- */
+/* -- compiled once per variant ------------------------------------------------------------------------------------- */
 #define CPU_DECLARE(variant)                                                                                           \
     bool gram_##variant(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e) ERR_CHECK;           \
     bool norm_rms_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,                \

@@ -80,7 +80,8 @@ static bool check(struct queue *q, const struct tensor *x, enum act_rule rule, f
         return err_set(e, ERR_BUG, "fake_quantize: %lld columns for nvfp4, expected a multiple of %d",
                        (long long)x->shape[1], BLOCK);
     if (rule == ACT_NVFP4 && !(scale > 0.0f && isfinite(scale)))
-        return err_set(e, ERR_BUG, "fake_quantize: global scale %g for nvfp4, expected positive and finite", (double)scale);
+        return err_set(e, ERR_BUG, "fake_quantize: global scale %g for nvfp4, expected positive and finite",
+                       (double)scale);
     return true;
 }
 

@@ -23,9 +23,9 @@
 /* CPU(norm_rms) is norm_rms_avx512 in the library built with CPU_VARIANT=avx512. */
 #define CPU(name) LANES_JOIN(name, CPU_VARIANT)
 
-/* LANES_INLINE: everything here must melt into its caller, so that lanes stay in registers. LANES_UNROLL, before a loop of
- * constant length over a register tile: likewise. In the plain version lanes are loops themselves, and insisting would
- * only make sanitized builds take minutes a file. */
+/* LANES_INLINE: everything here must melt into its caller, so that lanes stay in registers. LANES_UNROLL, before a loop
+ * of constant length over a register tile: likewise. In the plain version lanes are loops themselves, and insisting
+ * would only make sanitized builds take minutes a file. */
 #if !defined(CPU_AVX512) && !defined(CPU_AVX2)
 #define LANES_INLINE static inline __attribute__((unused))
 #define LANES_UNROLL
@@ -336,7 +336,7 @@ LANES_INLINE float lanes_largest(struct lanes a)
 }
 #endif
 
-/* -- built from the above, the same in every variant ---------------------------------------------------------------- */
+/* -- built from the above, the same in every variant --------------------------------------------------------------- */
 LANES_INLINE struct lanes lanes_zero(void) { return lanes_all(0.0f); }
 LANES_INLINE struct lanes lanes_abs(struct lanes a) { return lanes_and(a, 0x7fffffffu); }
 

@@ -22,7 +22,7 @@ static bool check(struct queue *q, const struct tensor *x, const struct tensor *
     return true;
 }
 
-/* -- plain: the specification --------------------------------------------------------------------------------------- */
+/* -- plain: the specification -------------------------------------------------------------------------------------- */
 
 /* sum_k x[k] * w[k] for feature j of a panel: one chain of fused multiply-adds over ascending k, from +0. */
 static float dot_f32(const float *x, const float *panel, int64_t j, int64_t k)
@@ -72,7 +72,7 @@ bool matmul_plain(struct queue *q, const struct tensor *x, const struct tensor *
     return matmul_part_plain(q, x, w, 0, y, e);
 }
 
-/* -- the frame of the fast versions --------------------------------------------------------------------------------- */
+/* -- the frame of the fast versions -------------------------------------------------------------------------------- */
 
 /* A task is at most TASK_ROWS rows by TASK_PANELS panels. Its block of x (136 KiB) and its block of the panels
  * (512 KiB) stay in the L2 while every tile of rows meets every panel. */

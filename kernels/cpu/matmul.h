@@ -9,7 +9,7 @@
 #include "kernels/kernels.h"
 
 /* Inputs (k) per block, and how far apart the rows of a packed block are: a fixed stride makes every address in a
- * micro-kernel one register plus a constant, and 17 cache lines (1088 bytes) spread the rows over the sets of the L1. */
+ * micro-kernel one register plus a constant, and 17 cache lines (1088 bytes) spread the rows over the L1's sets. */
 #define MATMUL_BLOCK_F32 256
 #define MATMUL_STRIDE_F32 272
 #define MATMUL_BLOCK_BF16 512

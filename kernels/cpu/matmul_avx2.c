@@ -1,5 +1,5 @@
-/* AVX2 and FMA micro-kernels: tiles of 6 rows by 16 columns for f32 (12 accumulators of the 16 registers) and of 5 by 16
- * for bf16 panels, whose halves need more registers. Equal to the plain version bit for bit. */
+/* AVX2 and FMA micro-kernels: tiles of 6 rows by 16 columns for f32 (12 accumulators of the 16 registers) and of 5 by
+ * 16 for bf16 panels, whose halves need more registers. Equal to the plain version bit for bit. */
 #include <immintrin.h>
 
 #include "kernels/cpu/cpu.h"

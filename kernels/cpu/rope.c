@@ -21,8 +21,8 @@ bool CPU(rope)(struct queue *q, struct tensor *qkv, const struct attention_shape
 {
     int64_t d = s->head_dim, half = d / 2, rotated = (int64_t)s->heads + s->kv_heads, width = rotated + s->kv_heads;
     if (s->heads < 1 || s->kv_heads < 1 || d < 2 || d % 2 != 0 || s->window < 1)
-        return err_set(e, ERR_BUG, "rope: %d and %d heads of %lld, window %d: expected positive and an even head", s->heads,
-                       s->kv_heads, (long long)d, s->window);
+        return err_set(e, ERR_BUG, "rope: %d and %d heads of %lld, window %d: expected positive and an even head",
+                       s->heads, s->kv_heads, (long long)d, s->window);
     if (!shape_queue("rope", q, e) || !shape_matrix("rope", "qkv", qkv, DTYPE_F32, -1, width * d, e) ||
         !shape_matrix("rope", "cosine", cosine, DTYPE_F32, s->window, half, e) ||
         !shape_matrix("rope", "sine", sine, DTYPE_F32, s->window, half, e))

@@ -1,7 +1,8 @@
 /* How fast the CPU kernels are: rates of each, and of the products also the ratio to OpenBLAS sgemm of the same shape
  * with the same number of threads. All contenders take turns within one process, round after round; printed are medians
  * over the rounds (of the ratio: the median of the ratios within a round), because only ratios of one run mean anything
- * on a shared machine.
+ * on a shared machine. A round in which another program took a core (processor time below 0.95 of threads times wall
+ * time) is repeated; the last column says how many rounds were kept of how many were tried.
  *
  *     bench_kernels [threads [rounds]]         SCOUT_CPU chooses the variant */
 #include <math.h>
@@ -25,14 +26,14 @@ struct bench {
     struct err e;
 };
 
-static double now(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* OpenMP's and OpenBLAS's threads go on spinning for a while after their work, which would be at the next one's cost. */
+/* Threads of OpenMP and OpenBLAS go on spinning for a while after their work, which would be at the next one's cost. */
 static void settle(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
@@ -42,6 +43,50 @@ static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+/* One contender: it runs once. */
+typedef bool contender(struct bench *b, const void *context);
+
+enum { MOST_CONTENDERS = 16, MOST_TRIES = 6 };
+
+struct times {
+    double s[MOST_CONTENDERS][MOST_ROUNDS]; /* of the kept rounds */
+    int kept, tried;
+};
+
+/* A round: everyone once, beginning with another one each time. False in *quiet when one was disturbed. */
+static bool round_robin(struct bench *b, contender *const *run, int n, const void *context, struct times *t,
+                        bool *quiet)
+{
+    int first = t->tried++;
+    *quiet = true;
+    for (int turn = 0; turn < n; turn++) {
+        int who = (turn + first) % n;
+        settle();
+        double from = seconds_of(CLOCK_MONOTONIC), cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+        if (!run[who](b, context))
+            return false;
+        double wall = seconds_of(CLOCK_MONOTONIC) - from;
+        *quiet = *quiet && seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu > 0.95 * b->q.threads * wall;
+        t->s[who][t->kept] = wall;
+    }
+    return true;
+}
+
+/* Rounds until b->rounds are kept; when the machine is too busy for that, the last ones are kept as they are. */
+static bool interleave(struct bench *b, contender *const *run, int n, const void *context, struct times *t)
+{
+    bool quiet;
+    memset(t, 0, sizeof *t);
+    if (!round_robin(b, run, n, context, t, &quiet)) /* warms up */
+        return false;
+    for (t->tried = 0; t->kept < b->rounds;) {
+        if (!round_robin(b, run, n, context, t, &quiet))
+            return false;
+        t->kept += quiet || t->tried > (MOST_TRIES - 1) * b->rounds;
+    }
+    return true;
 }
 
 static double median(const double *x, int n)
@@ -72,69 +117,87 @@ static bool random_tensor(struct bench *b, struct tensor *t, int64_t rows, int64
 
 static void drop(struct bench *b, struct tensor *t) { b->q.k->tensor_free(&b->q, t); }
 
-/* -- products ------------------------------------------------------------------------------------------------------- */
+/* -- products ------------------------------------------------------------------------------------------------------ */
 
 struct product {
     int64_t t, n, k;
 };
 
-static void peer_sgemm(const struct bench *b, const struct product *s, const struct tensor *x, const struct tensor *w,
-                       struct tensor *y)
+struct operands {
+    struct product s;
+    struct tensor x, w, y, f32, bf16;
+};
+
+static bool run_f32(struct bench *b, const void *context)
 {
+    const struct operands *o = context;
+    struct tensor y = o->y;
+    return b->q.k->matmul(&b->q, &o->x, &o->f32, &y, &b->e);
+}
+
+static bool run_bf16(struct bench *b, const void *context)
+{
+    const struct operands *o = context;
+    struct tensor y = o->y;
+    return b->q.k->matmul(&b->q, &o->x, &o->bf16, &y, &b->e);
+}
+
 #ifdef HAVE_OPENBLAS
+static bool run_openblas(struct bench *b, const void *context)
+{
+    const struct operands *o = context;
     openblas_set_num_threads(b->q.threads);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)s->t, (int)s->n, (int)s->k, 1.0f, x->data, (int)s->k,
-                w->data, (int)s->k, 0.0f, y->data, (int)s->n);
-#else
-    (void)b, (void)s, (void)x, (void)w, (void)y;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)o->s.t, (int)o->s.n, (int)o->s.k, 1.0f, o->x.data,
+                (int)o->s.k, o->w.data, (int)o->s.k, 0.0f, o->y.data, (int)o->s.n);
+    return true;
+}
 #endif
+
+static contender *const product_runs[] = {
+    run_f32,
+    run_bf16,
+#ifdef HAVE_OPENBLAS
+    run_openblas,
+#endif
+};
+enum { PRODUCT_RUNS = sizeof product_runs / sizeof *product_runs };
+
+static void print_product(const struct product *s, const struct times *t)
+{
+    static const char *const names[] = {"f32", "bf16", "OpenBLAS sgemm"};
+    double gflop = 2e-9 * (double)s->t * (double)s->n * (double)s->k;
+    printf("matmul T=%-5lld N=%-5lld K=%-5lld", (long long)s->t, (long long)s->n, (long long)s->k);
+    for (int who = 0; who < PRODUCT_RUNS; who++)
+        printf(" %s %6.1f", names[who], gflop / median(t->s[who], t->kept));
+    printf(" GFLOP/s");
+    for (int who = 0; who < 2 && PRODUCT_RUNS == 3; who++) {
+        double ratio[MOST_ROUNDS];
+        for (int i = 0; i < t->kept; i++)
+            ratio[i] = t->s[2][i] / t->s[who][i];
+        printf("  %s/OpenBLAS %.2f", names[who], median(ratio, t->kept));
+    }
+    printf("  %d/%d\n", t->kept, t->tried);
 }
 
 static bool bench_product(struct bench *b, const struct product *s)
 {
-    struct tensor x = {0}, w = {0}, y = {0}, f32 = {0}, bf16 = {0};
+    static struct times t;
+    struct operands o = {.s = *s};
     const struct kernels *k = b->q.k;
-    double seconds[3][MOST_ROUNDS], ratio[2][MOST_ROUNDS];
     bool ok = false;
-    if (!random_tensor(b, &x, s->t, s->k) || !random_tensor(b, &w, s->n, s->k) || !random_tensor(b, &y, s->t, s->n) ||
-        !k->panels_new(&b->q, &f32, s->n, s->k, DTYPE_F32, &b->e) || !k->pack(&b->q, &w, 0, &f32, &b->e) ||
-        !k->panels_new(&b->q, &bf16, s->n, s->k, DTYPE_BF16, &b->e) || !k->pack(&b->q, &w, 0, &bf16, &b->e))
+    if (!random_tensor(b, &o.x, s->t, s->k) || !random_tensor(b, &o.w, s->n, s->k) ||
+        !random_tensor(b, &o.y, s->t, s->n) || !k->panels_new(&b->q, &o.f32, s->n, s->k, DTYPE_F32, &b->e) ||
+        !k->pack(&b->q, &o.w, 0, &o.f32, &b->e) || !k->panels_new(&b->q, &o.bf16, s->n, s->k, DTYPE_BF16, &b->e) ||
+        !k->pack(&b->q, &o.w, 0, &o.bf16, &b->e) || !interleave(b, product_runs, PRODUCT_RUNS, &o, &t))
         goto out;
-    for (int round = -1; round < b->rounds; round++) { /* round -1 warms up */
-        for (int turn = 0; turn < 3; turn++) {
-            int who = (turn + round + 1) % 3;
-            settle();
-            double from = now();
-            if (who == 0 && !k->matmul(&b->q, &x, &f32, &y, &b->e))
-                goto out;
-            if (who == 1 && !k->matmul(&b->q, &x, &bf16, &y, &b->e))
-                goto out;
-            if (who == 2)
-                peer_sgemm(b, s, &x, &w, &y);
-            if (round >= 0)
-                seconds[who][round] = now() - from;
-        }
-        for (int who = 0; who < 2 && round >= 0; who++)
-            ratio[who][round] = seconds[2][round] / seconds[who][round];
-    }
-    double flop = 2.0 * (double)s->t * (double)s->n * (double)s->k;
-    printf("matmul T=%-5lld N=%-5lld K=%-5lld f32 %7.1f  bf16 %7.1f", (long long)s->t, (long long)s->n, (long long)s->k,
-           flop / median(seconds[0], b->rounds) * 1e-9, flop / median(seconds[1], b->rounds) * 1e-9);
-#ifdef HAVE_OPENBLAS
-    printf("  OpenBLAS sgemm %7.1f GFLOP/s   f32/OpenBLAS %.2f  bf16/OpenBLAS %.2f",
-           flop / median(seconds[2], b->rounds) * 1e-9, median(ratio[0], b->rounds), median(ratio[1], b->rounds));
-#else
-    (void)ratio;
-    printf(" GFLOP/s");
-#endif
-    printf("\n");
+    print_product(s, &t);
     ok = true;
 out:
-    drop(b, &x), drop(b, &w), drop(b, &y), drop(b, &f32), drop(b, &bf16);
+    drop(b, &o.x), drop(b, &o.w), drop(b, &o.y), drop(b, &o.f32), drop(b, &o.bf16);
     return ok;
 }
 
-/* -- the rest, each against the product of a linear layer in the same rounds ---------------------------------------- */
+/* -- the rest ------------------------------------------------------------------------------------------------------ */
 
 /* Shapes of SmolLM2-135M: 9 heads over 3 of 64, hidden 576, intermediate 1536, windows of 256. */
 enum { T = 4096, H = 576, FFN = 1536, QKV = 960, TILE_ROWS = 256, TILE = 1024, V = 49152 };
@@ -144,57 +207,88 @@ struct set {
     struct kl_state kl;
 };
 
-static bool run_gram(struct bench *b, struct set *s) { return b->q.k->gram(&b->q, &s->x, &s->gram, &b->e); }
-static bool run_attention(struct bench *b, struct set *s)
+/* The kernels write through the tensors' data; the tensors themselves stay as they are. */
+static bool run_gram(struct bench *b, const void *context)
 {
-    return b->q.k->attention(&b->q, &s->qkv, &(struct attention_shape){9, 3, 64, 256}, &s->y, &b->e);
+    struct set s = *(const struct set *)context;
+    return b->q.k->gram(&b->q, &s.x, &s.gram, &b->e);
 }
-static bool run_rope(struct bench *b, struct set *s)
+
+static bool run_attention(struct bench *b, const void *context)
 {
-    return b->q.k->rope(&b->q, &s->qkv, &(struct attention_shape){9, 3, 64, 256}, &s->cosine, &s->sine, &b->e);
+    struct set s = *(const struct set *)context;
+    return b->q.k->attention(&b->q, &s.qkv, &(struct attention_shape){9, 3, 64, 256}, &s.y, &b->e);
 }
-static bool run_norm(struct bench *b, struct set *s)
+
+static bool run_rope(struct bench *b, const void *context)
 {
-    struct tensor w = tensor_vector(s->w.data, DTYPE_F32, H);
-    return b->q.k->add_rmsnorm(&b->q, &s->x, &s->d, &w, 1e-5f, &s->y, &b->e);
+    struct set s = *(const struct set *)context;
+    return b->q.k->rope(&b->q, &s.qkv, &(struct attention_shape){9, 3, 64, 256}, &s.cosine, &s.sine, &b->e);
 }
-static bool run_swiglu(struct bench *b, struct set *s) { return b->q.k->swiglu(&b->q, &s->gu, &s->act, &b->e); }
-static bool run_fp8(struct bench *b, struct set *s)
+
+static bool run_norm(struct bench *b, const void *context)
 {
-    return b->q.k->fake_quantize(&b->q, &s->act, ACT_FP8_TOKEN, 0.0f, DTYPE_F32, &s->act, &b->e);
+    struct set s = *(const struct set *)context;
+    struct tensor w = tensor_vector(s.w.data, DTYPE_F32, H);
+    return b->q.k->add_rmsnorm(&b->q, &s.x, &s.d, &w, 1e-5f, &s.y, &b->e);
 }
-static bool run_nvfp4(struct bench *b, struct set *s)
+
+static bool run_swiglu(struct bench *b, const void *context)
 {
-    return b->q.k->fake_quantize(&b->q, &s->act, ACT_NVFP4, 1000.0f, DTYPE_F32, &s->act, &b->e);
+    struct set s = *(const struct set *)context;
+    return b->q.k->swiglu(&b->q, &s.gu, &s.act, &b->e);
 }
-static bool run_amax(struct bench *b, struct set *s)
+
+static bool run_fp8(struct bench *b, const void *context)
 {
+    struct set s = *(const struct set *)context;
+    return b->q.k->fake_quantize(&b->q, &s.act, ACT_FP8_TOKEN, 0.0f, DTYPE_F32, &s.act, &b->e);
+}
+
+static bool run_nvfp4(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->fake_quantize(&b->q, &s.act, ACT_NVFP4, 1000.0f, DTYPE_F32, &s.act, &b->e);
+}
+
+static bool run_amax(struct bench *b, const void *context)
+{
+    const struct set *s = context;
     float amax = 0.0f;
     return b->q.k->amax(&b->q, &s->act, &amax, &b->e);
 }
-static bool run_kl(struct bench *b, struct set *s)
+
+static bool run_kl(struct bench *b, const void *context)
 {
-    return b->q.k->kl_tile(&b->q, &s->s_t, &s->s_c, 0, &s->kl, &b->e);
+    struct set s = *(const struct set *)context;
+    return b->q.k->kl_tile(&b->q, &s.s_t, &s.s_c, 0, &s.kl, &b->e);
 }
-static bool run_pack(struct bench *b, struct set *s) { return b->q.k->pack(&b->q, &s->act, 0, &s->head, &b->e); }
+
+static bool run_pack(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->pack(&b->q, &s.act, 0, &s.head, &b->e);
+}
+
+static contender *const runs[] = {run_gram, run_attention, run_rope, run_norm, run_swiglu,
+                                  run_fp8, run_nvfp4, run_amax, run_kl, run_pack};
+enum { RUNS = sizeof runs / sizeof *runs };
 
 static const struct entry {
     const char *name;
-    bool (*run)(struct bench *b, struct set *s);
-    double work; /* per call */
-    double unit;
-    const char *unit_name;
-} entries[] = {
-    {"gram K=576 (lower triangle)", run_gram, (double)T * H * H, 1e9, "GFLOP/s"},
-    {"attention 9/3 heads of 64, 256", run_attention, 4.0 * T * 9 * 64 * 128.5, 1e9, "GFLOP/s"},
-    {"rope", run_rope, 2.0 * T * 768 * 4, 1e9, "GB/s"},
-    {"add_rmsnorm", run_norm, 4.0 * T * H * 4, 1e9, "GB/s"},
-    {"swiglu", run_swiglu, 3.0 * T * FFN * 4, 1e9, "GB/s"},
-    {"fake_quantize fp8", run_fp8, 2.0 * T * FFN * 4, 1e9, "GB/s"},
-    {"fake_quantize nvfp4", run_nvfp4, 2.0 * T * FFN * 4, 1e9, "GB/s"},
-    {"amax", run_amax, 1.0 * T * FFN * 4, 1e9, "GB/s"},
-    {"kl_tile 256 x 1024", run_kl, (double)TILE_ROWS * TILE / V, 1e3, "thousand tokens/s of V=49152"},
-    {"pack f32", run_pack, 2.0 * T * FFN * 4, 1e9, "GB/s"},
+    double work; /* per call, in units */
+    const char *unit;
+} entries[RUNS] = {
+    {"gram K=576 (lower triangle)", 1e-9 * T * H * H, "GFLOP/s"},
+    {"attention 9/3 heads of 64, 256", 4e-9 * T * 9 * 64 * 128.5, "GFLOP/s"},
+    {"rope", 8e-9 * T * 768, "GB/s"},
+    {"add_rmsnorm", 16e-9 * T * H, "GB/s"},
+    {"swiglu", 12e-9 * T * FFN, "GB/s"},
+    {"fake_quantize fp8", 8e-9 * T * FFN, "GB/s"},
+    {"fake_quantize nvfp4", 8e-9 * T * FFN, "GB/s"},
+    {"amax", 4e-9 * T * FFN, "GB/s"},
+    {"kl_tile 256 x 1024", 1e-3 * TILE_ROWS * TILE / V, "thousand tokens/s of V=49152"},
+    {"pack f32", 8e-9 * T * FFN, "GB/s"},
 };
 
 static bool set_init(struct bench *b, struct set *s)
@@ -228,28 +322,16 @@ static void set_fini(struct bench *b, struct set *s)
 
 static bool bench_rest(struct bench *b)
 {
-    enum { N = sizeof entries / sizeof *entries };
-    static double seconds[N][MOST_ROUNDS];
+    static struct times t;
     struct set s = {0};
     bool ok = false;
-    if (!set_init(b, &s))
+    if (!set_init(b, &s) || !interleave(b, runs, RUNS, &s, &t))
         goto out;
-    for (int round = -1; round < b->rounds; round++) {
-        for (int turn = 0; turn < N; turn++) {
-            int who = (turn + round + 1) % N;
-            settle();
-            double from = now();
-            if (!entries[who].run(b, &s))
-                goto out;
-            if (round >= 0)
-                seconds[who][round] = now() - from;
-        }
+    for (int i = 0; i < RUNS; i++) {
+        double m = median(t.s[i], t.kept);
+        printf("%-32s %9.3f ms  %9.1f %s\n", entries[i].name, m * 1e3, entries[i].work / m, entries[i].unit);
     }
-    for (int i = 0; i < N; i++) {
-        double m = median(seconds[i], b->rounds);
-        printf("%-32s %9.3f ms  %9.1f %s\n", entries[i].name, m * 1e3, entries[i].work / m / entries[i].unit,
-               entries[i].unit_name);
-    }
+    printf("%d/%d\n", t.kept, t.tried);
     ok = true;
 out:
     set_fini(b, &s);

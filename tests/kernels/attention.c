@@ -74,7 +74,8 @@ static void attention_case(const struct shape *s, enum numbers kind)
     const struct kernels *k[8];
     size_t n_variants = variants(k);
     int64_t n = rows_of(s) * s->heads * s->head_dim;
-    float *qkv = numbers(rows_of(s) * width_of(s), kind, 3), *want = numbers(n, RANDOM, 4), *got = numbers(n, RANDOM, 5);
+    float *qkv = numbers(rows_of(s) * width_of(s), kind, 3);
+    float *want = numbers(n, RANDOM, 4), *got = numbers(n, RANDOM, 5);
     char name[128];
     attend(k[0], 2, s, qkv, want);
     CASE(name, "heads %d over %d of %d, window %d", s->heads, s->kv_heads, s->head_dim, s->window);
@@ -178,7 +179,8 @@ static void rope_case(const struct shape *s)
         float *got = copy_of(qkv, n);
         struct queue q = variant_queue(k[v], 1 + (int)v % 3);
         struct tensor x = tensor_matrix(got, DTYPE_F32, rows_of(s), width);
-        struct tensor tc = tensor_matrix(c, DTYPE_F32, s->window, half), ts = tensor_matrix(si, DTYPE_F32, s->window, half);
+        struct tensor tc = tensor_matrix(c, DTYPE_F32, s->window, half);
+        struct tensor ts = tensor_matrix(si, DTYPE_F32, s->window, half);
         assert_ok(k[v]->rope(&q, &x, &a, &tc, &ts, &e), e);
         for (int64_t i = 0; i < n; i++) {
             int64_t t = i / width, head = i % width / s->head_dim, channel = i % s->head_dim, p = t % s->window;

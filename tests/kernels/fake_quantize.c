@@ -24,7 +24,7 @@ static struct table e4m3_table(void)
     return t;
 }
 
-/* Nearest value; the even code at a tie; saturating; with the sign of x. Below the largest, distances are exact in f64. */
+/* Nearest value; the even code at a tie; saturating; with the sign of x. Distances are exact in f64. */
 static float round_by_table(const struct table *t, float x)
 {
     double a = fmin(fabs((double)x), (double)t->value[t->n - 1]);
@@ -75,9 +75,11 @@ static void check_rows(const float *x, int64_t t, int64_t n, enum act_rule rule,
     for (size_t v = 0; v < n_variants; v++) {
         char name[128];
         struct queue q = variant_queue(k[v], 1 + (int)v % 3);
-        struct tensor in = tensor_matrix((void *)(uintptr_t)x, DTYPE_F32, t, n), out = tensor_matrix(got, DTYPE_F32, t, n);
+        struct tensor in = tensor_matrix((void *)(uintptr_t)x, DTYPE_F32, t, n);
+        struct tensor out = tensor_matrix(got, DTYPE_F32, t, n);
         assert_ok(k[v]->fake_quantize(&q, &in, rule, gs, mode, &out, &e), e);
-        CASE(name, "%s, rule %d, n=%lld, gs=%g, %s", k[v]->name, (int)rule, (long long)n, (double)gs, dtype_info(mode)->name);
+        CASE(name, "%s, rule %d, n=%lld, gs=%g, %s", k[v]->name, (int)rule, (long long)n, (double)gs,
+             dtype_info(mode)->name);
         assert_bits(want, got, t * n, name);
         memcpy(got, x, (size_t)(t * n) * sizeof *got);
         assert_ok(k[v]->fake_quantize(&q, &out, rule, gs, mode, &out, &e), e); /* y may be x */
@@ -197,7 +199,8 @@ static void nvfp4_matches_the_worked_example(void **state)
     for (size_t v = 0; v < n_variants; v++) {
         float y[16];
         struct queue q = variant_queue(k[v], 1);
-        struct tensor in = tensor_matrix((void *)(uintptr_t)x, DTYPE_F32, 1, 16), out = tensor_matrix(y, DTYPE_F32, 1, 16);
+        struct tensor in = tensor_matrix((void *)(uintptr_t)x, DTYPE_F32, 1, 16);
+        struct tensor out = tensor_matrix(y, DTYPE_F32, 1, 16);
         assert_ok(k[v]->fake_quantize(&q, &in, ACT_NVFP4, 3584.0f, DTYPE_F32, &out, &e), e);
         assert_bits(want, y, 16, k[v]->name);
     }

@@ -181,7 +181,9 @@ static void the_largest_logit_is_the_first_of_equals(void **state)
 {
     (void)state;
     enum { V = 5000 };
-    static const int64_t places[][2] = {{0, 1}, {3, 19}, {17, 3000}, {2047, 2048}, {4095, 4096}, {15, 16}, {4990, 4999}};
+    static const int64_t places[][2] = {
+        {0, 1}, {3, 19}, {17, 3000}, {2047, 2048}, {4095, 4096}, {15, 16}, {4990, 4999},
+    };
     const struct kernels *k[8];
     size_t n_variants = variants(k);
     for (size_t v = 0; v < n_variants; v++) {

@@ -187,7 +187,8 @@ static void ones_times_ones_is_k(void **state)
                 multiply(k[i], 1, x, T, &panels, y);
                 for (int j = 0; j < T * N; j++)
                     if (y[j] != (float)kk)
-                        fail_msg("%s %s: K=%lld gave %g", k[i]->name, mode ? "bf16" : "f32", (long long)kk, (double)y[j]);
+                        fail_msg("%s %s: K=%lld gave %g", k[i]->name, mode ? "bf16" : "f32", (long long)kk,
+                                 (double)y[j]);
             }
             mem_free(panels.data);
         }
@@ -233,10 +234,12 @@ static void weights_are_packed_by_parts(void **state)
     const struct kernels *k = kernels_find("plain");
     struct queue q = variant_queue(k, 1);
     struct err e = {0};
-    float *w = numbers(N * K, RANDOM, 1), *other = numbers(8 * K, RANDOM, 2), *x = numbers(K, RANDOM, 3), want[N], got[N];
+    float *w = numbers(N * K, RANDOM, 1), *other = numbers(8 * K, RANDOM, 2), *x = numbers(K, RANDOM, 3);
+    float want[N], got[N];
     for (int mode = 0; mode < 2; mode++) {
         struct tensor panels = {0}, whole = pack(k, w, N, K, mode ? DTYPE_BF16 : DTYPE_F32);
-        struct tensor second = tensor_matrix(w + 16 * K, DTYPE_F32, N - 16, K), first = tensor_matrix(w, DTYPE_F32, 16, K);
+        struct tensor first = tensor_matrix(w, DTYPE_F32, 16, K);
+        struct tensor second = tensor_matrix(w + 16 * K, DTYPE_F32, N - 16, K);
         struct tensor change = tensor_matrix(other, DTYPE_F32, 8, K);
         assert_ok(k->panels_new(&q, &panels, N, K, mode ? DTYPE_BF16 : DTYPE_F32, &e), e);
         assert_ok(k->pack(&q, &second, 16, &panels, &e), e);
@@ -273,7 +276,8 @@ static void wrong_shapes_are_reported(void **state)
     for (size_t i = 0; i < n_variants; i++) {
         struct queue q = variant_queue(k[i], 1), none = variant_queue(k[i], 0);
         assert_err(k[i]->matmul(&q, &narrow, &panels, &out, &e), e, ERR_BUG,
-                   "matmul: 'x' is f32 of rank 2 [3, 9] in layout 0 on device -1, expected row-major host f32 [any, 8]");
+                   "matmul: 'x' is f32 of rank 2 [3, 9] in layout 0 on device -1, "
+                   "expected row-major host f32 [any, 8]");
         assert_err(k[i]->matmul(&q, &in, &panels, &few, &e), e, ERR_BUG, "'y'");
         assert_err(k[i]->matmul(&q, &in, &plain, &out, &e), e, ERR_BUG, "panels");
         assert_err(k[i]->matmul(&none, &in, &panels, &out, &e), e, ERR_BUG, "0 threads");

@@ -155,7 +155,8 @@ static void amax_reports_the_first_that_is_not_finite(void **state)
             struct tensor t = tensor_matrix(x, DTYPE_F32, 700, 99);
             struct err e;
             x[600 * 99 + 2] = INFINITY;
-            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "infinity at row 600, column 2 of a matrix [700, 99]");
+            assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC,
+                       "infinity at row 600, column 2 of a matrix [700, 99]");
             x[4 * 99 + 98] = NAN;
             assert_err(k[v]->amax(&q, &t, &amax, &e), e, ERR_NUMERIC, "NaN at row 4, column 98");
             x[4 * 99 + 17] = -INFINITY;

@@ -77,8 +77,8 @@ static inline void assert_bits(const float *want, const float *got, int64_t n, c
 {
     for (int64_t i = 0; i < n; i++)
         if (f32_bits(want[i]) != f32_bits(got[i]))
-            fail_msg("%s: element %lld of %lld is %.9g (0x%08x), expected %.9g (0x%08x)", what, (long long)i, (long long)n,
-                     (double)got[i], f32_bits(got[i]), (double)want[i], f32_bits(want[i]));
+            fail_msg("%s: element %lld of %lld is %.9g (0x%08x), expected %.9g (0x%08x)", what, (long long)i,
+                     (long long)n, (double)got[i], f32_bits(got[i]), (double)want[i], f32_bits(want[i]));
 }
 
 /* A printf-style name of a case, valid until the next call on the same buffer. */
