@@ -115,6 +115,8 @@ static int append_on(struct task *t)
             return report(&e, "a wrong row");
     if (next < t->acknowledged)
         return report(&e, "an acknowledged row is lost");
+    if (t->pipe && write(t->pipe, &next, sizeof next) != sizeof next) /* open, and this many are there */
+        return report(&e, "pipe");
     while (next < t->rows) {
         unsigned n = 1 + (seed = seed * 1664525 + 1013904223) / 65536 % 4;
         if (!append_rows(l, next, n, &e))
@@ -185,12 +187,15 @@ static void a_hundred_kills_at_random_times_lose_no_acknowledged_row(void **stat
         if (pid == 0)
             _exit(append_on(&t));
         close(ends[1]);
+        unsigned now = t.acknowledged;
+        if (round % 2 && read(ends[0], &now, sizeof now) != sizeof now) /* every second one dies while it appends */
+            fail_msg("round %u: the child could not open the ledger", round);
         nanosleep(&(struct timespec){.tv_nsec = rand() % 40 * 1000000}, NULL);
         kill(pid, SIGKILL);
         assert_int_equal(waitpid(pid, &status, 0), pid);
         if (!WIFSIGNALED(status))
             fail_msg("round %u: the child ended by itself with %d", round, WEXITSTATUS(status));
-        unsigned now = last_acknowledged(ends[0], t.acknowledged);
+        now = last_acknowledged(ends[0], now);
         killed_late += now > t.acknowledged;
         t.acknowledged = now;
         close(ends[0]);

@@ -12,6 +12,9 @@ try:
     import h5py
     import numpy as np
 except ImportError:
+    system = "/usr/bin/python3"  # where Debian's python3-h5py is, whatever python3 comes first on the path
+    if os.path.exists(system) and not os.path.samefile(sys.executable, system) and "--again" not in sys.argv:
+        os.execv(system, [system, *sys.argv, "--again"])
     sys.exit(77)
 
 OPENS = 100
