@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "nodes/model/documents.h"
 #include "nodes/model/model.h"
@@ -234,6 +235,18 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
+/* The text twice (the file, and JSON items of it), and room for a long document's ids and the windows. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    struct stat st;
+    uint64_t windows = (uint64_t)(node_int(n, "calibration") + node_int(n, "selection") + node_int(n, "report"));
+    if (stat(node_string(n, "text"), &st) != 0)
+        return err_errno(e, ERR_INPUT, "%s", node_string(n, "text"));
+    *out = (struct needs){.cores = 1, .disk = 1 << 20,
+        .memory = ((uint64_t)64 << 20) + 3 * (uint64_t)st.st_size + windows * (uint64_t)node_int(n, "window") * 8};
+    return true;
+}
+
 const struct node_class node_corpus = {
     .name = "corpus",
     .summary = "text cut into documents and windows: disjoint calibration, selection and report sets",
@@ -274,5 +287,6 @@ const struct node_class node_corpus = {
         {"selection", "windows that candidates are chosen on"},
         {"report", "windows of the published figure"},
         {0}},
+    .needs = needs,
     .run = run,
 };

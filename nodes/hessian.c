@@ -86,9 +86,11 @@ static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_
 static bool write_part(struct hessian *h, int layer, struct err *e)
 {
     char part[32];
+    const char *path;
     struct writer *w;
     part_name(layer, part);
-    if (!node_part_new(h->n, part, &w, e))
+    /* A model file that changed meanwhile must not leave a part under the old key. */
+    if (!node_input_path(h->n, "model", 0, "path", &path, e) || !node_part_new(h->n, part, &w, e))
         return false;
     for (int role = 0; role < LAYER_UNITS; role++)
         if (!write_unit(h, w, layer * LAYER_UNITS + role, (enum unit_role)role, e)) {
@@ -188,7 +190,8 @@ static bool publish(struct hessian *h, struct err *e)
 {
     struct writer *w = node_output(h->n);
     int64_t tokens = (int64_t)total_tokens(&h->tokens);
-    char part[32];
+    char part[32], model_key[KEY_TEXT];
+    key_text(&node_input(h->n, "model", 0)->key, model_key);
     for (int l = 0; l < h->model->config.layers; l++) {
         part_name(l, part);
         if (!node_part_link(h->n, part, e))
@@ -199,7 +202,7 @@ static bool publish(struct hessian *h, struct err *e)
     const struct dataset amax = {.name = "amax", .dtype = DTYPE_F32, .rank = 1, .shape = {(uint64_t)h->model->n_units},
         .unit = "1", .axes = "unit", .description = "largest magnitude of each unit's input"};
     return writer_add(w, &count, &tokens, e) && writer_add(w, &amax, h->all_amax, e) &&
-           writer_text(w, "numeric", node_numerics(h->n), e);
+           writer_text(w, "model_key", model_key, e) && writer_text(w, "numeric", node_numerics(h->n), e);
 }
 
 static bool run(struct node *n, struct err *e)

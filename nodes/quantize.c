@@ -505,11 +505,16 @@ static bool assemble(struct work *w, struct err *e)
 
 static bool open_work(struct work *w, struct node *n, struct err *e)
 {
-    const char *path;
+    const char *of_model;
+    char key[KEY_TEXT];
     *w = (struct work){.node = n};
     if (node_inputs(n, "hessian") > 0)
         w->hessian = node_input(n, "hessian", 0)->object;
-    if (!read_formats(w, e) || !node_input_path(n, "model", 0, "path", &path, e) || !model_open(&w->model, path, e))
+    if (w->hessian && object_text(w->hessian, "model_key", &of_model) &&
+        strcmp(of_model, key_text(&node_input(n, "model", 0)->key, key)) != 0)
+        return err_set(e, ERR_INPUT, "hessian '%s' is of another model than the one connected to port 'model'",
+                       node_input(n, "hessian", 0)->node);
+    if (!read_formats(w, e) || !model_open_input(&w->model, n, "model", e))
         return false;
     for (int u = 0; u < w->model->n_units; u++)
         if (w->model->units[u].layer >= w->n_layers)

@@ -7,7 +7,7 @@
 #include "nodes/model/pass.h"
 #include "nodes/nodes.h"
 
-/* Positions that go through the layers together: bounds memory, and what a kill can cost. */
+/* Positions that go through the layers together: bounds memory. */
 #define GROUP_POSITIONS 32768
 
 struct teacher {
@@ -79,11 +79,13 @@ static bool publish(struct teacher *t, struct err *e)
     const struct dataset length = {.name = "length", .dtype = DTYPE_I32, .rank = 1, .shape = {n}, .unit = "token",
         .axes = "window", .description = "real positions; all but the last are scored"};
     float *taken = t->states;
+    char model_key[KEY_TEXT];
+    key_text(&node_input(t->n, "model", 0)->key, model_key);
     t->states = NULL;
     node_log(t->n, "perplexity %.4f over %.0f tokens in %u windows (%s)", perplexity, scored, n, node_numerics(t->n));
     return writer_add_take(w, &states, taken, e) && writer_add(w, &loss, t->nll, e) &&
            writer_add(w, &length, t->tokens.length, e) && writer_text(w, "numeric", node_numerics(t->n), e) &&
-           writer_text(w, "tokens", t->tokens.digest, e) && writer_double(w, "perplexity", perplexity, e);
+           writer_text(w, "model_key", model_key, e) && writer_text(w, "tokens", t->tokens.digest, e) && writer_double(w, "perplexity", perplexity, e);
 }
 
 static bool run(struct node *n, struct err *e)

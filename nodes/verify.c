@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "nodes/model/pass.h"
+#include "nodes/model/teacher.h"
 #include "nodes/nodes.h"
 #include "nodes/search/candidates.h"
 #include "nodes/search/stats.h"
@@ -27,6 +28,7 @@ struct verify {
     struct forward *f;
     struct figures *figures; /* of the set in hand */
     uint32_t first;          /* window of the group in hand */
+    int compared;            /* sets whose rows were compared with the expected candidate's */
 };
 
 static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
@@ -121,6 +123,7 @@ static bool compare(struct verify *v, const struct token_set *tokens, const char
             ok = err_set(e, ERR_NUMERIC, "%s, window %u: the exported directory has KL %.17g, candidate %u of '%s' was "
                          "measured at %.17g: what is exported is not what was measured", set, w, kl_window[w], chosen,
                          in->node, c.list[chosen].kl_window[w]);
+    v->compared += ok && comparable;
     if (ok && comparable)
         node_log(v->n, "%s: equal to candidate %u of '%s' in all %u windows, bit for bit", set, chosen, in->node,
                  tokens->n);
@@ -153,20 +156,13 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
     struct token_set tokens;
     struct figures s = {0};
     float *teacher = NULL;
-    const char *digest, *numeric;
     if (!tokens_read(&tokens, tokens_in, e))
         return false;
     s.n = tokens.n;
     v->figures = &s;
     bool ok = mem_new(&s.kl_sum, s.n, e) && mem_new(&s.tokens, s.n, e);
-    if (ok && (!object_text(in->object, "tokens", &digest) || strcmp(digest, tokens.digest) != 0))
-        ok = err_set(e, ERR_INPUT, "teacher '%s' is not of the tokens %s.%s: list teachers and tokens in the same order",
-                     in->node, tokens_in->node, tokens_in->output);
-    if (ok && (!object_text(in->object, "numeric", &numeric) || strcmp(numeric, node_numerics(v->n)) != 0))
-        ok = err_set(e, ERR_INPUT, "teacher '%s' was computed in '%s', this node in '%s': give both the same `numeric`",
-                     in->node, numeric, node_numerics(v->n));
-    ok = ok && object_load(in->object, "states", DTYPE_F32, &teacher, NULL, e) && measure_set(v, &tokens, teacher, e) &&
-         finish_set(v, &tokens, tokens_in->output, e);
+    ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), NULL, e) &&
+         measure_set(v, &tokens, teacher, e) && finish_set(v, &tokens, tokens_in->output, e);
     mem_free(teacher);
     mem_free(s.kl_sum);
     mem_free(s.tokens);
@@ -174,23 +170,55 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
     return ok;
 }
 
+/* Where the exported directory is: relative to RUN unless absolute. */
+static bool directory(struct node *n, char out[4096], struct err *e)
+{
+    const char *name;
+    if (!node_input_path(n, "exported", 0, "directory", &name, e))
+        return false;
+    snprintf(out, 4096, "%s%s%s", name[0] == '/' ? "" : node_run_dir(n), name[0] == '/' ? "" : "/", name);
+    return true;
+}
+
+/* Every file of the directory is the one that the export node wrote: two exports to one place, or a hand, may have changed
+ * it since. */
+static bool check_files(struct node *n, const char *path, struct err *e)
+{
+    const struct input *in = node_input(n, "exported", 0);
+    char **names = NULL, **digests = NULL, file[4608], text[KEY_TEXT];
+    uint64_t count, n_digests;
+    bool ok = object_read_strings(in->object, "files/name", &names, &count, e) &&
+              object_read_strings(in->object, "files/digest", &digests, &n_digests, e);
+    for (uint64_t i = 0; ok && i < count && i < n_digests; i++) {
+        struct key digest;
+        bool known;
+        snprintf(file, sizeof file, "%s/%s", path, names[i]);
+        ok = store_source_digest(node_store(n), file, false, &digest, &known, NULL, e);
+        if (ok && strcmp(key_text(&digest, text), digests[i]) != 0)
+            ok = err_set(e, ERR_INPUT, "%s is not what node '%s' wrote: run it again, and give each export node a "
+                         "`directory` of its own", file, in->node);
+    }
+    mem_free(names);
+    mem_free(digests);
+    return ok;
+}
+
 static bool run(struct node *n, struct err *e)
 {
     struct verify v = {.n = n, .mode = numeric_mode(node_string(n, "numeric"))};
-    const char *name;
     char path[4096];
     size_t sets = node_inputs(n, "teacher");
     if (sets != node_inputs(n, "tokens"))
         return err_set(e, ERR_INPUT, "%zu teachers for %zu token sets: each token set wants its own teacher", sets,
                        node_inputs(n, "tokens"));
-    if (!node_input_path(n, "exported", 0, "directory", &name, e))
-        return false;
-    snprintf(path, sizeof path, "%s%s%s", name[0] == '/' ? "" : node_run_dir(n), name[0] == '/' ? "" : "/", name);
-    if (!model_open(&v.model, path, e))
+    if (!directory(n, path, e) || !check_files(n, path, e) || !model_open(&v.model, path, e))
         return false;
     bool ok = true;
     for (size_t i = 0; ok && i < sets; i++)
         ok = verify_set(&v, i, e);
+    if (ok && node_inputs(n, "expect") && !v.compared)
+        ok = err_set(e, ERR_INPUT, "none of the token sets is the one that '%s' was measured on in '%s': connect it, or "
+                     "leave port 'expect' open", node_input(n, "expect", 0)->node, node_numerics(n));
     ok = ok && writer_text(node_output(n), "numeric", node_numerics(n), e);
     model_close(v.model);
     return ok;
@@ -203,18 +231,27 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
     return true;
 }
 
-/* Teacher states of the largest set, the states of one group, one layer as panels, and the tables. */
+/* Teacher states of the largest set, the states of one group twice, one layer as panels, and the tables. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
-    const uint64_t layer_and_tables = (uint64_t)256 << 20;
-    *out = (struct needs){.memory = layer_and_tables, .disk = 1 << 20};
+    enum dtype mode = numeric_mode(node_string(n, "numeric"));
+    struct model *m;
+    char path[4096];
+    uint64_t states = 0, layer = 0;
+    int window = 1;
+    if (!directory(n, path, e) || !model_open(&m, path, e))
+        return false;
+    for (int u = 0; u < LAYER_UNITS; u++)
+        layer += m->units[u].parameters * (dtype_bytes(mode) + 2);
     for (size_t i = 0; i < node_inputs(n, "teacher"); i++) {
         const struct dataset *d = object_dataset(node_input(n, "teacher", i)->object, "states");
-        if (!d)
-            return err_set(e, ERR_INPUT, "teacher '%s' holds no states", node_input(n, "teacher", i)->node);
-        uint64_t bytes = 2 * d->shape[0] * d->shape[1] * d->shape[2] * 4 + layer_and_tables;
-        out->memory = bytes > out->memory ? bytes : out->memory;
+        uint64_t bytes = d && d->rank == 3 ? d->shape[0] * d->shape[1] * d->shape[2] * 4 : 0;
+        states = bytes > states ? bytes : states;
+        window = bytes && (int)d->shape[1] > window ? (int)d->shape[1] : window;
     }
+    uint64_t group = (uint64_t)(GROUP_POSITIONS + window) * (uint64_t)m->config.hidden * 8;
+    *out = (struct needs){.memory = forward_bytes(m, mode, window) + layer + states + group, .disk = 1 << 20};
+    model_close(m);
     return true;
 }
 

@@ -9,11 +9,14 @@
 
 #include "nodes/model/pass.h"
 #include "nodes/model/renderings.h"
+#include "nodes/model/teacher.h"
 
 /* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass is
  * what an interruption can cost, so it is kept to some seconds of work on a small machine. */
 #define DEFAULT_LANES 32
 #define PASS_POSITIONS 16384
+/* Raise it when a row's numbers change for another reason than the numeric mode: older rows are then not found. */
+#define CONTEXT_VERSION 1
 #define REPLAY_BYTES ((uint64_t)512 << 20) /* at most; less when the node was admitted with less */
 
 struct evaluator {
@@ -54,27 +57,6 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     return ok || err_context(e, "format '%s'", name);
 }
 
-/* The teacher's states, which must be of the same tokens and the same arithmetic. */
-static bool open_teacher(struct evaluator *v, struct err *e)
-{
-    const struct input *in = node_input(v->n, "teacher", 0);
-    const char *tokens, *numeric;
-    if (!object_text(in->object, "tokens", &tokens) || strcmp(tokens, v->tokens.digest) != 0)
-        return err_set(e, ERR_INPUT, "teacher '%s' was made on other tokens than %s.%s: connect both to the same output",
-                       in->node, node_input(v->n, "tokens", 0)->node, node_input(v->n, "tokens", 0)->output);
-    if (!object_text(in->object, "numeric", &numeric) || strcmp(numeric, node_numerics(v->n)) != 0)
-        return err_set(e, ERR_INPUT, "teacher '%s' was computed in '%s', this node in '%s': give both the same `numeric`",
-                       in->node, numeric, node_numerics(v->n));
-    uint64_t count;
-    if (!object_load(in->object, "states", DTYPE_F32, &v->teacher, &count, e))
-        return false;
-    uint64_t want = (uint64_t)v->tokens.n * v->tokens.window * (uint64_t)v->model->config.hidden;
-    if (count != want)
-        return err_set(e, ERR_INPUT, "teacher '%s' holds %llu values, expected %llu", in->node,
-                       (unsigned long long)count, (unsigned long long)want);
-    return true;
-}
-
 static bool open_ledger(struct evaluator *v, struct err *e)
 {
     struct key_hash *h;
@@ -83,7 +65,8 @@ static bool open_ledger(struct evaluator *v, struct err *e)
         .n_formats = (uint32_t)v->menu.n_formats};
     if (!key_hash_new(&h, e))
         return false;
-    key_hash_text(h, "measuring context 1");
+    key_hash_text(h, "measuring context");
+    key_hash_int(h, CONTEXT_VERSION);
     key_hash_key(h, &node_input(v->n, "model", 0)->key);
     key_hash_key(h, &node_input(v->n, "renderings", 0)->key);
     key_hash_key(h, &node_input(v->n, "teacher", 0)->key);
@@ -98,6 +81,8 @@ static bool open_ledger(struct evaluator *v, struct err *e)
 static bool check_menu(const struct evaluator *v, struct err *e)
 {
     bool same = v->menu.n_units == v->model->n_units;
+    if (v->menu.n_formats > PASS_FORMATS)
+        return err_set(e, ERR_INPUT, "%d formats, at most %d can be measured together", v->menu.n_formats, PASS_FORMATS);
     for (int u = 0; same && u < v->menu.n_units; u++)
         same = strcmp(v->menu.unit_names[u], v->model->units[u].name) == 0;
     if (!same)
@@ -106,20 +91,27 @@ static bool check_menu(const struct evaluator *v, struct err *e)
     return true;
 }
 
+/* As many as the graph says, within what `needs` declares: PASS_POSITIONS positions in one pass. */
+static size_t most_lanes(const struct node *n, const struct token_set *tokens)
+{
+    size_t lanes = node_int(n, "lanes") ? (size_t)node_int(n, "lanes") : DEFAULT_LANES;
+    size_t most = PASS_POSITIONS / tokens->window ? PASS_POSITIONS / tokens->window : 1;
+    return lanes < most ? lanes : most;
+}
+
 bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
 {
     struct evaluator *v;
     if (!mem_new(&v, 1, e))
         return false;
     v->n = n;
-    int64_t lanes = node_int(n, "lanes");
-    v->lanes = lanes ? (size_t)lanes : DEFAULT_LANES;
     uint64_t cache = node_memory(n) / 4 < REPLAY_BYTES ? node_memory(n) / 4 : REPLAY_BYTES;
     bool share = node_bool(n, "replay");
     bool ok = model_open_input(&v->model, n, "model", e) &&
               menu_read(&v->menu, node_input(n, "renderings", 0)->object, e) && check_menu(v, e) &&
               renderings_open(&v->renderings, n, "renderings", v->model, e) &&
-              tokens_read(&v->tokens, node_input(n, "tokens", 0), e) && open_teacher(v, e) &&
+              tokens_read(&v->tokens, node_input(n, "tokens", 0), e) && teacher_read(&v->teacher, node_input(n, "teacher", 0), &v->tokens, v->model->config.hidden, node_numerics(n),
+                           &node_input(n, "model", 0)->key, e) &&
               forward_open(&v->f, v->model, node_queue(n), numeric_mode(node_string(n, "numeric")),
                            (int)v->tokens.window, e) &&
               (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
@@ -127,6 +119,7 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
         evaluator_close(v);
         return false;
     }
+    v->lanes = most_lanes(n, &v->tokens);
     v->pass = (struct pass){.f = &v->f, .tokens = &v->tokens, .teacher = v->teacher, .weights = {load, v},
         .replay = v->replay, .share = share, .node = n};
     *out = v;
@@ -209,6 +202,7 @@ static bool take_row(void *context, size_t candidate, size_t window, const struc
 {
     struct gather *g = context;
     struct evaluator *v = g->v;
+    const char *path;
     size_t slots = v->tokens.window - 1, units = (size_t)v->menu.n_units;
     struct ledger_row *out = &g->rows[candidate];
     *out = (struct ledger_row){.window = g->windows[window], .n_tokens = row->n_tokens, .kl_sum = row->kl_sum,
@@ -220,7 +214,9 @@ static bool take_row(void *context, size_t candidate, size_t window, const struc
     memcpy(g->assignments + candidate * units, g->jobs[candidate]->assignment, units);
     if (candidate + 1 < g->n)
         return true;
-    if (!ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e))
+    /* A model file that changed meanwhile must not leave rows under the old key. */
+    if (!node_input_path(v->n, "model", 0, "path", &path, e) ||
+        !ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e))
         return false;
     v->rows_measured += g->n;
     v->rows_done += g->n;

@@ -11,7 +11,7 @@ struct evaluator;
 
 /* What of the ports and parameters a measuring node declares: put these in its tables.
  * ports: model (model), renderings (quantize), teacher (teacher), tokens (corpus: one output)
- * params: numeric (fp32|bf16), replay (on|off: outside the key), lanes (most candidates at once; 0: by memory) */
+ * params: numeric (fp32|bf16), replay (on|off: outside the key), lanes (most candidates at once) */
 #define EVALUATOR_PORTS \
     {"model", (const char *const[]){"model", NULL}, false, false, "the original model"}, \
     {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"}, \
@@ -23,7 +23,7 @@ struct evaluator;
     {.name = "replay", .type = PARAM_BOOL, .fallback = "true", .outside_key = true, \
      .help = "share the computation of equal prefixes; off computes every candidate in full (same bits)"}, \
     {.name = "lanes", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 65536, .outside_key = true, \
-     .help = "most candidates that go through the model together; 0: as many as memory allows"}
+     .help = "most candidates that go through the model together; 0: 32, or what 16,384 positions hold"}
 
 /* From the node's ports and parameters above; opens the ledger of the context and makes it live. */
 bool evaluator_open(struct evaluator **out, struct node *n, struct err *e) ERR_CHECK;

@@ -12,6 +12,8 @@ enum { WORK_NORM, WORK_QKV, WORK_ATTENTION, WORK_GATE_UP, WORK_PRODUCT, WORK_DEL
 /* Rows that go through a layer at a time: enough for full speed of the products, few enough that a chunk's activations
  * stay near the last-level cache. */
 #define CHUNK_ROWS 512
+/* Rows of the head that are widened at a time. */
+#define HEAD_BLOCK 4096
 
 enum dtype numeric_mode(const char *name) { return strcmp(name, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32; }
 
@@ -41,7 +43,9 @@ uint64_t forward_bytes(const struct model *m, enum dtype mode, int window)
     for (int i = 0; i < WORK_COUNT; i++)
         sum += width[i];
     uint64_t table = (uint64_t)c->vocab * (uint64_t)c->hidden;
-    return table * dtype_bytes(mode) + table * 2 + (uint64_t)chunk_rows(window) * (uint64_t)sum * 4 +
+    const struct st_tensor *embedding = safetensors_find(m->files, "model.embed_tokens.weight");
+    uint64_t stored = embedding ? embedding->bytes : table * 4; /* once to stay, once while it is read */
+    return table * dtype_bytes(mode) + 2 * stored + (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8 + (uint64_t)chunk_rows(window) * (uint64_t)sum * 4 +
            (uint64_t)c->layers * (uint64_t)c->hidden * 8;
 }
 
@@ -119,22 +123,22 @@ static bool open_tables(struct forward *f, struct err *e)
     const struct st_tensor *head = safetensors_find(f->model->files, head_name);
     if (!table || !head)
         return err_set(e, ERR_INPUT, "%s: no tensor '%s'", f->model->path, head_name);
-    const int64_t block = 4096; /* rows of the head that are widened at a time */
     int64_t shape[2] = {c->vocab, c->hidden};
     unsigned char *raw = NULL;
     float *wide = NULL;
-    bool ok = mem_raw(&raw, table->bytes > head->bytes ? table->bytes : head->bytes, e) &&
-              mem_raw(&wide, (size_t)(block * c->hidden), e) &&
-              safetensors_read(f->model->files, table, 0, table->bytes, raw, e) &&
-              k->tensor_new(f->q, &f->embedding, table->dtype, 2, shape, e) &&
-              k->upload(f->q, &f->embedding, raw, table->bytes, e) &&
-              (head == table || safetensors_read(f->model->files, head, 0, head->bytes, raw, e)) &&
-              k->panels_new(f->q, &f->head, c->vocab, c->hidden, f->mode, e);
     size_t row_bytes = (size_t)c->hidden * dtype_bytes(head->dtype);
-    for (int64_t first = 0; ok && first < c->vocab; first += block) {
-        int64_t n = c->vocab - first < block ? c->vocab - first : block;
+    bool ok = mem_raw(&raw, table->bytes, e) && safetensors_read(f->model->files, table, 0, table->bytes, raw, e) &&
+              k->tensor_new(f->q, &f->embedding, table->dtype, 2, shape, e) &&
+              k->upload(f->q, &f->embedding, raw, table->bytes, e);
+    mem_free(raw);
+    raw = NULL;
+    ok = ok && mem_raw(&raw, HEAD_BLOCK * row_bytes, e) && mem_raw(&wide, (size_t)(HEAD_BLOCK * c->hidden), e) &&
+         k->panels_new(f->q, &f->head, c->vocab, c->hidden, f->mode, e);
+    for (int64_t first = 0; ok && first < c->vocab; first += HEAD_BLOCK) {
+        int64_t n = c->vocab - first < HEAD_BLOCK ? c->vocab - first : HEAD_BLOCK;
         struct tensor rows = tensor_matrix(wide, DTYPE_F32, n, c->hidden);
-        ok = dtype_to_f32(head->dtype, raw + (size_t)first * row_bytes, (size_t)(n * c->hidden), wide, e) &&
+        ok = safetensors_read(f->model->files, head, (uint64_t)first * row_bytes, (uint64_t)n * row_bytes, raw, e) &&
+             dtype_to_f32(head->dtype, raw, (size_t)(n * c->hidden), wide, e) &&
              k->pack(f->q, &rows, first, &f->head, e);
     }
     mem_free(raw);

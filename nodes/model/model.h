@@ -57,7 +57,7 @@ struct model {
  * would be right. */
 bool model_open(struct model **out, const char *dir, struct err *e) ERR_CHECK;
 void model_close(struct model *m); /* NULL is fine */
-/* The model behind an input port of a running node: its parameter `path`. */
+/* The original model behind an input port of a running node: its parameter `path`. A quantized one is refused. */
 bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e) ERR_CHECK;
 
 /* Weight of a matrix widened to f32, or decoded if it is stored packed: out [n,k]. NaN or infinity is ERR_NUMERIC

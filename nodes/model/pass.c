@@ -10,7 +10,6 @@
 
 #define HEAD_ROWS 256  /* rows whose logits are alive at once */
 #define HEAD_TILE 1024 /* vocabulary columns, so that two tiles of logits stay in a core's cache */
-#define MAX_FORMATS 64
 
 /* One live residual stream: candidates order[first .. last) that have arrived and agree on all layers so far. */
 struct lane {
@@ -28,7 +27,7 @@ struct trie {
     int *start;      /* parallel to order: the layer at which a cached state (or the embedding) lets it begin */
     struct lane *lanes, *next;
     size_t n_lanes, n_next;
-    struct unit_weights weights[LAYER_UNITS][MAX_FORMATS]; /* of the layer in hand; panels.data NULL: not loaded */
+    struct unit_weights weights[LAYER_UNITS][PASS_FORMATS]; /* of the layer in hand; panels.data NULL: not loaded */
 };
 
 static double now(void)
@@ -94,7 +93,7 @@ static void lanes_free(struct trie *t, struct lane *lanes, size_t n)
 static void weights_free(struct trie *t)
 {
     for (int u = 0; u < LAYER_UNITS; u++)
-        for (int f = 0; f < MAX_FORMATS; f++)
+        for (int f = 0; f < PASS_FORMATS; f++)
             t->p->f->q->k->tensor_free(t->p->f->q, &t->weights[u][f].panels);
 }
 
@@ -269,6 +268,7 @@ static bool sweep(struct trie *t, struct err *e)
         for (size_t i = 0; i < t->n_lanes; i++)
             if (!fork_lane(t, &t->lanes[i], layer, e))
                 return false;
+        p->layer_forwards_naive += (uint64_t)t->n * t->n_windows;
         lanes_free(t, t->lanes, t->n_lanes);
         struct lane *emptied = t->lanes;
         t->lanes = t->next;
@@ -277,7 +277,6 @@ static bool sweep(struct trie *t, struct err *e)
         t->n_next = 0;
         weights_free(t);
     }
-    p->layer_forwards_naive += (uint64_t)layers * t->n * t->n_windows;
     for (size_t i = 0; i < t->n_lanes; i++)
         if (!forward_final(p->f, &t->lanes[i].x, &t->lanes[i].x, e))
             return false;
@@ -386,8 +385,8 @@ static bool head_finish(struct heads *h, int64_t at, int64_t rows, struct err *e
         struct pass_row *r = &h->rows[i];
         float *kl = h->kl + i * (size_t)slots(h->p);
         for (int64_t t = 0; t < rows; t++) {
-            double log_t = s.max_t[t] + log(s.sum_t[t]), log_c = s.max_c[t] + log(s.sum_c[t]);
-            double x = s.cross[t] / s.sum_t[t] - log_t + log_c;
+            double log_t = s.max_t[t] + kl_log(s.sum_t[t]), log_c = s.max_c[t] + kl_log(s.sum_c[t]);
+            double x = kl_state_row(&s, t);
             if (!isfinite(x))
                 return err_set(e, ERR_NUMERIC, "KL at position %lld is not finite (logits overflow?)",
                                (long long)(at + t));

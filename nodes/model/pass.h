@@ -26,6 +26,8 @@ struct pass_row {
  * pass with that error. */
 typedef bool (*pass_tell)(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e);
 
+#define PASS_FORMATS 64 /* format indices are below it */
+
 struct replay; /* the cache */
 
 struct pass {

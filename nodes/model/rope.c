@@ -4,8 +4,8 @@
 
 float rope_frequency(const struct model_config *c, int i)
 {
-    float exponent = (float)(2 * i) / (float)c->head_dim;
-    float base = 1.0f / powf((float)c->theta, exponent);
+    /* In f64, rounded once: the nearest f32 on every C library. */
+    float base = (float)pow(c->theta, -(double)(2 * i) / c->head_dim);
     if (c->rope == ROPE_LINEAR)
         return base / (float)c->rope_factor;
     if (c->rope != ROPE_LLAMA3)

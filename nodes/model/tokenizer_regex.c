@@ -16,9 +16,10 @@
 #define SPACES "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 /* Assigned in Unicode 15, 15.1 and 16. */
-#define LATER_NUMBERS \
+#define LATER_DIGITS \
     "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}\\x{16130}-\\x{16139}" \
-    "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
+    "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
+#define LATER_NUMBERS LATER_DIGITS "\\x{1d2c0}-\\x{1d2d3}"
 #define LATER_LETTERS \
     "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}" \
     "\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}" \
@@ -254,7 +255,8 @@ bool tokenizer_regex_digits(pcre2_code **out, bool individual, struct err *e)
 
 bool tokenizer_regex_word(pcre2_code **out, struct err *e)
 {
-    return compile(out, "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}" LATER_LETTERS LATER_MARKS "]", PCRE2_UCP, e);
+    return compile(out, "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}" LATER_LETTERS LATER_MARKS LATER_DIGITS
+                   "]", PCRE2_UCP, e);
 }
 
 bool tokenizer_regex_data(pcre2_match_data **out, struct err *e)
