@@ -1,10 +1,10 @@
 /* Node type `frontier`: the whole predicted frontier in one pass of the archive DP, and the candidates to measure next.
  *
  * Before anything is measured they are the uniform assignments and points spread evenly in bpp over the predicted
- * frontier. Once there are rows, the costs are first refitted to them (nodes/search/refit.h); then the points are spread
- * over the stretch around the measured knee, from two points of the measured frontier before it to two after it, those
- * nearest to the knee first; then come single-unit flips of the knee. What was measured is not proposed again, so in the
- * end there may be nothing to propose, which is a table without rows. */
+ * frontier. Once there are rows, the costs are first refitted to them (nodes/search/refit.h); then the points are
+ * spread over the stretch around the measured knee, from two points of the measured frontier before it to two after it,
+ * those nearest to the knee first; then come single-unit flips of the knee. What was measured is not proposed again, so
+ * in the end there may be nothing to propose, which is a table without rows. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,7 @@ struct frontier {
     struct candidates proposals;
 };
 
-/* ------------------------------------------------------------------------------------------------------- what is known */
+/* ---------------------------------------------------------------------------------------------------- what is known */
 
 static bool read_costs(struct frontier *f, struct err *e)
 {
@@ -122,7 +122,7 @@ static bool learn(struct frontier *f, struct err *e)
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- proposals */
+/* -------------------------------------------------------------------------------------------------------- proposals */
 
 static bool is_known(const struct frontier *f, const uint8_t *assignment)
 {
@@ -178,8 +178,8 @@ static int by_distance(const void *a, const void *b)
     return (x->point > y->point) - (x->point < y->point);
 }
 
-/* n targets evenly over low..high in bpp, as the predicted points nearest to them; nearest to `centre` first, or in order
- * of bpp if that is NaN. A point is listed once; returns how many. */
+/* n targets evenly over low..high in bpp, as the predicted points nearest to them; nearest to `centre` first, or in
+ * order of bpp if that is NaN. A point is listed once; returns how many. */
 static size_t spread(const struct frontier *f, double low, double high, double centre, size_t n, struct target *out)
 {
     size_t found = 0;
@@ -286,7 +286,7 @@ static bool propose_flips(struct frontier *f, size_t count, struct err *e)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- result */
+/* ----------------------------------------------------------------------------------------------------------- result */
 
 static bool write_predicted(const struct frontier *f, struct err *e)
 {

@@ -1,7 +1,8 @@
 /* Node type `polish`: coordinate descent on the measured KL, from the chosen candidate. A move is kept only if the KL
- * strictly falls and the size stays within that of the start plus `growth`; nodes/search/descent.h has the rules. Moves are
- * tried in the order of what L1 costs, refitted to everything measured so far, say that they gain. Rows come from the
- * ledger where they are there, so an interrupted polish takes the same steps again without measuring anything twice. */
+ * strictly falls and the size stays within that of the start plus `growth`; nodes/search/descent.h has the rules. Moves
+ * are tried in the order of what L1 costs, refitted to everything measured so far, say that they gain. Rows come from
+ * the ledger where they are there, so an interrupted polish takes the same steps again without measuring anything
+ * twice. */
 #include <math.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ struct polish {
     struct descent descent;
 };
 
-/* ----------------------------------------------------------------------------------------------- what a descent asks */
+/* ---------------------------------------------------------------------------------------------- what a descent asks */
 
 static bool measure(void *context, struct candidates *table, size_t first, struct err *e)
 {
@@ -51,7 +52,7 @@ static void tell(void *context, const struct descent_move *m)
                  format[m->to], unit[m->unit2], format[m->from2], format[m->to2], m->kl_before, m->kl_after, c->bpp);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ results */
+/* ---------------------------------------------------------------------------------------------------------- results */
 
 enum { UNIT, FROM, TO, UNIT2, FROM2, TO2, N_CHANGES };
 
@@ -128,7 +129,7 @@ static void tell_result(const struct polish *p)
     node_stat(p->n, "moves_accepted", (double)accepted, "move");
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the node */
+/* --------------------------------------------------------------------------------------------------------- the node */
 
 /* The start, measured, in a table of its own. */
 static bool read_start(struct polish *p, struct err *e)

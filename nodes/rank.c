@@ -1,9 +1,10 @@
-/* Node type `rank`: the L1 surrogate, what each format costs each unit, and which formats are best for it. The cost is the
- * relative output loss (nodes/search/l1.h) times a scale per unit. The scale is 1, or, where the unit was measured alone,
- * what a unit of loss there does to the KL of the whole model:
+/* Node type `rank`: the L1 surrogate, what each format costs each unit, and which formats are best for it. The cost is
+ * the relative output loss (nodes/search/l1.h) times a scale per unit. The scale is 1, or, where the unit was measured
+ * alone, what a unit of loss there does to the KL of the whole model:
  *
  *     base    = the measured uniform candidate of lowest KL (all bf16, as a rule)
- *     scale_u = sum of (KL - KL of base) / sum of (cost - cost of base), over the measured candidates that differ from the
+ *     scale_u = sum of (KL - KL of base) / sum of (cost - cost of base), over the measured candidates that differ from
+ * the
  *               base in unit u alone; only if both sums are positive
  *
  * and the geometric mean of the known scales for the other units. */
@@ -22,7 +23,7 @@ struct rank {
     int n_known;   /* units whose scale was measured */
 };
 
-/* ------------------------------------------------------------------------------------------------------------- scales */
+/* ----------------------------------------------------------------------------------------------------------- scales */
 
 /* The complete uniform candidate of lowest KL, or NULL. */
 static const struct candidate *find_base(const struct rank *r, const struct candidates *rows, uint8_t *uniform)
@@ -113,7 +114,7 @@ static bool learn_scales(struct rank *r, struct err *e)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ results */
+/* ---------------------------------------------------------------------------------------------------------- results */
 
 struct choice {
     double cost;

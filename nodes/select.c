@@ -1,8 +1,8 @@
-/* Node type `select`: the measured frontier, its knee and how sure that is, and the candidate that is chosen. Only complete
- * rows take part: candidates that were measured on every window.
+/* Node type `select`: the measured frontier, its knee and how sure that is, and the candidate that is chosen. Only
+ * complete rows take part: candidates that were measured on every window.
  *
- * How sure: the documents are drawn again with replacement, all candidates on the same draw; the mass of the knee is the
- * share of draws in which the same candidate is the knee. And each point of the frontier is left out in turn. */
+ * How sure: the documents are drawn again with replacement, all candidates on the same draw; the mass of the knee is
+ * the share of draws in which the same candidate is the knee. And each point of the frontier is left out in turn. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -45,7 +45,7 @@ struct select {
     uint32_t chosen;
 };
 
-/* -------------------------------------------------------------------------------------------------- frontier and knee */
+/* ------------------------------------------------------------------------------------------------ frontier and knee */
 
 static bool new_curve(struct curve *c, size_t n, struct err *e)
 {
@@ -76,7 +76,7 @@ static bool trace_curve(const struct select *s, struct curve *c, struct err *e)
 
 static uint32_t knee_id(const struct curve *c) { return c->points[c->knee.at]; }
 
-/* ----------------------------------------------------------------------------------------------------- how sure it is */
+/* --------------------------------------------------------------------------------------------------- how sure it is */
 
 /* sums[candidate, document] of KL over positions, and positions[document]. */
 static void sum_documents(const struct select *s, double *sums, double *positions)
@@ -170,7 +170,7 @@ static bool find_intervals(struct select *s, struct err *e)
     return ok;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- choosing */
+/* --------------------------------------------------------------------------------------------------------- choosing */
 
 /* The most bytes that `budget` and `bpp` allow; UINT64_MAX without either. */
 static uint64_t most_bytes(const struct select *s)
@@ -215,7 +215,7 @@ static bool choose(struct select *s, struct err *e)
                    first->kl_mean, last->bytes, last->bpp, last->kl_mean);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ results */
+/* ---------------------------------------------------------------------------------------------------------- results */
 
 static bool write_column(struct writer *w, const char *name, enum dtype t, const void *data, size_t n, const char *unit,
                          const char *axes, const char *description, struct err *e)
@@ -283,7 +283,7 @@ static void tell(const struct select *s)
     node_stat(s->n, "frontier_points", (double)s->curve.n, "point");
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the node */
+/* --------------------------------------------------------------------------------------------------------- the node */
 
 static bool read_rows(struct select *s, struct err *e)
 {

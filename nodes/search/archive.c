@@ -1,25 +1,27 @@
 /* The Pareto archive DP.
  *
- * A[0] = {(0, 0)}; A[i + 1] = the nondominated points of {a + o : a in A[i], o an option of unit i}. Both bytes and cost
- * add up, so a point that is dominated as a prefix stays dominated whatever follows, and A[n] is the exact frontier; in
- * floating point too, since rounding is monotone and every sum runs in the order of the units. A[i] is sorted, so A[i] + o
- * is sorted for each option o: the merge is one sweep over as many sorted lists as the unit has options.
+ * A[0] = {(0, 0)}; A[i + 1] = the nondominated points of {a + o : a in A[i], o an option of unit i}. Both bytes and
+ * cost add up, so a point that is dominated as a prefix stays dominated whatever follows, and A[n] is the exact
+ * frontier; in floating point too, since rounding is monotone and every sum runs in the order of the units. A[i] is
+ * sorted, so A[i] + o is sorted for each option o: the merge is one sweep over as many sorted lists as the unit has
+ * options.
  *
- * epsilon. The sweep leaves out a point when the one kept before it (which has no more bytes) costs at most (1 + d) times
- * as much, with (1 + d)^n = 1 + epsilon. Claim: for every choice of options for the first i units, with sum (b, c), A[i]
- * has a point of at most b bytes and at most (1 + d)^i * c. For i = 0 it is plain. For i + 1: by the claim A[i] has a point
- * (b', c') for the prefix; with the option o it becomes (b' + o.b, c' + o.c), and since d >= 0 and costs are not negative,
- * c' + o.c <= (1 + d)^i * (c + o.c). Either that point is kept, or a kept one has no more bytes and costs at most (1 + d)
- * times as much. So A[n] is within (1 + d)^n = 1 + epsilon.
+ * epsilon. The sweep leaves out a point when the one kept before it (which has no more bytes) costs at most (1 + d)
+ * times as much, with (1 + d)^n = 1 + epsilon. Claim: for every choice of options for the first i units, with sum (b,
+ * c), A[i] has a point of at most b bytes and at most (1 + d)^i * c. For i = 0 it is plain. For i + 1: by the claim
+ * A[i] has a point (b', c') for the prefix; with the option o it becomes (b' + o.b, c' + o.c), and since d >= 0 and
+ * costs are not negative, c' + o.c <= (1 + d)^i * (c + o.c). Either that point is kept, or a kept one has no more bytes
+ * and costs at most (1 + d) times as much. So A[n] is within (1 + d)^n = 1 + epsilon.
  *
- * The limit. When an archive outgrows it, this and all later archives are thinned to at most `kept` points (thin below),
- * and no factor is promised in advance. Instead the vertices of the convex hull of all sums, which the linear relaxation
- * gives exactly (sort the steps of all units' hulls by cost saved per byte; Sinha and Zoltners 1979), are added to the
- * result, and the distance of the result from that lower bound is reported. With many units a step is small, and so is the
- * distance.
+ * The limit. When an archive outgrows it, this and all later archives are thinned to at most `kept` points (thin
+ * below), and no factor is promised in advance. Instead the vertices of the convex hull of all sums, which the linear
+ * relaxation gives exactly (sort the steps of all units' hulls by cost saved per byte; Sinha and Zoltners 1979), are
+ * added to the result, and the distance of the result from that lower bound is reported. With many units a step is
+ * small, and so is the distance.
  *
  * Memory. Who a point came from is not kept for all units: the archives before every s-th unit are, s = sqrt(n), and
- * archive_assignments computes the merges between two of them again, which gives the same points, being deterministic. */
+ * archive_assignments computes the merges between two of them again, which gives the same points, being
+ * deterministic. */
 #include "nodes/search/archive.h"
 
 #include <math.h>
@@ -76,7 +78,7 @@ struct archive {
     struct archive_quality quality;
 };
 
-/* ------------------------------------------------------------------------------------------------------------- options */
+/* ---------------------------------------------------------------------------------------------------------- options */
 
 static int by_bytes(const void *a, const void *b)
 {
@@ -140,7 +142,7 @@ static bool prepare(struct archive *a, struct err *e)
     return true;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- merging */
+/* ---------------------------------------------------------------------------------------------------------- merging */
 
 static void free_layer(struct layer *l)
 {
@@ -308,7 +310,7 @@ static bool sweep(struct archive *a, struct layer *last, struct err *e)
     return true;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- the hull */
+/* --------------------------------------------------------------------------------------------------------- the hull */
 
 static int by_slope(const void *a, const void *b)
 {
@@ -320,7 +322,8 @@ static int by_slope(const void *a, const void *b)
     return x->format - y->format;
 }
 
-/* The lower hull of a unit's options as steps with falling slopes; returns their number. hull has room for n indices. */
+/* The lower hull of a unit's options as steps with falling slopes; returns their number. hull has room for n
+ * indices. */
 static size_t unit_steps(const struct option *o, size_t n, int unit, size_t *hull, struct step *out)
 {
     size_t h = 0, steps = 0;
@@ -396,8 +399,8 @@ static bool unite(struct archive *a, const struct layer *last, const struct arch
     return true;
 }
 
-/* The largest distance of the staircase of points from the hull, over all budgets, as a share of the first point's cost.
- * A step of the staircase is farthest from the falling hull just before the next point. */
+/* The largest distance of the staircase of points from the hull, over all budgets, as a share of the first point's
+ * cost. A step of the staircase is farthest from the falling hull just before the next point. */
 static double find_gap(const struct archive *a, const struct archive_point *vertices)
 {
     double gap = 0;
@@ -441,7 +444,7 @@ static bool finish(struct archive *a, struct layer *last, const struct archive_o
     return ok;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- public */
+/* ----------------------------------------------------------------------------------------------------------- public */
 
 bool archive_new(struct archive **out, const struct archive_problem *p, const struct archive_options *o, struct err *e)
 {

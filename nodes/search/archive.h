@@ -1,7 +1,7 @@
 #ifndef NODES_SEARCH_ARCHIVE_H
 #define NODES_SEARCH_ARCHIVE_H
-/* The Pareto archive: all nondominated (bytes, cost) sums of one format per unit, for a cost that is a sum over units, all
- * budgets at once, in one pass over the units, with the assignment behind each point.
+/* The Pareto archive: all nondominated (bytes, cost) sums of one format per unit, for a cost that is a sum over units,
+ * all budgets at once, in one pass over the units, with the assignment behind each point.
  *
  * Exact while the archive of a prefix of the units stays below `limit` points. Beyond that, or when epsilon > 0, points
  * are left out, never changed: every point that is returned is the true size and cost of its assignment. What is then
@@ -47,9 +47,9 @@ void archive_free(struct archive *a); /* NULL is fine */
 /* The points, bytes ascending and cost falling, both strictly. Borrowed from the archive. */
 const struct archive_point *archive_points(const struct archive *a, size_t *n);
 const struct archive_quality *archive_quality(const struct archive *a);
-/* The assignments of n points (indices in any order, repeated or not) into out [n, unit]. They are found together in one
- * walk back through the units, so ask for many at once. Of assignments with equal sums the kept one has the fewer bytes in
- * the last unit where they differ. */
+/* The assignments of n points (indices in any order, repeated or not) into out [n, unit]. They are found together in
+ * one walk back through the units, so ask for many at once. Of assignments with equal sums the kept one has the fewer
+ * bytes in the last unit where they differ. */
 bool archive_assignments(const struct archive *a, const size_t *points, size_t n, uint8_t *out, struct err *e) ERR_CHECK;
 
 #endif

@@ -1,5 +1,6 @@
-/* The menu read from a `quantize` result, and tables of candidates: in memory, read from objects, united over the inputs
- * of a port, and written. The columns on disk are those of nodes/README.md; what is proposed has no measured ones. */
+/* The menu read from a `quantize` result, and tables of candidates: in memory, read from objects, united over the
+ * inputs of a port, and written. The columns on disk are those of nodes/README.md; what is proposed has no measured
+ * ones. */
 #include "nodes/search/candidates.h"
 
 #include <math.h>
@@ -8,7 +9,7 @@
 
 #define MOST_FORMATS 255 /* an assignment holds a format in a byte */
 
-/* ---------------------------------------------------------------------------------------------------------- the menu */
+/* --------------------------------------------------------------------------------------------------------- the menu */
 
 static bool check_menu(struct menu *m, struct object *o, struct err *e)
 {
@@ -137,7 +138,7 @@ void menu_uniform(const struct menu *m, int format, uint8_t *assignment)
         assignment[u] = (uint8_t)(m->available[u * m->n_formats + format] ? format : substitute(m, u, format));
 }
 
-/* ---------------------------------------------------------------------------------------------------- a table in memory */
+/* ------------------------------------------------------------------------------------------------ a table in memory */
 
 static bool copy_windows(struct candidates *c, const uint32_t *tokens, const uint32_t *document, struct err *e)
 {
@@ -363,7 +364,7 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------- union of tables */
+/* -------------------------------------------------------------------------------------------------- union of tables */
 
 /* The measured columns of `from` into `to`; both tables have the same windows. */
 static void copy_measured(const struct candidates *c, struct candidate *to, const struct candidate *from)
@@ -440,8 +441,8 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
     return true;
 }
 
-/* The tables of a port, one by one: the second visit, which unites them, needs to know from the first which windows they
- * are of. */
+/* The tables of a port, one by one: the second visit, which unites them, needs to know from the first which windows
+ * they are of. */
 static bool load_tables(struct candidates *tables, size_t n, struct node *node, const char *port, size_t *measured,
                         struct err *e)
 {
@@ -503,7 +504,7 @@ bool candidates_read_inputs(struct candidates *c, struct node *n, const char *po
     return true;
 }
 
-/* -------------------------------------------------------------------------------------------------------------- writing */
+/* ---------------------------------------------------------------------------------------------------------- writing */
 
 /* A column of the group /candidates. `field` is the offset in struct candidate, `bytes` the size of an element. */
 struct column {

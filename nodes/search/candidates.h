@@ -17,8 +17,8 @@ struct menu {
 };
 bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
 void menu_fini(struct menu *m);
-/* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in both.
- * `what` names the object in the message: "rows 'measure'". */
+/* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in
+ * both. `what` names the object in the message: "rows 'measure'". */
 bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
 /* Index of the format of that name, or -1. */
 int menu_format(const struct menu *m, const char *name);
@@ -73,8 +73,8 @@ struct candidate *candidates_add(struct candidates *c, const struct menu *m, con
 /* From an object: measured columns are read when they are there. */
 bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
- * unmeasured one; parents are renumbered. ERR_INPUT when the tables are of other units or formats than each other, or were
- * measured on different windows or in different numeric modes. */
+ * unmeasured one; parents are renumbered. ERR_INPUT when the tables are of other units or formats than each other, or
+ * were measured on different windows or in different numeric modes. */
 bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e) ERR_CHECK;
 /* Write all columns with /units and /formats beside them. */
 bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;

@@ -1,13 +1,13 @@
 #ifndef NODES_SEARCH_DESCENT_H
 #define NODES_SEARCH_DESCENT_H
-/* Coordinate descent on a measured score: which moves are tried, in what order, and which one is accepted. How a candidate
- * is measured is the caller's business, so the decisions can be tested without a model.
+/* Coordinate descent on a measured score: which moves are tried, in what order, and which one is accepted. How a
+ * candidate is measured is the caller's business, so the decisions can be tested without a model.
  *
- * A move from the base assignment is a flip (one unit changes its format) or a swap (two units do, one to more bytes and
- * one to fewer), such that the result has at most `most_bytes`. Moves are taken in the order of what the surrogate costs
- * say that they gain; one batch is measured together, and of the batch the one with the lowest KL is accepted if that is
- * strictly below the base's. Then it is the base. It ends when no move is left that was not tried, or at a limit.
- * Everything is a function of the table, the costs and the measured numbers. */
+ * A move from the base assignment is a flip (one unit changes its format) or a swap (two units do, one to more bytes
+ * and one to fewer), such that the result has at most `most_bytes`. Moves are taken in the order of what the surrogate
+ * costs say that they gain; one batch is measured together, and of the batch the one with the lowest KL is accepted if
+ * that is strictly below the base's. Then it is the base. It ends when no move is left that was not tried, or at a
+ * limit. Everything is a function of the table, the costs and the measured numbers. */
 #include "nodes/search/candidates.h"
 
 struct descent_move {

@@ -1,8 +1,8 @@
 #ifndef NODES_SEARCH_KNEE_H
 #define NODES_SEARCH_KNEE_H
-/* The knee of a falling convex curve by Kneedle (Satopaa, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a Haystack",
- * 2011): where more bytes stop paying. The curve is a measured frontier, so its points are used as they are, without the
- * paper's smoothing spline. */
+/* The knee of a falling convex curve by Kneedle (Satopaa, Albrecht, Irwin, Raghavan, "Finding a 'Kneedle' in a
+ * Haystack", 2011): where more bytes stop paying. The curve is a measured frontier, so its points are used as they are,
+ * without the paper's smoothing spline. */
 #include <stddef.h>
 
 #include "engine/base/err.h"
@@ -19,11 +19,11 @@ struct knee {
 };
 
 /* x[0..n) strictly ascending, y strictly falling, n >= 1. Both are normalised to 0..1, and the difference curve is
- * d = 1 - y - x: 0 at both ends, positive where the curve is below the line between them. A local maximum of d is a knee
- * if d falls below max - S * mean(dx) before it rises to the next local maximum. Of several knees the one with the largest
- * d wins; without any, the point with the largest d; ties go to the lower y. So with one point it is that one, with two
- * the one of lower y, and on a curve that is concave throughout its last one. If no point is on a logarithmic curve (all y
- * are <= 0) it is the first point. */
+ * d = 1 - y - x: 0 at both ends, positive where the curve is below the line between them. A local maximum of d is a
+ * knee if d falls below max - S * mean(dx) before it rises to the next local maximum. Of several knees the one with the
+ * largest d wins; without any, the point with the largest d; ties go to the lower y. So with one point it is that one,
+ * with two the one of lower y, and on a curve that is concave throughout its last one. If no point is on a logarithmic
+ * curve (all y are <= 0) it is the first point. */
 bool knee_find(const double *x, const double *y, size_t n, const struct knee_options *o, struct knee *out,
                struct err *e) ERR_CHECK;
 

@@ -1,6 +1,6 @@
 /* Ridge regression in its dual form: with few candidates and many units, the system has a row per candidate. Let A
- * [candidate, unit] = g * cost / KL and B [candidate, format] = its sums by format. Then with K = A A^T + B B^T, r = 1 - the
- * row sums of A, and alpha = (K + ridge I)^-1 r, the minimum is at t = A^T alpha, q = B^T alpha, and the error of
+ * [candidate, unit] = g * cost / KL and B [candidate, format] = its sums by format. Then with K = A A^T + B B^T, r = 1
+ * - the row sums of A, and alpha = (K + ridge I)^-1 r, the minimum is at t = A^T alpha, q = B^T alpha, and the error of
  * candidate i when it is predicted from the others is alpha[i] / ((K + ridge I)^-1)[i, i]. */
 #include "nodes/search/refit.h"
 

@@ -23,10 +23,10 @@ double stats_mean(const double *x, size_t n);
 double stats_quantile(const double *x, size_t n, double q);
 /* The q-quantile (0 < q < 1) of Student's t with `freedom` > 0 degrees of freedom, to 1e-9 relative. */
 double stats_student(double q, double freedom);
-/* Confidence interval of sum(value) / sum(weight) over n windows in clusters: value[w] is a sum (nats), weight[w] what it
- * is a sum over (positions). Student's t on the linearised ratio (Cochran 1977, 6.4), clusters - 1 degrees of freedom:
- * with R the ratio and d_c = sum over cluster c of (value - R * weight), variance = D / (D - 1) * sum d_c^2 / (sum
- * weight)^2. Both ends are NaN when there are fewer than two clusters. */
+/* Confidence interval of sum(value) / sum(weight) over n windows in clusters: value[w] is a sum (nats), weight[w] what
+ * it is a sum over (positions). Student's t on the linearised ratio (Cochran 1977, 6.4), clusters - 1 degrees of
+ * freedom: with R the ratio and d_c = sum over cluster c of (value - R * weight), variance = D / (D - 1) * sum d_c^2 /
+ * (sum weight)^2. Both ends are NaN when there are fewer than two clusters. */
 bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n, double level,
                             double *low, double *high, struct err *e) ERR_CHECK;
 /* Spearman's rank correlation, ties by their mean rank. NaN when n < 2 or either side is constant; no value is NaN. */

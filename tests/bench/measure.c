@@ -224,6 +224,7 @@ int main(int argc, char **argv)
         printf("no model at %s: run tools/fetch_smollm2\n", argc < 2 ? "(none given)" : argv[1]);
         return 77;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     struct bench b = {.q = {.k = kernels_cpu(&e), .threads = 2, .device = TENSOR_HOST}};
     must(b.q.k && model_open(&b.model, argv[1], &e), &e);
     b.tokens = (struct token_set){.n = WINDOWS, .window = WINDOW};

@@ -113,7 +113,7 @@ static void digests_are_those_of_the_bytes(void **state)
     (void)state;
     struct world w;
     struct err e = {0};
-    struct safetensors *s;
+    struct safetensors *s = NULL;
     char **names, **dtypes, **digests;
     uint64_t n;
     world_open(&w, "base stories260k\nadd extra.large BF16 [5, 1048577]\npoke extra.large 9000000 803f\n"

@@ -64,7 +64,7 @@ static void what_is_written_is_read_back(void **state)
     struct st_source tensors[MOST];
     char folder[256], path[300];
     struct err e = {0};
-    struct safetensors *s;
+    struct safetensors *s = NULL;
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (unsigned char)(i * 37 + 11);
     for (int t = 0; t < DTYPE_COUNT; t++)
@@ -108,7 +108,7 @@ static void a_file_without_tensors_is_read(void **state)
     (void)state;
     char folder[256];
     struct err e = {0};
-    struct safetensors *s;
+    struct safetensors *s = NULL;
     check_dir_make(folder);
     check_write(folder, "model.safetensors", "\x02\0\0\0\0\0\0\0{}", 10);
     assert_ok(safetensors_open(&s, folder, &e), e);
@@ -124,7 +124,7 @@ static void a_truncated_file_is_an_error_and_no_signal(void **state)
     static unsigned char data[65536];
     char folder[256], path[300];
     struct err e = {0};
-    struct safetensors *s;
+    struct safetensors *s = NULL;
     const struct st_source tensor = source("w", DTYPE_U8, 1, sizeof data, 0, data);
     check_dir_make(folder);
     snprintf(path, sizeof path, "%s/model.safetensors", folder);

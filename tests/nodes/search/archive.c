@@ -1,4 +1,5 @@
-/* The archive DP against brute force on random small instances, its promises when it leaves points out, and its size. */
+/* The archive DP against brute force on random small instances, its promises when it leaves points out, and its
+ * size. */
 #include "tests/check.h"
 
 #include <math.h>

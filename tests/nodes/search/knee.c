@@ -13,7 +13,8 @@ static struct knee find(const double *x, const double *y, size_t n, double sensi
     return k;
 }
 
-/* Figure 2 of the paper: y = -1 / (x + 0.1) + 5 at ten points of 0..1, knee at x = 0.22; upside down, since ours fall. */
+/* Figure 2 of the paper: y = -1 / (x + 0.1) + 5 at ten points of 0..1, knee at x = 0.22; upside down, since ours
+ * fall. */
 static void paper_curve(double *x, double *y)
 {
     for (int i = 0; i < 10; i++) {

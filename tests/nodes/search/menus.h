@@ -1,7 +1,7 @@
 #ifndef TESTS_NODES_SEARCH_MENUS_H
 #define TESTS_NODES_SEARCH_MENUS_H
-/* A made-up model for the tests of the search: units of several sizes in four formats, with a surrogate cost that is right
- * only up to a factor per unit and format, and the "measured" KL that the right one gives. */
+/* A made-up model for the tests of the search: units of several sizes in four formats, with a surrogate cost that is
+ * right only up to a factor per unit and format, and the "measured" KL that the right one gives. */
 #include "tests/check.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-/* The node types rank, frontier, select and polish, one after the other, on a made-up model over a real store. Measuring
- * is made up as well: the functions of nodes/model/evaluator.h are here. */
+/* The node types rank, frontier, select and polish, one after the other, on a made-up model over a real store.
+ * Measuring is made up as well: the functions of nodes/model/evaluator.h are here. */
 #include "tests/nodes/search/objects.h"
 
 #include "nodes/model/evaluator.h"
@@ -17,7 +17,7 @@ static struct world {
     int n_runs;
 } world;
 
-/* ------------------------------------------------------------------------------------------------- made-up evaluator */
+/* ------------------------------------------------------------------------------------------------ made-up evaluator */
 
 struct evaluator {
     struct menu menu;
@@ -66,7 +66,7 @@ bool evaluator_numerics(const struct node *n, const char **out, struct err *e)
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------------- running a node */
+/* --------------------------------------------------------------------------------------------------- running a node */
 
 static int set_up(void **state)
 {
@@ -160,7 +160,7 @@ static uint32_t load_one(struct object *o, const char *name)
 
 static struct object *rank_object(void) { return run_fine(&node_rank, "rank", (struct setting[]){{0}}); }
 
-/* ---------------------------------------------------------------------------------------------------------- the tests */
+/* -------------------------------------------------------------------------------------------------------- the tests */
 
 static void rank_orders_formats_by_their_loss(void **state)
 {

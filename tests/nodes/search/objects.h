@@ -32,8 +32,8 @@ static inline void made_add(struct writer *w, const char *name, enum dtype t, ui
 }
 
 /* What `quantize` would have made. Each unit has two matrices, of a quarter and three quarters of its parameters, with
- * half and seven sixths of the unit's loss, so that the mean by parameters is the unit's; with `is_output` false there was
- * no hessian, and the losses are those of the weights. */
+ * half and seven sixths of the unit's loss, so that the mean by parameters is the unit's; with `is_output` false there
+ * was no hessian, and the losses are those of the weights. */
 static inline struct object *made_quantize(const struct made *x, struct store *s, const char *seed, bool is_output)
 {
     struct err e;

@@ -1,4 +1,5 @@
-/* The refit of surrogate costs: it must help on candidates that it has not seen, and do no harm with little to go by. */
+/* The refit of surrogate costs: it must help on candidates that it has not seen, and do no harm with little to go
+ * by. */
 #include "tests/nodes/search/menus.h"
 
 #include "nodes/search/refit.h"
