@@ -204,7 +204,7 @@ static void schemes_are_told_apart_by_every_key(void **state)
                               "compressed-tensors", "config_groups", "g", "format", formats[i]->group_format, "targets",
                               "a.b", "weights", weights, "input_activations",
                               json_loads(formats[i]->input_json, JSON_DECODE_ANY, NULL));
-        const struct format *f;
+        const struct format *f = NULL;
         assert_non_null(q);
         assert_ok(config_check_quantization(q, "dir", &e) && config_stored_format(q, "dir", "a.b", &f, &e), e);
         assert_ptr_equal(f, formats[i]);

@@ -255,8 +255,8 @@ static void packed_directories_of_other_writers_are_read(void **state)
         "config-drop quantization_config.config_groups.group_00.input_activations",
         "config-drop quantization_config.ignore",
         "config quantization_config.ignore [\"re:.*lm_head$\"]",
-        "config quantization_config.format \"float-quantized\"\n"
-        "config quantization_config.config_groups.group_02.format null",
+        ("config quantization_config.format \"float-quantized\"\n"
+         "config quantization_config.config_groups.group_02.format null"),
     };
     for (size_t i = 0; i < COUNT(changes); i++) {
         struct recipe r;

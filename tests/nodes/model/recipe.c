@@ -147,7 +147,7 @@ static void do_remove(struct weights *w, const char *name)
 static void do_add(struct weights *w, const char *name, const char *dtype, const char *shape_text)
 {
     json_t *header = header_json(w), *shape = json_loads(shape_text, 0, NULL), *x;
-    enum dtype t;
+    enum dtype t = DTYPE_F32;
     size_t i;
     assert_true(shape && dtype_from_safetensors(dtype, &t));
     size_t bytes = dtype_bytes(t);
