@@ -120,9 +120,9 @@ static bool deal(struct corpus *c, struct err *e)
         }
         if (ok && s->n < s->wanted)
             ok = err_set(e, ERR_INPUT, "%s: the text has too few documents for `%s`: %u windows of %u tokens were wanted, "
-                         "%u could be had (%zu documents in all, %zu already used by other sets); give more text, fewer or "
-                         "shorter windows%s", node_string(c->n, "text"), set_names[deal_order[i]], s->wanted, c->window,
-                         s->n, c->documents.n, next, c->mask ? "" : ", or `short: mask`");
+                         "%u could be had (%zu of %zu documents were looked at, by this set and those before it); "
+                         "give more text, fewer or shorter windows%s", node_string(c->n, "text"), set_names[deal_order[i]], s->wanted, c->window,
+                         s->n, next, c->documents.n, c->mask ? "" : ", or `short: mask`");
     }
     mem_free(order);
     return ok;

@@ -44,6 +44,9 @@ bool h5_fail(struct err *e, const char *format, ...)
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &d);
     H5Eclear2(H5E_DEFAULT);
     int number = error_number(d.text);
+    char *details = strstr(d.text, ": time = "); /* libhdf5 goes on with clock, buffer address and the like */
+    if (details && number)
+        snprintf(details, sizeof d.text - (size_t)(details - d.text), ": %s (errno = %d)", strerror(number), number);
     bool resource = d.memory || disk_number(number) || number == EMFILE || number == ENFILE || number == ENOMEM;
     return err_set(e, resource ? ERR_RESOURCE : ERR_IO, "%s: HDF5 says: %s", what, d.text);
 }

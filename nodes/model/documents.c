@@ -88,8 +88,8 @@ static bool add_json(struct documents *d, const json_t *item, const char *key, s
 {
     const json_t *value = *key ? json_object_get(item, key) : item;
     if (!json_is_string(value))
-        return err_set(e, ERR_INPUT, "%s: item %zu %s%s%s is no text; parameter `json_key` names the member that is", path,
-                       ordinal, *key ? "(member '" : "", key, *key ? "')" : "");
+        return err_set(e, ERR_INPUT, "%s: item %zu%s%s%s is no text; parameter `json_key` names the member that is", path,
+                       ordinal, *key ? ", member '" : "", key, *key ? "'," : "");
     size_t n = json_string_length(value);
     char *copy = arena_strndup(&d->arena, json_string_value(value), n, e);
     return copy && add(d, copy, 0, n, ordinal, e);

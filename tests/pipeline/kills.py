@@ -79,10 +79,11 @@ def main():
         want, want_rows = objects(folder + "/whole"), rows(folder + "/whole")
         done, finished, before = 0, 0, []
         target = folder + "/killed"
+        longest = whole * 0.5  # of a round; adapted so that most rounds are killed whatever else the machine does
         while done < kills:
-            # Moments are spread over the whole life of a run: the later a run has got, the later it may be killed.
-            if run_and_kill(command(scout, root, target), random.uniform(0.0, whole * 0.5)) is None:
+            if run_and_kill(command(scout, root, target), random.uniform(0.0, longest)) is None:
                 done += 1
+                longest *= 1.05
                 now = rows(target)
                 if [r[3] for r in now[: len(before)]] != [r[3] for r in before] and len(now) >= len(before):
                     if not set(r[3] for r in before) <= set(r[3] for r in now):
@@ -90,6 +91,7 @@ def main():
                 before = now
             else:
                 finished += 1
+                longest *= 0.7
                 if objects(target) != want:
                     sys.exit("a killed and resumed run ended with other bytes")
                 shutil.rmtree(target)

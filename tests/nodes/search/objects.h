@@ -16,7 +16,7 @@ static inline struct key made_key(const char *seed)
 static inline struct object *made_commit(struct store *s, struct writer *w, const char *seed)
 {
     struct err e;
-    struct object *o;
+    struct object *o = NULL;
     struct key k = made_key(seed);
     assert_ok(writer_commit(w, &e) && object_open(&o, s, &k, &e), e);
     assert_non_null(o);
