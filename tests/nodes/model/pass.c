@@ -63,37 +63,37 @@ static bool ignore_row(void *context, size_t candidate, size_t window, const str
     return true;
 }
 
-static struct fixture open_fixture(enum dtype mode, int threads)
+/* In place: the parts point to each other. */
+static void open_fixture(struct fixture *x, enum dtype mode, int threads)
 {
-    struct fixture x = {0};
+    *x = (struct fixture){0};
     char path[1024];
     struct err e;
     snprintf(path, sizeof path, "%s/data/models/babyllama-1m", check_root());
-    x.q = (struct queue){.k = kernels_cpu(&e), .threads = threads, .device = TENSOR_HOST};
-    assert_non_null(x.q.k);
-    assert_ok(model_open(&x.model, path, &e), e);
-    assert_ok(forward_open(&x.f, x.model, &x.q, mode, WINDOW, &e), e);
-    x.tokens = (struct token_set){.n = WINDOWS, .window = WINDOW};
-    assert_ok(mem_new(&x.tokens.ids, WINDOWS * WINDOW, &e), e);
-    assert_ok(mem_new(&x.tokens.length, WINDOWS, &e), e);
+    x->q = (struct queue){.k = kernels_cpu(&e), .threads = threads, .device = TENSOR_HOST};
+    assert_non_null(x->q.k);
+    assert_ok(model_open(&x->model, path, &e), e);
+    assert_ok(forward_open(&x->f, x->model, &x->q, mode, WINDOW, &e), e);
+    x->tokens = (struct token_set){.n = WINDOWS, .window = WINDOW};
+    assert_ok(mem_new(&x->tokens.ids, WINDOWS * WINDOW, &e), e);
+    assert_ok(mem_new(&x->tokens.length, WINDOWS, &e), e);
     srand(7);
     for (int w = 0; w < WINDOWS; w++) {
-        x.tokens.length[w] = WINDOW - 5 * w; /* the later ones are short */
-        for (int t = 0; t < x.tokens.length[w]; t++)
-            x.tokens.ids[w * WINDOW + t] = rand() % x.model->config.vocab;
+        x->tokens.length[w] = WINDOW - 5 * w; /* the later ones are short */
+        for (int t = 0; t < x->tokens.length[w]; t++)
+            x->tokens.ids[w * WINDOW + t] = rand() % x->model->config.vocab;
     }
     for (int c = 0; c < CANDIDATES; c++) {
-        size_t units = (size_t)x.model->n_units;
-        assert_ok(mem_new(&x.assignment[c], units, &e), e);
+        size_t units = (size_t)x->model->n_units;
+        assert_ok(mem_new(&x->assignment[c], units, &e), e);
         if (c % 3 == 1) /* a near neighbour of the one before */
-            memcpy(x.assignment[c], x.assignment[c - 1], units);
+            memcpy(x->assignment[c], x->assignment[c - 1], units);
         else
             for (size_t u = 0; u < units; u++)
-                x.assignment[c][u] = (uint8_t)(rand() % 4);
-        x.assignment[c][(size_t)rand() % units] = (uint8_t)(rand() % 4);
+                x->assignment[c][u] = (uint8_t)(rand() % 4);
+        x->assignment[c][(size_t)rand() % units] = (uint8_t)(rand() % 4);
     }
-    memset(x.assignment[0], 3, (size_t)x.model->n_units); /* the original */
-    return x;
+    memset(x->assignment[0], 3, (size_t)x->model->n_units); /* the original */
 }
 
 static void close_fixture(struct fixture *x)
@@ -170,7 +170,8 @@ static void assert_same(const struct results *a, const struct results *b, const 
 
 static void check_mode(enum dtype mode)
 {
-    struct fixture x = open_fixture(mode, 1);
+    struct fixture x;
+    open_fixture(&x, mode, 1);
     struct results *full = new_results(), *other = new_results();
     struct err e;
     open_teacher(&x);

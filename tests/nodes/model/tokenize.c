@@ -1,8 +1,5 @@
-/* tokenize TOKENIZER.json [--special] [--ids] FILE...: for each file, encoded as one text, a line
- *
- *     <SHA-256 of the ids as little-endian i32> <number of ids> <file>
- *
- * or with --ids the ids themselves, one line per file. tools/check_tokens.py compares the lines with the golden ones. */
+/* Not a test by itself: prints "SHA-256 COUNT FILE" of the ids of each text, for tools/check_tokens.py.
+ * usage: tokenize TOKENIZER.json SPECIAL FILE...     (ids as little-endian i32; SPECIAL is 0 or 1) */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,48 +7,40 @@
 #include "nodes/model/json.h"
 #include "nodes/model/tokenizer.h"
 
-#define MOST_BYTES ((size_t)1 << 30)
-
-static bool encode_file(const struct tokenizer *t, const char *path, bool special, bool ids, struct err *e)
+static bool print_file(const struct tokenizer *t, bool special, const char *path, struct err *e)
 {
-    char *text = NULL, digest[KEY_TEXT];
+    char *text, hex[KEY_TEXT];
     size_t n, count;
-    int32_t *list = NULL;
-    struct key k;
-    bool ok = json_read_file(&text, &n, path, MOST_BYTES, e) && tokenizer_encode(t, text, n, special, &list, &count, e) &&
-              key_of_bytes(list, count * sizeof *list, &k, e);
-    if (ok && ids) {
-        for (size_t i = 0; i < count; i++)
-            printf(i ? " %d" : "%d", list[i]);
-        printf("\n");
-    } else if (ok) {
-        printf("%s %zu %s\n", key_text(&k, digest), count, path);
-    }
-    mem_free(list);
+    int32_t *ids;
+    struct key digest;
+    if (!json_read_file(&text, &n, path, (size_t)1 << 30, e))
+        return false;
+    bool ok = tokenizer_encode(t, text, n, special, &ids, &count, e);
     mem_free(text);
-    return ok || err_context(e, "%s", path);
+    if (!ok)
+        return err_context(e, "%s", path);
+    ok = key_of_bytes(ids, count * sizeof *ids, &digest, e);
+    mem_free(ids);
+    if (ok)
+        printf("%s %zu %s\n", key_text(&digest, hex), count, path);
+    return ok;
 }
 
 int main(int argc, char **argv)
 {
-    struct tokenizer *t = NULL;
-    struct err e = {0};
-    bool special = false, ids = false;
-    if (argc < 3) {
-        fprintf(stderr, "usage: tokenize TOKENIZER.json [--special] [--ids] FILE...\n");
+    struct tokenizer *t;
+    struct err e;
+    if (argc < 4) {
+        fprintf(stderr, "usage: tokenize TOKENIZER.json SPECIAL FILE...\n");
         return 2;
     }
     bool ok = tokenizer_open(&t, argv[1], &e);
-    for (int i = 2; ok && i < argc; i++) {
-        if (strcmp(argv[i], "--special") == 0)
-            special = true;
-        else if (strcmp(argv[i], "--ids") == 0)
-            ids = true;
-        else
-            ok = encode_file(t, argv[i], special, ids, &e);
+    for (int i = 3; ok && i < argc; i++)
+        ok = print_file(t, strcmp(argv[2], "1") == 0, argv[i], &e);
+    if (!ok) {
+        fprintf(stderr, "tokenize: %s\n", e.text);
+        return 1;
     }
     tokenizer_close(t);
-    if (!ok)
-        fprintf(stderr, "tokenize: %s\n", e.text);
-    return ok ? 0 : 1;
+    return 0;
 }

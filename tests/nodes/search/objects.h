@@ -27,8 +27,9 @@ static inline void made_add(struct writer *w, const char *name, enum dtype t, ui
                             const void *data)
 {
     struct err e;
-    assert_ok(writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = columns ? 2 : 1, .shape = {rows, columns},
-                                              .unit = "1", .axes = "", .description = ""}, data, &e), e);
+    assert_ok(writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = columns ? 2 : 1,
+                                              .shape = {rows, columns}, .unit = "1", .axes = "", .description = ""},
+                         data, &e), e);
 }
 
 /* What `quantize` would have made. Each unit has two matrices, of a quarter and three quarters of its parameters, with
@@ -52,13 +53,14 @@ static inline struct object *made_quantize(const struct made *x, struct store *s
         columns[i] = 256;
         rows[i] = (int64_t)m->parameters[i / 2] / 1024 * (i % 2 ? 3 : 1);
         for (int f = 0; f < MADE_FORMATS; f++) {
-            loss[i * MADE_FORMATS + (uint64_t)f] = x->cost[i / 2 * MADE_FORMATS + (uint64_t)f] * (i % 2 ? 7.0 / 6 : 0.5);
+            double unit_loss = x->cost[i / 2 * MADE_FORMATS + (uint64_t)f];
+            loss[i * MADE_FORMATS + (uint64_t)f] = unit_loss * (i % 2 ? 7.0 / 6 : 0.5);
             none[i * MADE_FORMATS + (uint64_t)f] = NAN;
         }
     }
     assert_ok(writer_add_strings(w, "units/name", (const char *const *)m->unit_names, units, "unit", "", &e) &&
-              writer_add_strings(w, "formats/name", (const char *const *)m->format_names, MADE_FORMATS, "format", "", &e),
-              e);
+              writer_add_strings(w, "formats/name", (const char *const *)m->format_names, MADE_FORMATS, "format", "",
+                                 &e), e);
     made_add(w, "units/parameters", DTYPE_U64, units, 0, m->parameters);
     made_add(w, "units/layer", DTYPE_I32, units, 0, m->layers);
     made_add(w, "bytes", DTYPE_U64, units, MADE_FORMATS, m->bytes);
