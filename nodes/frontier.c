@@ -117,8 +117,8 @@ static bool learn(struct frontier *f, struct err *e)
     const struct candidates *tables[] = {&f->rows};
     if (!refit_costs(&f->menu, f->cost, tables, 1, f->knee < 0 ? NAN : f->knee_bpp, f->cost, &fit, e))
         return false;
-    node_log(f->n, "costs refitted to %zu measured candidates: relative error %.3f before, %.3f after (each predicted from "
-             "the others)", fit.n_rows, fit.error_before, fit.error_after);
+    node_log(f->n, "costs refitted to %zu measured candidates: relative error %.3f before, %.3f after (each predicted "
+             "from the others)", fit.n_rows, fit.error_before, fit.error_after);
     return true;
 }
 
@@ -292,8 +292,9 @@ static bool write_predicted(const struct frontier *f, struct err *e)
 {
     struct writer *w = node_output(f->n);
     const struct archive_quality *q = archive_quality(f->archive);
-    struct dataset d = {.name = "predicted/bytes", .dtype = DTYPE_U64, .rank = 1, .shape = {f->n_points}, .unit = "byte",
-                        .axes = "point", .description = "size of the predicted frontier's points, ascending"};
+    struct dataset d = {.name = "predicted/bytes", .dtype = DTYPE_U64, .rank = 1, .shape = {f->n_points},
+                        .unit = "byte", .axes = "point",
+                        .description = "size of the predicted frontier's points, ascending"};
     uint64_t *bytes = NULL;
     double *cost = NULL;
     bool ok = mem_new(&bytes, f->n_points, e) && mem_new(&cost, f->n_points, e);
@@ -316,8 +317,8 @@ static bool write_predicted(const struct frontier *f, struct err *e)
 static void tell(const struct frontier *f)
 {
     const struct archive_quality *q = archive_quality(f->archive);
-    node_log(f->n, "predicted frontier of %zu points from %.4f to %.4f bpp (%s%.3g); %zu candidates proposed", f->n_points,
-             menu_bpp(&f->menu, f->points[0].bytes), menu_bpp(&f->menu, f->points[f->n_points - 1].bytes),
+    node_log(f->n, "predicted frontier of %zu points from %.4f to %.4f bpp (%s%.3g); %zu candidates proposed",
+             f->n_points, menu_bpp(&f->menu, f->points[0].bytes), menu_bpp(&f->menu, f->points[f->n_points - 1].bytes),
              q->is_exact ? "exact, gap " : "at most above the optimum, as a share of the largest cost: ", q->gap,
              f->proposals.n);
     node_stat(f->n, "predicted_points", (double)f->n_points, "point");
@@ -366,7 +367,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         return false;
     double limit = (double)node_int(n, "limit"), units = menu.n_units, formats = menu.n_formats;
     double bytes = limit * (16 * (2 * formats + 2) + sqrt(units) * (16 + 21)) + units * formats * 128;
-    *out = (struct needs){.cores = 1, .memory = (uint64_t)bytes + (32u << 20), .disk = (uint64_t)limit * 16 + (1u << 20)};
+    *out = (struct needs){.cores = 1, .memory = (uint64_t)bytes + (32u << 20),
+                          .disk = (uint64_t)limit * 16 + (1u << 20)};
     menu_fini(&menu);
     return true;
 }

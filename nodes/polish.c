@@ -36,7 +36,8 @@ static bool refit(void *context, struct descent *d, struct err *e)
     struct polish *p = context;
     struct refit fit;
     const struct candidates *tables[] = {d->table, &p->known};
-    return refit_costs(p->menu, p->l1, tables, p->is_comparable ? 2 : 1, d->table->list[d->chosen].bpp, d->cost, &fit, e);
+    double centre = d->table->list[d->chosen].bpp;
+    return refit_costs(p->menu, p->l1, tables, p->is_comparable ? 2 : 1, centre, d->cost, &fit, e);
 }
 
 static void tell(void *context, const struct descent_move *m)

@@ -59,8 +59,8 @@ static void add_rows(const struct rank *r, const struct candidates *rows, const 
 {
     for (size_t i = 0; i < rows->n; i++) {
         const struct candidate *c = &rows->list[i];
-        int u = candidate_is_complete(rows, c) ? single_difference(base->assignment, c->assignment, r->menu.n_units) : -1;
-        if (u < 0)
+        int u = single_difference(base->assignment, c->assignment, r->menu.n_units);
+        if (u < 0 || !candidate_is_complete(rows, c))
             continue;
         const double *of = r->cost + u * r->menu.n_formats;
         rise[u] += c->kl_mean - base->kl_mean;
@@ -161,7 +161,7 @@ static bool write_result(const struct rank *r, struct err *e)
     struct dataset order = {.name = "order", .dtype = DTYPE_U8, .rank = 2, .shape = {units, formats}, .unit = "1",
                             .axes = "unit, rank", .description = "formats from the lowest cost to the highest"};
     struct dataset scale = {.name = "scale", .dtype = DTYPE_F64, .rank = 1, .shape = {units}, .unit = "nat",
-                            .axes = "unit", .description = "KL per unit of relative loss; 1 where nothing was measured"};
+                            .axes = "unit", .description = "KL per relative loss; 1 where nothing was measured"};
     struct dataset parameters = {.name = "units/parameters", .dtype = DTYPE_U64, .rank = 1, .shape = {units},
                                  .unit = "1", .axes = "unit", .description = "weights of the unit"};
     struct dataset layer = {.name = "units/layer", .dtype = DTYPE_I32, .rank = 1, .shape = {units}, .unit = "1",
@@ -172,7 +172,8 @@ static bool write_result(const struct rank *r, struct err *e)
     order_formats(r, table);
     return writer_add_take(w, &order, table, e) && writer_add(w, &cost, r->cost, e) &&
            writer_add(w, &scale, r->scale, e) &&
-           writer_add_strings(w, "units/name", (const char *const *)r->menu.unit_names, units, "unit", "unit names", e) &&
+           writer_add_strings(w, "units/name", (const char *const *)r->menu.unit_names, units, "unit", "unit names",
+                              e) &&
            writer_add(w, &parameters, r->menu.parameters, e) && writer_add(w, &layer, r->menu.layers, e) &&
            writer_add_strings(w, "formats/name", (const char *const *)r->menu.format_names, formats, "format",
                               "format names", e);

@@ -210,8 +210,8 @@ static bool choose(struct select *s, struct err *e)
         snprintf(limit, sizeof limit, " at most %" PRIu64 " bytes (%.4f bpp)", most, menu_bpp(&s->menu, most));
     if (kl > 0)
         snprintf(ceiling, sizeof ceiling, "%s KL at most %.6g", *limit ? " and" : "", kl);
-    return err_set(e, ERR_INPUT, "no measured candidate has%s%s: the frontier goes from %" PRIu64 " bytes (%.4f bpp) at KL "
-                   "%.6g to %" PRIu64 " bytes (%.4f bpp) at KL %.6g", limit, ceiling, first->bytes, first->bpp,
+    return err_set(e, ERR_INPUT, "no measured candidate has%s%s: the frontier goes from %" PRIu64 " bytes (%.4f bpp) "
+                   "at KL %.6g to %" PRIu64 " bytes (%.4f bpp) at KL %.6g", limit, ceiling, first->bytes, first->bpp,
                    first->kl_mean, last->bytes, last->bpp, last->kl_mean);
 }
 
@@ -220,8 +220,8 @@ static bool choose(struct select *s, struct err *e)
 static bool write_column(struct writer *w, const char *name, enum dtype t, const void *data, size_t n, const char *unit,
                          const char *axes, const char *description, struct err *e)
 {
-    return writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = 1, .shape = {n}, .unit = unit, .axes = axes,
-                                           .description = description}, data, e);
+    return writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = 1, .shape = {n}, .unit = unit,
+                                           .axes = axes, .description = description}, data, e);
 }
 
 static bool write_result(const struct select *s, struct err *e)
@@ -245,7 +245,8 @@ static bool write_result(const struct select *s, struct err *e)
            write_column(w, "leave_one_out/knee", DTYPE_U32, s->dropped_knee, s->n_dropped, "1", "drop",
                         "id of the knee without it", e) &&
            write_column(w, "interval/low", DTYPE_F64, s->low, s->rows.n, "nat", "candidate",
-                        "lower end of the 95 % interval of kl_mean over documents; NaN: one document, or incomplete", e) &&
+                        "lower end of the 95 % interval of kl_mean over documents; NaN: one document, or incomplete",
+                        e) &&
            write_column(w, "interval/high", DTYPE_F64, s->high, s->rows.n, "nat", "candidate", "upper end", e) &&
            write_column(w, "chosen", DTYPE_U32, &s->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
 }
@@ -274,8 +275,8 @@ static void tell(const struct select *s)
         node_log(s->n, "the knee is candidate %u in %.1f %% of the resamples%s", knee, 100 * s->mass,
                  s->mass < SURE ? ": it is unsure; a `budget`, `bpp` or `kl` can choose instead" : "");
     if (!s->curve.knee.is_found)
-        node_log(s->n, "no point passes Kneedle's test at sensitivity %g: taken is the one farthest from the line between "
-                 "the ends", s->options.sensitivity);
+        node_log(s->n, "no point passes Kneedle's test at sensitivity %g: taken is the one farthest from the line "
+                 "between the ends", s->options.sensitivity);
     node_log(s->n, "leaving out another point of the frontier moves the knee in %zu of %zu cases", moved,
              s->n_dropped > 0 ? s->n_dropped - 1 : 0);
     if (!isnan(s->mass))

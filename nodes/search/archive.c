@@ -73,7 +73,7 @@ struct archive {
     struct step *steps;      /* NULL when exact */
     size_t n_steps;
     struct archive_point *points;
-    int64_t *source;         /* [point]: >= 0: index in A[n]; -1 - v: vertex v of the hull; NULL: point i is i of A[n] */
+    int64_t *source;         /* [point]: >= 0: index in A[n]; -1 - v: vertex v of the hull. NULL: the points are A[n] */
     size_t n_points;
     struct archive_quality quality;
 };
@@ -201,7 +201,9 @@ static void merge(const struct layer *from, const struct option *options, size_t
         struct head *least = NULL;
         for (size_t o = 0; o < n_options; o++) {
             struct head *h = &heads[o];
-            if (!h->is_done && (!least || h->bytes < least->bytes || (h->bytes == least->bytes && h->cost < least->cost)))
+            if (h->is_done)
+                continue;
+            if (!least || h->bytes < least->bytes || (h->bytes == least->bytes && h->cost < least->cost))
                 least = h;
         }
         if (!least)

@@ -50,6 +50,7 @@ const struct archive_quality *archive_quality(const struct archive *a);
 /* The assignments of n points (indices in any order, repeated or not) into out [n, unit]. They are found together in
  * one walk back through the units, so ask for many at once. Of assignments with equal sums the kept one has the fewer
  * bytes in the last unit where they differ. */
-bool archive_assignments(const struct archive *a, const size_t *points, size_t n, uint8_t *out, struct err *e) ERR_CHECK;
+bool archive_assignments(const struct archive *a, const size_t *points, size_t n, uint8_t *out,
+                         struct err *e) ERR_CHECK;
 
 #endif

@@ -18,8 +18,8 @@ static bool check_menu(struct menu *m, struct object *o, struct err *e)
         for (int f = 0; f < m->n_formats; f++)
             choices += m->available[u * m->n_formats + f] != 0;
         if (choices == 0)
-            return err_set(e, ERR_INPUT, "%s: unit '%s' can have none of the %d formats; add bf16 to the formats of the "
-                           "quantize node", object_path(o), m->unit_names[u], m->n_formats);
+            return err_set(e, ERR_INPUT, "%s: unit '%s' can have none of the %d formats; add bf16 to the formats of "
+                           "the quantize node", object_path(o), m->unit_names[u], m->n_formats);
         m->total_parameters += m->parameters[u];
     }
     if (m->total_parameters == 0)
@@ -78,8 +78,8 @@ static bool check_names(struct object *o, const char *name, char *const *names, 
     if (!object_read_strings(o, name, &theirs, &count, e))
         return err_context(e, "%s", what);
     bool ok = count == (uint64_t)n ||
-              err_set(e, ERR_INPUT, "%s: %s has %llu entries, %d were expected: it was made from other renderings", what,
-                      name, (unsigned long long)count, n);
+              err_set(e, ERR_INPUT, "%s: %s has %llu entries, %d were expected: it was made from other renderings",
+                      what, name, (unsigned long long)count, n);
     for (int i = 0; ok && i < n; i++)
         if (strcmp(theirs[i], names[i]) != 0)
             ok = err_set(e, ERR_INPUT, "%s: %s[%d] is '%s', '%s' was expected: it was made from other renderings", what,
@@ -436,8 +436,8 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
         return err_set(e, ERR_INPUT, "'%s' was measured in '%s' and '%s' in '%s'; only rows of one numeric mode can be "
                        "compared", a_node, a->numeric, b_node, b->numeric);
     if (a->n_windows != b->n_windows || strcmp(a->tokens, b->tokens) != 0)
-        return err_set(e, ERR_INPUT, "'%s' was measured on other windows (%u of them) than '%s' (%u); connect nodes that "
-                       "measure on the same token set", b_node, b->n_windows, a_node, a->n_windows);
+        return err_set(e, ERR_INPUT, "'%s' was measured on other windows (%u of them) than '%s' (%u); connect nodes "
+                       "that measure on the same token set", b_node, b->n_windows, a_node, a->n_windows);
     return true;
 }
 
@@ -575,8 +575,8 @@ static bool write_windows(const struct candidates *c, struct writer *w, struct e
     struct dataset tokens = {.name = "windows/tokens", .dtype = DTYPE_U32, .rank = 1, .shape = {c->n_windows},
                              .unit = "token", .axes = "window", .description = "scored positions"};
     struct dataset document = {.name = "windows/document", .dtype = DTYPE_U32, .rank = 1, .shape = {c->n_windows},
-                               .unit = "1", .axes = "window", .description = "index of the document: intervals are over "
-                               "documents"};
+                               .unit = "1", .axes = "window", .description = "index of the document: intervals are "
+                               "over documents"};
     struct dataset kl = {.name = "candidates/kl_window", .dtype = DTYPE_F64, .rank = 2, .shape = {c->n, c->n_windows},
                          .unit = "nat", .axes = "candidate, window", .description = "mean KL over the window's scored "
                          "positions; NaN where not measured"};

@@ -129,8 +129,8 @@ static bool try_proposal(struct descent *d, uint32_t base, const struct proposal
 
 /* Put the next untried moves into the table: at first no more than PER_UNIT that change the same unit, so that a batch
  * does not hang on one guess; then any. `used` counts by unit, zeroed. */
-static bool fill_batch(struct descent *d, uint32_t base, const struct proposals *list, size_t wanted, uint8_t *assignment,
-                       uint8_t *used, struct err *e)
+static bool fill_batch(struct descent *d, uint32_t base, const struct proposals *list, size_t wanted,
+                       uint8_t *assignment, uint8_t *used, struct err *e)
 {
     size_t got = 0;
     for (int strict = 1; strict >= 0; strict--)

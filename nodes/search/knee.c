@@ -24,7 +24,8 @@ static bool is_knee(const double *d, size_t n, size_t i, double drop)
     return false;
 }
 
-bool knee_find(const double *x, const double *y, size_t n, const struct knee_options *o, struct knee *out, struct err *e)
+bool knee_find(const double *x, const double *y, size_t n, const struct knee_options *o, struct knee *out,
+               struct err *e)
 {
     while (o->is_log && n > 0 && !(y[n - 1] > 0)) /* y falls, so what is not positive is at the end */
         n--;

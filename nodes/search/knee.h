@@ -8,8 +8,8 @@
 #include "engine/base/err.h"
 
 struct knee_options {
-    double sensitivity; /* S of the paper: how far the curve must fall below a knee, in mean steps of x; 1 is its default */
-    bool is_log;        /* take the logarithm of y: then points with y <= 0 (the reference itself) are not on the curve */
+    double sensitivity; /* S of the paper (1 there): how far d must fall below a knee's, in mean steps of x */
+    bool is_log;        /* take the logarithm of y: points with y <= 0 (the reference itself) are not on the curve */
 };
 
 struct knee {

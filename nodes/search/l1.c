@@ -54,8 +54,9 @@ static bool add_losses(const struct losses *l, const struct menu *m, struct obje
             if (!m->available[to])
                 continue;
             if (!(loss >= 0 && loss < INFINITY))
-                return err_set(e, ERR_NUMERIC, "%s: matrix %llu of unit '%s' has loss %g in format '%s'", object_path(o),
-                               (unsigned long long)i, m->unit_names[l->unit[i]], loss, m->format_names[f]);
+                return err_set(e, ERR_NUMERIC, "%s: matrix %llu of unit '%s' has loss %g in format '%s'",
+                               object_path(o), (unsigned long long)i, m->unit_names[l->unit[i]], loss,
+                               m->format_names[f]);
             cost[to] += parameters * loss;
         }
     }

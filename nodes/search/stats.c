@@ -141,8 +141,8 @@ double stats_student(double q, double freedom)
     return low + (high - low) / 2;
 }
 
-bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n, double level,
-                            double *low, double *high, struct err *e)
+bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
+                            double level, double *low, double *high, struct err *e)
 {
     uint32_t *index, n_clusters;
     double *residual = NULL, values = 0, weights = 0, squares = 0;

@@ -13,7 +13,8 @@ uint64_t stats_random(uint64_t *state);
 uint64_t stats_below(uint64_t *state, uint64_t n);
 
 /* Documents renumbered 0..*n_documents-1 in the order of their first window: index[w] for the n windows. */
-bool stats_documents(const uint32_t *document, size_t n, uint32_t *index, uint32_t *n_documents, struct err *e) ERR_CHECK;
+bool stats_documents(const uint32_t *document, size_t n, uint32_t *index, uint32_t *n_documents,
+                     struct err *e) ERR_CHECK;
 /* One bootstrap resample: how often each of n documents is drawn in n draws with replacement. Using the same counts for
  * several candidates makes their comparison paired. */
 void stats_resample(uint64_t *state, uint32_t *counts, uint32_t n);
@@ -27,8 +28,8 @@ double stats_student(double q, double freedom);
  * it is a sum over (positions). Student's t on the linearised ratio (Cochran 1977, 6.4), clusters - 1 degrees of
  * freedom: with R the ratio and d_c = sum over cluster c of (value - R * weight), variance = D / (D - 1) * sum d_c^2 /
  * (sum weight)^2. Both ends are NaN when there are fewer than two clusters. */
-bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n, double level,
-                            double *low, double *high, struct err *e) ERR_CHECK;
+bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
+                            double level, double *low, double *high, struct err *e) ERR_CHECK;
 /* Spearman's rank correlation, ties by their mean rank. NaN when n < 2 or either side is constant; no value is NaN. */
 bool stats_spearman(const double *x, const double *y, size_t n, double *out, struct err *e) ERR_CHECK;
 

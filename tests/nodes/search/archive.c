@@ -41,7 +41,8 @@ static struct archive_problem problem_of(const struct instance *x)
 /* Small numbers, so that equal sums are common; some formats are missing. */
 static struct instance random_instance(uint64_t *state)
 {
-    struct instance x = new_instance(1 + (int)stats_below(state, MOST_UNITS), 1 + (int)stats_below(state, MOST_FORMATS));
+    int n_units = 1 + (int)stats_below(state, MOST_UNITS), n_formats = 1 + (int)stats_below(state, MOST_FORMATS);
+    struct instance x = new_instance(n_units, n_formats);
     bool is_coarse = stats_below(state, 2);
     for (int u = 0; u < x.n_units; u++) {
         for (int f = 0; f < x.n_formats; f++) {

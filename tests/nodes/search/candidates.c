@@ -183,7 +183,8 @@ static void tables_unite_by_assignment_and_a_measured_row_wins(void **state)
     assert_non_null(candidates_add(&two, &w->made.menu, proposed.list[0].assignment, "fourth", 0, &e));
     made_measure(&w->made, &one, 0);
     made_measure(&w->made, &two, 0);
-    struct object *objects[] = {made_object(&w->made, &proposed, w->store, "p"), made_object(&w->made, &one, w->store, "1"),
+    struct object *objects[] = {made_object(&w->made, &proposed, w->store, "p"),
+                                made_object(&w->made, &one, w->store, "1"),
                                 made_object(&w->made, &two, w->store, "2")};
     struct node n;
     fake_node_init(&n, &reader, w->store, "reader");
@@ -232,7 +233,8 @@ static void tables_that_cannot_be_compared_are_refused(void **state)
             other.menu.format_names = names;
         }
         snprintf(name, sizeof name, "wrong%d", kind);
-        struct object *a = made_object(&w->made, &one, w->store, "right"), *b = made_object(&other, &two, w->store, name);
+        struct object *a = made_object(&w->made, &one, w->store, "right");
+        struct object *b = made_object(&other, &two, w->store, name);
         struct node n;
         fake_node_init(&n, &reader, w->store, "reader");
         fake_node_connect(&n, "rows", "measure", a, NULL);

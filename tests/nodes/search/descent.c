@@ -137,8 +137,9 @@ static void the_end_is_a_local_optimum(void **state)
             for (int f = 0; f < MADE_FORMATS * MADE_FORMATS; f++) {
                 a[u] = (uint8_t)(f / MADE_FORMATS);
                 a[v] = (uint8_t)(f % MADE_FORMATS);
-                int64_t du = (int64_t)(m->bytes[u * MADE_FORMATS + a[u]] - m->bytes[u * MADE_FORMATS + end->assignment[u]]);
-                int64_t dv = (int64_t)(m->bytes[v * MADE_FORMATS + a[v]] - m->bytes[v * MADE_FORMATS + end->assignment[v]]);
+                const uint64_t *at_u = m->bytes + u * MADE_FORMATS, *at_v = m->bytes + v * MADE_FORMATS;
+                int64_t du = (int64_t)(at_u[a[u]] - at_u[end->assignment[u]]);
+                int64_t dv = (int64_t)(at_v[a[v]] - at_v[end->assignment[v]]);
                 bool fits = m->available[u * MADE_FORMATS + a[u]] && m->available[v * MADE_FORMATS + a[v]] &&
                             menu_bytes(m, a) <= t.d.most_bytes;
                 bool is_move = a[u] == end->assignment[u] || a[v] == end->assignment[v] || (du > 0) != (dv > 0);

@@ -301,7 +301,8 @@ static void frontier_with_nothing_left_proposes_an_empty_table(void **state)
     struct object *first = run_fine(&node_frontier, "few", (struct setting[]){{"surrogate", rank, NULL},
                                                                               {"count", NULL, "0"}, {0}});
     struct object *rows = measure_object(first, "few rows");
-    struct object *o = run_fine(&node_frontier, "none", (struct setting[]){{"surrogate", rank, NULL}, {"rows", rows, NULL},
+    struct object *o = run_fine(&node_frontier, "none", (struct setting[]){{"surrogate", rank, NULL},
+                                                                           {"rows", rows, NULL},
                                                                            {"count", NULL, "0"}, {0}});
     assert_ok(candidates_read(&c, o, &e), e);
     assert_int_equal(c.n, 0);
@@ -372,8 +373,10 @@ static void select_is_the_same_twice_and_other_with_another_seed_only_in_mass(vo
 {
     (void)state;
     struct object *rows = measured_rows();
-    struct object *a = run_fine(&node_select, "seed 1", (struct setting[]){{"rows", rows, NULL}, {"seed", NULL, "1"}, {0}});
-    struct object *b = run_fine(&node_select, "seed 2", (struct setting[]){{"rows", rows, NULL}, {"seed", NULL, "2"}, {0}});
+    struct setting settings[2][3] = {{{"rows", rows, NULL}, {"seed", NULL, "1"}},
+                                     {{"rows", rows, NULL}, {"seed", NULL, "2"}}};
+    struct object *a = run_fine(&node_select, "seed 1", settings[0]);
+    struct object *b = run_fine(&node_select, "seed 2", settings[1]);
     assert_int_equal(load_one(a, "chosen"), load_one(b, "chosen"));
     assert_int_equal(load_one(a, "knee/id"), load_one(b, "knee/id"));
     object_close(a);
@@ -408,8 +411,9 @@ static void select_keeps_budgets_and_ceilings(void **state)
                 assert_true(c.list[j].bytes >= chosen->bytes);
         object_close(o);
     }
-    assert_err(run_node(&node_select, "too small", (struct setting[]){{"rows", rows, NULL}, {"budget", NULL, "1000"}, {0}},
-                        &o, &e), e, ERR_INPUT, "no measured candidate has at most 1000 bytes");
+    assert_err(run_node(&node_select, "too small", (struct setting[]){{"rows", rows, NULL}, {"budget", NULL, "1000"},
+                                                                     {0}}, &o, &e), e, ERR_INPUT,
+               "no measured candidate has at most 1000 bytes");
     assert_err(run_node(&node_select, "both", (struct setting[]){{"rows", rows, NULL}, {"bpp", NULL, "5"},
                                                                 {"kl", NULL, "0.001"}, {0}}, &o, &e), e, ERR_INPUT,
                "and KL at most 0.001: the frontier goes from");

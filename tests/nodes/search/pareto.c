@@ -34,7 +34,8 @@ static void it_is_what_the_definition_says(void **state)
             long by = -1;
             bool takes_part = !isnan(x[i]) && !isnan(y[i]);
             for (size_t j = 0; j < n && takes_part; j++)
-                if (j != i && beats(x, y, j, i) && (by < 0 || y[j] < y[by] || (y[j] == y[by] && beats(x, y, j, (size_t)by))))
+                if (j != i && beats(x, y, j, i) &&
+                    (by < 0 || y[j] < y[by] || (y[j] == y[by] && beats(x, y, j, (size_t)by))))
                     by = (long)j;
             assert_int_equal(dominated_by[i], by);
             expected += takes_part && by < 0;

@@ -68,7 +68,8 @@ static void costs_stay_positive_and_missing_ones_missing(void **state)
             else if (x.cost[i] == 0)
                 assert_true(cost[i] == 0);
             else
-                assert_true(cost[i] >= 0.0999 * result.scale * x.cost[i] && cost[i] <= 10.001 * result.scale * x.cost[i]);
+                assert_true(cost[i] >= 0.0999 * result.scale * x.cost[i] &&
+                            cost[i] <= 10.001 * result.scale * x.cost[i]);
         }
     }
     made_fini(&x);
