@@ -26,7 +26,7 @@ struct verify {
     struct model *model; /* the exported directory */
     enum dtype mode;
     struct forward *f;
-    struct figures *figures; /* of the set in hand */
+    struct figures figures;  /* of the set in hand */
     uint32_t first;          /* window of the group in hand */
     int compared;            /* sets whose rows were compared with the expected candidate's */
 };
@@ -41,7 +41,7 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
 static bool take_row(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
 {
     struct verify *v = context;
-    struct figures *s = v->figures;
+    struct figures *s = &v->figures;
     (void)candidate, (void)e;
     s->kl_sum[v->first + window] = row->kl_sum;
     s->tokens[v->first + window] = row->n_tokens;
@@ -90,7 +90,7 @@ static bool write_column(struct writer *w, const char *set, const char *name, co
 static bool write_set(struct verify *v, const char *set, const double *kl_window, struct err *e)
 {
     struct writer *w = node_output(v->n);
-    const struct figures *s = v->figures;
+    const struct figures *s = &v->figures;
     double perplexity = exp(s->nll_candidate / s->total), teacher = exp(s->nll_teacher / s->total);
     double top1 = s->top1 / s->total;
     node_log(v->n, "%s: KL %.6f nats [%.6f, %.6f] over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) "
@@ -134,7 +134,7 @@ static bool compare(struct verify *v, const struct token_set *tokens, const char
 /* What the numbers mean, given the rows: means per window, and the interval over documents. */
 static bool finish_set(struct verify *v, const struct token_set *tokens, const char *set, struct err *e)
 {
-    struct figures *s = v->figures;
+    struct figures *s = &v->figures;
     double *kl_window;
     if (!mem_new(&kl_window, s->n, e))
         return false;
@@ -154,18 +154,17 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
 {
     const struct input *in = node_input(v->n, "teacher", i), *tokens_in = node_input(v->n, "tokens", i);
     struct token_set tokens;
-    struct figures s = {0};
+    struct figures *s = &v->figures;
     float *teacher = NULL;
     if (!tokens_read(&tokens, tokens_in, e))
         return false;
-    s.n = tokens.n;
-    v->figures = &s;
-    bool ok = mem_new(&s.kl_sum, s.n, e) && mem_new(&s.tokens, s.n, e);
+    *s = (struct figures){.n = tokens.n};
+    bool ok = mem_new(&s->kl_sum, s->n, e) && mem_new(&s->tokens, s->n, e);
     ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), NULL, e) &&
          measure_set(v, &tokens, teacher, e) && finish_set(v, &tokens, tokens_in->output, e);
     mem_free(teacher);
-    mem_free(s.kl_sum);
-    mem_free(s.tokens);
+    mem_free(s->kl_sum);
+    mem_free(s->tokens);
     tokens_fini(&tokens);
     return ok;
 }

@@ -97,7 +97,7 @@ static bool unknown_type(const char *name, struct err *e)
 {
     const char *names[256];
     size_t n = 0;
-    for (; node_table[n] && n < 256; n++)
+    for (; n < 256 && node_table[n]; n++)
         names[n] = node_table[n]->name;
     const char *near = str_nearest(name, names, n);
     return err_set(e, ERR_USAGE, "nodes: '%s' is no node type%s%s%s", name, near ? "; did you mean '" : "", near ? near : "",

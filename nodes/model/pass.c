@@ -209,8 +209,8 @@ static bool next_group(const struct trie *t, const struct lane *lane, int layer,
     if (i >= lane->last)
         return false;
     *first = i;
-    size_t end = i + 1, j = i + 1;
-    for (; j < lane->last && together(t, i, j, layer + 1); j++)
+    size_t end = i + 1;
+    for (size_t j = end; j < lane->last && together(t, i, j, layer + 1); j++)
         if (t->start[j] <= layer)
             end = j + 1;
     *last = end;
