@@ -1,8 +1,9 @@
 /* Node type `corpus`: a text cut into documents, documents into windows, and windows dealt to three disjoint sets.
  *
- * Documents are put in the order of a seeded hash of their text. Selection takes whole documents from the front until it
- * has its windows, then report, then calibration; what is left over of the last document of a set is not used by the next
- * one. So the sets are disjoint by document, and which documents a set has does not depend on the file's order. */
+ * Documents are put in the order of a seeded hash of their text. Selection takes whole documents from the front until
+ * it has its windows, then report, then calibration; what is left over of the last document of a set is not used by the
+ * next one. So the sets are disjoint by document, which documents a set has does not depend on the file's order, and
+ * more windows for calibration leave the other sets as they are. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,8 +73,8 @@ static bool shuffle(struct corpus *c, struct place **out, struct err *e)
     return true;
 }
 
-/* Windows of one document into a set, until it is full or the document has given its share: consecutive pieces of `window`
- * tokens; the tail is masked (kept with its length) or skipped. */
+/* Windows of one document into a set, until it is full or the document has given its share: consecutive pieces of
+ * `window` tokens; the tail is masked (kept with its length) or skipped. */
 static bool add_document(struct corpus *c, struct set *s, uint32_t document, struct err *e)
 {
     const struct document *d = &c->documents.list[document];
@@ -85,9 +86,9 @@ static bool add_document(struct corpus *c, struct set *s, uint32_t document, str
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->model->config.vocab)
-            ok = err_set(e, ERR_INPUT, "token id %d of the document at byte %llu is outside the model's vocabulary of %d: "
-                         "tokenizer.json and config.json do not belong together", ids[i], (unsigned long long)d->offset,
-                         c->model->config.vocab);
+            ok = err_set(e, ERR_INPUT, "token id %d of the document at byte %llu is outside the model's vocabulary of "
+                         "%d: tokenizer.json and config.json do not belong together", ids[i],
+                         (unsigned long long)d->offset, c->model->config.vocab);
     for (size_t at = 0; ok && at < n && s->n < s->wanted && s->n - before < c->per_document; at += c->window) {
         size_t length = n - at < c->window ? n - at : c->window;
         if (length < c->window && (!c->mask || length < c->least))
@@ -114,15 +115,16 @@ static bool deal(struct corpus *c, struct err *e)
         struct set *s = &c->sets[deal_order[i]];
         for (; ok && s->n < s->wanted && next < c->documents.n; next++) {
             uint32_t before = s->n;
-            ok = add_document(c, s, order[next].document, e);
+            ok = node_stopping(c->n) ? node_stopped(e) : add_document(c, s, order[next].document, e);
             if (s->n > before)
                 c->split[order[next].document] = (uint8_t)deal_order[i];
         }
         if (ok && s->n < s->wanted)
-            ok = err_set(e, ERR_INPUT, "%s: the text has too few documents for `%s`: %u windows of %u tokens were wanted, "
-                         "%u could be had (%zu of %zu documents were looked at, by this set and those before it); "
-                         "give more text, fewer or shorter windows%s", node_string(c->n, "text"), set_names[deal_order[i]], s->wanted, c->window,
-                         s->n, next, c->documents.n, c->mask ? "" : ", or `short: mask`");
+            ok = err_set(e, ERR_INPUT, "%s: the text has too few documents for `%s`: %u windows of %u tokens were "
+                         "wanted, %u could be had (%zu of %zu documents were looked at, by this set and those before "
+                         "it); give more text, fewer or shorter windows%s", node_string(c->n, "text"),
+                         set_names[deal_order[i]], s->wanted, c->window, s->n, next, c->documents.n,
+                         c->mask ? "" : ", or `short: mask`");
     }
     mem_free(order);
     return ok;
@@ -139,8 +141,8 @@ static bool write_set(struct corpus *c, int which, struct err *e)
     if (!writer_add(w, &d, s->ids, e))
         return false;
     snprintf(name, sizeof name, "%s/length", set_names[which]);
-    d = (struct dataset){.name = name, .dtype = DTYPE_I32, .rank = 1, .shape = {s->n}, .unit = "token", .axes = "window",
-        .description = "real positions; all but the last are scored"};
+    d = (struct dataset){.name = name, .dtype = DTYPE_I32, .rank = 1, .shape = {s->n}, .unit = "token",
+        .axes = "window", .description = "real positions; all but the last are scored"};
     if (!writer_add(w, &d, s->length, e))
         return false;
     snprintf(name, sizeof name, "%s/document", set_names[which]);
@@ -235,15 +237,30 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-/* The text twice (the file, and JSON items of it), and room for a long document's ids and the windows. */
+#define LONG_DOCUMENT ((uint64_t)1 << 20)   /* bytes; longer ones are rare unless the whole text is one */
+#define ENCODING_BYTES 64                   /* memory per byte of a document while it is encoded as one word */
+#define VOCABULARY_BYTES 24                 /* memory per byte of tokenizer.json while it is read */
+
+/* The text twice (the file, and JSON items of it), the tokenizer, a long document while it is encoded, and the windows.
+ * What is wrong with the files is told by the run, which reads them. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
-    struct stat st;
+    struct stat text, vocabulary;
+    const char *dir;
+    char path[4096];
     uint64_t windows = (uint64_t)(node_int(n, "calibration") + node_int(n, "selection") + node_int(n, "report"));
-    if (stat(node_string(n, "text"), &st) != 0)
+    if (stat(node_string(n, "text"), &text) != 0)
         return err_errno(e, ERR_INPUT, "%s", node_string(n, "text"));
+    if (!node_input_path(n, "tokenizer", 0, "path", &dir, e))
+        return false;
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    uint64_t read = stat(path, &vocabulary) == 0 ? (uint64_t)vocabulary.st_size : 0;
+    uint64_t size = (uint64_t)text.st_size, longest = size < LONG_DOCUMENT ? size : LONG_DOCUMENT;
+    if (strcmp(node_string(n, "documents"), "whole") == 0)
+        longest = size;
     *out = (struct needs){.cores = 1, .disk = 1 << 20,
-        .memory = ((uint64_t)64 << 20) + 3 * (uint64_t)st.st_size + windows * (uint64_t)node_int(n, "window") * 8};
+        .memory = ((uint64_t)16 << 20) + 3 * size + ENCODING_BYTES * longest + VOCABULARY_BYTES * read +
+                  windows * (uint64_t)node_int(n, "window") * 8};
     return true;
 }
 
@@ -258,7 +275,8 @@ const struct node_class node_corpus = {
         {.name = "text", .type = PARAM_SOURCE, .help = "a text file in UTF-8, or JSON (see `documents`)"},
         {.name = "documents", .type = PARAM_ENUM, .fallback = "separator",
          .choices = (const char *const[]){"separator", "heading", "json", "lines", "whole", NULL},
-         .help = "where documents end: at a separator line, before a ' = Title = ' heading, a JSON item, a line, nowhere"},
+         .help = "where documents end: at a separator line, before a ' = Title = ' heading, a JSON item, a line, "
+                 "nowhere"},
         {.name = "separator", .type = PARAM_STRING, .fallback = "<|endoftext|>",
          .help = "the line between documents (documents: separator)"},
         {.name = "json_key", .type = PARAM_STRING, .fallback = "",
@@ -272,10 +290,12 @@ const struct node_class node_corpus = {
         {.name = "report", .type = PARAM_INT, .fallback = "16", .least = 1, .most = 1000000, .unit = "window",
          .help = "windows that no choice sees: the published figure"},
         {.name = "per_document", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 1000000, .unit = "window",
-         .help = "most windows taken from one document (its first); 0: all. Fewer gives more documents, hence better intervals"},
+         .help = "most windows taken from one document (its first); 0: all. Fewer gives more documents, hence better "
+                 "intervals"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,
          .help = "of the hash that deals documents to the sets"},
-        {.name = "short", .type = PARAM_ENUM, .fallback = "mask", .choices = (const char *const[]){"mask", "skip", NULL},
+        {.name = "short", .type = PARAM_ENUM, .fallback = "mask",
+         .choices = (const char *const[]){"mask", "skip", NULL},
          .help = "what happens to a piece shorter than a window: kept with its length, or left out"},
         {.name = "least", .type = PARAM_INT, .fallback = "64", .least = 2, .most = 131072, .unit = "token",
          .help = "shortest piece that `short: mask` keeps"},

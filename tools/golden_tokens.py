@@ -6,9 +6,9 @@ usage: golden_tokens.py DATA [--smollm2 DIR]       (run from the root, in the en
 DATA holds models/ and text/ (the folder of real models and texts that the project is judged on); DIR is what
 tools/fetch_smollm2 wrote. Written are
 
-    tokenizers/NAME.json   small tokenizers: byte-level ones cut out of SmolLM2's, with the pre-tokenizers of several model
-                           families, and two of the SentencePiece kind with every option that is supported
-    slices/NAME.txt        short texts: pieces of real ones in many scripts, and odd.txt, where implementations differ
+    tokenizers/NAME.json   small tokenizers: byte-level ones cut out of SmolLM2's, with the pre-tokenizers of several
+                           model families, and some of the SentencePiece kind with every option that is supported
+    slices/NAME.txt        short texts: pieces of real ones in many scripts, and odd ones, where implementations differ
     ids.txt                "TOKENIZER SPECIAL SLICE: id id id ...", SPECIAL being 1 with what the post-processor adds
     hashes.txt             "SHA-256 COUNT TOKENIZER FILE" for every text of DATA/text, ids as little-endian i32
 """
@@ -41,17 +41,22 @@ SLICES = [  # name, file, first character, characters
     ("japanese", "udhr-multilingual/jpn.txt", 0, 160), ("chinese", "udhr-multilingual/cmn_hans.txt", 0, 160),
 ]
 ODD = [
-    "", " ", "  ", "\n", " \n \n\n  x", "\t\ttabs\tand  spaces   ", "a\r\nb\r\n\r\n c", "don't DON'T we'll WE'LL I'ſ 's'S 're",
-    "1234567890 12 3 1.5e-10 ¼½ Ⅷ 四 ٣٤ ๑๒ 𝟘𝟙", "U+0085:\u0085 nbsp:\u00a0 180e:\u180e 200b:\u200b 2028:\u2028 202f:\u202f 3000:\u3000 end",
-    "e\u0301 é \u0915\u094d\u0937 \u0e19\u0e49\u0e33 \u1112\u1161\u11ab", "👩‍👩‍👧 🏳️‍🌈 🇩🇪 ©®™", "\U0001e4d0\U0001e4f0 \U00016d40\U00016d70 \U00010d4a\U00010d40 \u0897",
-    "<s>a</s> <s> b<unk></s>", "<|endoftext|>x<|im_start|>  user <|im_end|>\n<|im_end", "▁x ▁▁y ▁", "[A] x[A]x  [A]  [B] x[B]x  [B]  [C] [C]  x[C]",
-    "word[D] [D] [D]word Ünïcode[D]", "===--->>> !!!??? ...", "x" * 40 + " " * 20 + "y" * 40, "\x00\x01\x7f control", "\ufeffbom \ufffd \uffff \U0010ffff",
+    "", " ", "  ", "\n", " \n \n\n  x", "\t\ttabs\tand  spaces   ", "a\r\nb\r\n\r\n c",
+    "don't DON'T we'll WE'LL I'ſ 's'S 're",
+    "1234567890 12 3 1.5e-10 ¼½ Ⅷ 四 ٣٤ ๑๒ 𝟘𝟙",
+    "U+0085:\u0085 nbsp:\u00a0 180e:\u180e 200b:\u200b 2028:\u2028 202f:\u202f 3000:\u3000 end",
+    "e\u0301 é \u0915\u094d\u0937 \u0e19\u0e49\u0e33 \u1112\u1161\u11ab", "👩‍👩‍👧 🏳️‍🌈 🇩🇪 ©®™",
+    "\U0001e4d0\U0001e4f0 \U00016d40\U00016d70 \U00010d4a\U00010d40 \u0897",
+    "<s>a</s> <s> b<unk></s>", "<|endoftext|>x<|im_start|>  user <|im_end|>\n<|im_end", "▁x ▁▁y ▁",
+    "[A] x[A]x  [A]  [B] x[B]x  [B]  [C] [C]  x[C]",
+    "word[D] [D] [D]word Ünïcode[D]", "===--->>> !!!??? ...", "x" * 40 + " " * 20 + "y" * 40,
+    "\x00\x01\x7f control", "\ufeffbom \ufffd \uffff \U0010ffff",
     "Ünïcödé ÀÉÎ ß ſ İı ǅ", "the whatever the whatever", " leading and trailing ",
 ]
 
 
 def byte_level(smollm2, n_merges, pre_tokenizer, whole_words, post_processor):
-    """SmolLM2's first merges and what they make, with 256 bytes, three special tokens, and words that no merge makes."""
+    """SmolLM2's first merges and what they make, with 256 bytes, three special tokens, words that no merge makes."""
     source = json.load(open(f"{smollm2}/tokenizer.json", encoding="utf-8"))["model"]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     merges = source["merges"][:n_merges]
@@ -74,8 +79,8 @@ def byte_alphabet():
 
 
 def added(i, content, **flags):
-    return dict({"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                 "special": True}, **flags)
+    return dict({"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+                 "normalized": False, "special": True}, **flags)
 
 
 def template(before, after, ids):
@@ -113,7 +118,8 @@ def small_tokenizers(smollm2):
     def sequence(*steps):
         return {"type": "Sequence", "pretokenizers": list(steps)}
 
-    yield "smollm2", byte_level(smollm2, 500, sequence({"type": "Digits", "individual_digits": True}, GPT2_SPLIT), [], None)
+    digits = {"type": "Digits", "individual_digits": True}
+    yield "smollm2", byte_level(smollm2, 500, sequence(digits, GPT2_SPLIT), [], None)
     yield "gpt2", byte_level(smollm2, 500, dict(GPT2_SPLIT, add_prefix_space=True), [], GPT2_SPLIT)
     for name, parts in SPLITS.items():
         split = {"type": "Split", "pattern": {"Regex": WORDS % parts}, "behavior": "Isolated", "invert": False}
@@ -124,8 +130,8 @@ def small_tokenizers(smollm2):
         yield name, byte_level(smollm2, 500, sequence(split, BYTES_ONLY), words, post)
     marks = {"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}
-    yield "pieces", piece_level(True, [f"<0x{b:02X}>" for b in range(0xC0, 0x100)] + ["<0x80>", "<0x85>", "<0xBC>"], marks,
-                                None, 4)
+    some_bytes = [f"<0x{b:02X}>" for b in range(0xC0, 0x100)] + ["<0x80>", "<0x85>", "<0xBC>"]
+    yield "pieces", piece_level(True, some_bytes, marks, None, 4)
     yield "metaspace", piece_level(False, [], None, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first",
                                                      "split": True}, 4)
     yield "metaspace_whole", piece_level(True, [], None, sequence(
@@ -173,7 +179,8 @@ def main():
     options = ap.parse_args()
     write_tokenizers(options)
     slices = write_slices(options)
-    models = {"babyllama-1m": "data/models/babyllama-1m/tokenizer.json", "stories260k": "data/models/stories260k/tokenizer.json",
+    models = {"babyllama-1m": "data/models/babyllama-1m/tokenizer.json",
+              "stories260k": "data/models/stories260k/tokenizer.json",
               "babyllama-1m-char": f"{OUT}/tokenizers/babyllama-1m-char.json",
               "SmolLM2-135M": f"{options.smollm2}/tokenizer.json"}
     small = {name: f"{OUT}/tokenizers/{name}.json" for name, _ in small_tokenizers(options.smollm2)}

@@ -1,11 +1,14 @@
+/* Reading a text and cutting it: at separator lines, before headings, by line, by JSON item, or not at all. Documents
+ * are slices of the file's bytes (of copies, for JSON), without the white space around them; copies of an earlier one
+ * are dropped. */
 #include "nodes/model/documents.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/str.h"
 #include "nodes/model/json.h"
+#include "nodes/model/utf8.h"
 
 #define TEXT_LIMIT ((size_t)4 << 30)
 
@@ -18,14 +21,8 @@ static bool check_text(const char *text, size_t n, const char *path, struct err 
     const char *nul = memchr(text, '\0', n);
     if (nul)
         return err_set(e, ERR_INPUT, "%s: a NUL at byte %zu: this is no text", path, (size_t)(nul - text));
-    if (!str_is_utf8(text, n)) {
-        size_t good = 0, step = n;
-        for (; step; step /= 2) /* the longest valid prefix, up to the character it breaks in */
-            while (good + step <= n && str_is_utf8(text, good + step))
-                good += step;
-        return err_set(e, ERR_INPUT, "%s: invalid UTF-8 near byte %zu: convert the text to UTF-8", path, good);
-    }
-    return true;
+    size_t valid = utf8_prefix(text, n);
+    return valid == n || err_set(e, ERR_INPUT, "%s: invalid UTF-8 at byte %zu: convert the text to UTF-8", path, valid);
 }
 
 /* Append text[begin, end) without the white space around it, unless nothing is left. */
@@ -88,8 +85,8 @@ static bool add_json(struct documents *d, const json_t *item, const char *key, s
 {
     const json_t *value = *key ? json_object_get(item, key) : item;
     if (!json_is_string(value))
-        return err_set(e, ERR_INPUT, "%s: item %zu%s%s%s is no text; parameter `json_key` names the member that is", path,
-                       ordinal, *key ? ", member '" : "", key, *key ? "'," : "");
+        return err_set(e, ERR_INPUT, "%s: item %zu%s%s%s is no text; parameter `json_key` names the member that is",
+                       path, ordinal, *key ? ", member '" : "", key, *key ? "'," : "");
     size_t n = json_string_length(value);
     char *copy = arena_strndup(&d->arena, json_string_value(value), n, e);
     return copy && add(d, copy, 0, n, ordinal, e);

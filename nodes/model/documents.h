@@ -23,8 +23,8 @@ struct documents {
 enum document_rule { DOCUMENTS_SEPARATOR, DOCUMENTS_HEADING, DOCUMENTS_JSON, DOCUMENTS_LINES, DOCUMENTS_WHOLE };
 
 /* `separator`: the line between documents (DOCUMENTS_SEPARATOR). `json_key`: the member that holds the text when a JSON
- * item is an object, "" when items are strings. Empty documents are left out. ERR_INPUT when the file is empty, holds NUL
- * or invalid UTF-8 (with the byte offset), or no document. */
+ * item is an object, "" when items are strings. Empty documents are left out. ERR_INPUT when the file is empty, holds
+ * NUL or invalid UTF-8 (with the byte offset), or no document. */
 bool documents_read(struct documents *out, const char *path, enum document_rule rule, const char *separator,
                     const char *json_key, struct err *e) ERR_CHECK;
 void documents_fini(struct documents *d);

@@ -1,6 +1,6 @@
 /* tokenizer.json as a whole: the way of a text through added tokens, normalizer, pre-tokenizer, byte pair encoding and
- * post-processor. The parts with work of their own are tokenizer_added, tokenizer_split and tokenizer_bpe; normalizers and
- * post-processors, as far as we do them, are a few lines each and here. */
+ * post-processor. The parts with work of their own are tokenizer_added, tokenizer_split and tokenizer_bpe; normalizers
+ * and post-processors, as far as we do them, are a few lines each and here. */
 #include "nodes/model/tokenizer.h"
 
 #include <string.h>
@@ -64,7 +64,8 @@ static bool load_normalizer(struct tokenizer *t, const json_t *j, const char *wh
         if (!find[0])
             return err_set(e, ERR_INPUT, "%s: Replace needs a pattern {\"String\": ...} that is not empty", where);
     } else {
-        return err_set(e, ERR_INPUT, "%s: '%s' is not supported; Prepend, Replace, and one Sequence of them are", where, type);
+        return err_set(e, ERR_INPUT, "%s: '%s' is not supported; Prepend, Replace, and one Sequence of them are", where,
+                       type);
     }
     if (t->n_normalizer == NORMALIZER_STEPS)
         return err_set(e, ERR_INPUT, "%s: more than %d steps", where, NORMALIZER_STEPS);
@@ -108,15 +109,16 @@ static bool normalize(const struct tokenizer *t, struct str buffers[2], const ch
 /* ----------------------------------------------------------------------------------------------------- added tokens */
 
 /* The id that the library gives, whatever the file says: the vocabulary's, or the next free one. */
-static bool check_added_id(const struct tokenizer *t, const struct added_token *token, int32_t largest_added, struct err *e)
+static bool check_added_id(const struct tokenizer *t, const struct added_token *token, int32_t largest_added,
+                           struct err *e)
 {
     int32_t expected = tokenizer_bpe_find(&t->bpe, token->text, token->length);
     if (expected < 0)
         expected = largest_added >= (int32_t)t->bpe.n_pieces ? largest_added + 1 : (int32_t)t->bpe.n_pieces;
     if (token->id == expected)
         return true;
-    return err_set(e, ERR_INPUT, "the added token '%s' has id %d; the library gives it %d (its id in model.vocab, or the next "
-                   "free one)", token->text, token->id, expected);
+    return err_set(e, ERR_INPUT, "the added token '%s' has id %d; the library gives it %d (its id in model.vocab, or "
+                   "the next free one)", token->text, token->id, expected);
 }
 
 static bool load_added_token(struct tokenizer *t, const json_t *j, int32_t *largest_added, struct err *e)
@@ -134,7 +136,8 @@ static bool load_added_token(struct tokenizer *t, const json_t *j, int32_t *larg
         !tokenizer_json_bool(j, "rstrip", "added_tokens", false, &token.rstrip, e))
         return false;
     if (!text[0] || !json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= 1 << 24)
-        return err_set(e, ERR_INPUT, "the added token '%s' needs a content and an id from 0 to %d", text, (1 << 24) - 1);
+        return err_set(e, ERR_INPUT, "the added token '%s' needs a content and an id from 0 to %d", text,
+                       (1 << 24) - 1);
     token.id = (int32_t)json_integer_value(id);
     token.length = strlen(text);
     token.text = text;
@@ -168,7 +171,8 @@ static bool load_added_tokens(struct tokenizer *t, const json_t *list, struct er
 /* --------------------------------------------------------------------------------------------------- post-processor */
 
 /* The ids of a special token of a template, which names them in a table of its own. */
-static bool add_special(const struct tokenizer *t, const json_t *table, const char *name, struct ids *out, struct err *e)
+static bool add_special(const struct tokenizer *t, const json_t *table, const char *name, struct ids *out,
+                        struct err *e)
 {
     const json_t *list = json_object_get(json_object_get(table, name), "ids");
     if (!json_is_array(list))
@@ -227,8 +231,8 @@ static bool load_post_processor(struct tokenizer *t, const json_t *j, const char
                 return false;
         return true;
     }
-    return err_set(e, ERR_INPUT, "%s: '%s' is not supported; TemplateProcessing, ByteLevel, and one Sequence of them are",
-                   where, type);
+    return err_set(e, ERR_INPUT, "%s: '%s' is not supported; TemplateProcessing, ByteLevel, and one Sequence of them "
+                   "are", where, type);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- loading */
@@ -257,7 +261,8 @@ static bool load(struct tokenizer *t, const json_t *root, struct err *e)
     for (size_t i = 0; i < sizeof must_be_null / sizeof *must_be_null; i++) {
         const json_t *value = json_object_get(root, must_be_null[i]);
         if (value && !json_is_null(value))
-            return err_set(e, ERR_INPUT, "'%s' is not supported: whole texts are encoded; set it to null", must_be_null[i]);
+            return err_set(e, ERR_INPUT, "'%s' is not supported: whole texts are encoded; set it to null",
+                           must_be_null[i]);
     }
     fill_byte_text(t);
     return tokenizer_bpe_init(&t->bpe, json_object_get(root, "model"), e) &&
@@ -396,8 +401,8 @@ static bool encode_piece(struct encoding *c, const char *text, size_t n, bool at
         if (s->id >= 0)
             ok = tokenizer_ids_add(&c->ids, &s->id, 1, e);
         else
-            ok = tokenizer_split_run(&t->splitter, c->data, text + s->start, s->end - s->start, at_start && s->start == 0,
-                                     encode_word, c, e);
+            ok = tokenizer_split_run(&t->splitter, c->data, text + s->start, s->end - s->start,
+                                     at_start && s->start == 0, encode_word, c, e);
     }
     mem_free(spans.list);
     str_free(&buffers[0]);
@@ -426,7 +431,8 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, boo
     struct encoding c = {.tokenizer = t};
     size_t valid = utf8_prefix(text, n);
     if (valid < n)
-        return err_set(e, ERR_INPUT, "the text is not valid UTF-8 at byte %zu (0x%02x)", valid, (unsigned char)text[valid]);
+        return err_set(e, ERR_INPUT, "the text is not valid UTF-8 at byte %zu (0x%02x)", valid,
+                       (unsigned char)text[valid]);
     if (n > MOST_TEXT_BYTES)
         return err_set(e, ERR_INPUT, "a text of %zu bytes; at most %zu are encoded at once: cut it into documents", n,
                        MOST_TEXT_BYTES);

@@ -67,7 +67,8 @@ static const struct added_token *token_at(const struct added_set *s, const char 
 static bool is_word(const struct added_set *s, pcre2_match_data *data, const char *character, bool *out, struct err *e)
 {
     size_t start, end;
-    return tokenizer_regex_find(s->word, data, character, utf8_length((unsigned char)*character), 0, out, &start, &end, e);
+    return tokenizer_regex_find(s->word, data, character, utf8_length((unsigned char)*character), 0, out, &start, &end,
+                                e);
 }
 
 /* Is there a word character right before `start` or right behind `end`? */

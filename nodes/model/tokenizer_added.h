@@ -34,7 +34,7 @@ struct added_spans {
     struct added_span *list;
     size_t n, capacity;
 };
-/* Cut a text of n bytes at its added tokens: at each place the longest that is there. The spans are appended, in order. */
+/* Cut a text of n bytes at its added tokens: at each place the longest that is there. Spans are appended, in order. */
 bool tokenizer_added_find(const struct added_set *s, pcre2_match_data *data, const char *text, size_t n,
                           struct added_spans *out, struct err *e) ERR_CHECK;
 

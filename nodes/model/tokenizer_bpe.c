@@ -1,7 +1,7 @@
 /* Byte pair encoding as the `tokenizers` library does it. A word starts as its characters (or, where one is not in the
- * vocabulary, its bytes, or the unknown token); then the adjacent pair with the lowest rank is merged, the leftmost first
- * among equals, until no pair is in the merge table. With a heap of candidates this takes O(n log n) for a word of n
- * characters: tokenizers in the style of SentencePiece see a whole text as one word. */
+ * vocabulary, its bytes, or the unknown token); then the adjacent pair with the lowest rank is merged, the leftmost
+ * first among equals, until no pair is in the merge table. With a heap of candidates this takes O(n log n) for a word
+ * of n characters: tokenizers in the style of SentencePiece see a whole text as one word. */
 #include "nodes/model/tokenizer_bpe.h"
 
 #include <stdio.h>
@@ -238,7 +238,8 @@ static bool read_model(struct bpe *b, const json_t *model, struct err *e)
     if (strcmp(type, "BPE") != 0)
         return err_set(e, ERR_INPUT, "model.type '%s' is not supported; only BPE is", type);
     if (dropout && !json_is_null(dropout) && json_number_value(dropout) != 0.0)
-        return err_set(e, ERR_INPUT, "model.dropout is not supported: the ids of a text would be random; set it to null");
+        return err_set(e, ERR_INPUT, "model.dropout is not supported: the ids of a text would be random; set it to "
+                       "null");
     if (!tokenizer_json_text(model, "continuing_subword_prefix", "model", "", &prefix, e) ||
         !tokenizer_json_text(model, "end_of_word_suffix", "model", "", &suffix, e))
         return false;
@@ -302,7 +303,8 @@ static bool has_bytes(const struct bpe *b, const char *s, size_t n)
 }
 
 /* The word as characters. An unknown one waits until the next known one, so that a run of them can become one token;
- * bytes go ahead of one that waits. Both are as in the library. There are at most n symbols: room is made by the caller. */
+ * bytes go ahead of one that waits. Both are as in the library. There are at most n symbols: room is made by the
+ * caller. */
 static void start_symbols(const struct bpe *b, struct bpe_work *w, const char *word, size_t n)
 {
     bool waiting = false;
@@ -372,8 +374,8 @@ static struct candidate_merge pop_pair(struct bpe_work *w)
     return top;
 }
 
-/* Candidates are not taken out of the heap when one of their symbols changes; they are found stale when their turn comes:
- * the pair at their place no longer makes what it was to make. */
+/* Candidates are not taken out of the heap when one of their symbols changes; they are found stale when their turn
+ * comes: the pair at their place no longer makes what it was to make. */
 static bool merge_all(const struct bpe *b, struct bpe_work *w, struct err *e)
 {
     w->n_heap = 0;
@@ -400,7 +402,8 @@ static bool merge_all(const struct bpe *b, struct bpe_work *w, struct err *e)
     return true;
 }
 
-bool tokenizer_bpe_word(const struct bpe *b, struct bpe_work *w, const char *word, size_t n, struct ids *out, struct err *e)
+bool tokenizer_bpe_word(const struct bpe *b, struct bpe_work *w, const char *word, size_t n, struct ids *out,
+                        struct err *e)
 {
     if (b->ignore_merges) {
         int32_t id = tokenizer_bpe_find(b, word, n);

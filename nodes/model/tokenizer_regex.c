@@ -1,9 +1,9 @@
 /* From Oniguruma's syntax to PCRE2's. Most of what the tokenizers of language models write means the same in both:
  * literals, groups, alternatives, lookaround, greedy and possessive quantifiers. Two things do not:
  *   - \s: under PCRE2_UCP it also has U+180E, so White_Space is spelled out;
- *   - \p{L}, \p{M}, \p{N}: the library's Oniguruma knows Unicode 16, PCRE2 10.42 knows Unicode 14. The characters that came
- *     in between (they are few and rare, but ids are to be equal on all text) are spelled out too; where PCRE2 is newer
- *     this says the same twice.
+ *   - \p{L}, \p{M}, \p{N}: the library's Oniguruma knows Unicode 16, PCRE2 10.42 knows Unicode 14. The characters that
+ *     came in between (they are few and rare, but ids are to be equal on all text) are spelled out too; where PCRE2 is
+ *     newer this says the same twice.
  * Everything else that could differ is refused. */
 #include "nodes/model/tokenizer_regex.h"
 
@@ -136,7 +136,8 @@ static bool translate_group(struct translation *t, struct err *e)
             return true;
         }
     if (t->at[1] == '?' || t->at[1] == '*')
-        return err_set(e, ERR_INPUT, "the group '%.4s' is not supported; (?: (?= (?! (?<= (?<! (?> and (?i: are", t->at);
+        return err_set(e, ERR_INPUT, "the group '%.4s' is not supported; (?: (?= (?! (?<= (?<! (?> and (?i: are",
+                       t->at);
     str_add(&t->out, "(");
     t->at++;
     return true;
@@ -177,7 +178,7 @@ static bool translate(struct translation *t, struct err *e)
     return str_ok(&t->out, e);
 }
 
-/* ---------------------------------------------------------------------------------------------------- PCRE2's memory */
+/* --------------------------------------------------------------------------------------------------- PCRE2's memory */
 
 static void *pcre2_memory(size_t n, void *context)
 {
@@ -249,8 +250,9 @@ bool tokenizer_regex_literal(pcre2_code **out, const char *text, struct err *e)
 
 bool tokenizer_regex_digits(pcre2_code **out, bool individual, struct err *e)
 {
-    return compile(out, individual ? "[\\p{N}" LATER_NUMBERS RUST_NUMBERS "]" : "[\\p{N}" LATER_NUMBERS RUST_NUMBERS "]+",
-                   PCRE2_UCP, e);
+    static const char one[] = "[\\p{N}" LATER_NUMBERS RUST_NUMBERS "]";
+    static const char run[] = "[\\p{N}" LATER_NUMBERS RUST_NUMBERS "]+";
+    return compile(out, individual ? one : run, PCRE2_UCP, e);
 }
 
 bool tokenizer_regex_word(pcre2_code **out, struct err *e)
@@ -270,8 +272,8 @@ bool tokenizer_regex_data(pcre2_match_data **out, struct err *e)
     return true;
 }
 
-/* The text was checked to be UTF-8 once, as a whole. The just-in-time code has a small stack; what it cannot hold goes to
- * the interpreter, whose stack is the heap. */
+/* The text was checked to be UTF-8 once, as a whole. The just-in-time code has a small stack; what it cannot hold goes
+ * to the interpreter, whose stack is the heap. */
 bool tokenizer_regex_find(const pcre2_code *code, pcre2_match_data *data, const char *text, size_t n, size_t at,
                           bool *found, size_t *start, size_t *end, struct err *e)
 {
@@ -283,8 +285,8 @@ bool tokenizer_regex_find(const pcre2_code *code, pcre2_match_data *data, const 
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
         char message[128] = "";
         pcre2_get_error_message(rc, (PCRE2_UCHAR *)message, sizeof message);
-        return err_set(e, ERR_INPUT, "the pre-tokenizer's regular expression gave up at byte %zu of a piece of %zu: %s", at,
-                       n, message);
+        return err_set(e, ERR_INPUT, "the pre-tokenizer's regular expression gave up at byte %zu of a piece of %zu: %s",
+                       at, n, message);
     }
     *found = rc >= 0;
     if (rc >= 0) {

@@ -1,7 +1,7 @@
 #ifndef NODES_MODEL_TOKENIZER_REGEX_H
 #define NODES_MODEL_TOKENIZER_REGEX_H
-/* The regular expressions of pre-tokenizers. They are written for Oniguruma and its Unicode 16; here they are translated
- * for PCRE2, so that both find the same matches. What we cannot promise that of is refused by name. */
+/* The regular expressions of pre-tokenizers. They are written for Oniguruma and its Unicode 16; here they are
+ * translated for PCRE2, so that both find the same matches. What we cannot promise that of is refused by name. */
 #ifndef PCRE2_CODE_UNIT_WIDTH
 #define PCRE2_CODE_UNIT_WIDTH 8
 #endif
@@ -9,8 +9,8 @@
 
 #include "engine/base/err.h"
 
-/* Compile a pattern of UTF-8 text. The result is immutable and may be used by any number of threads; pcre2_code_free it.
- * A pattern that can match nothing at all (an empty string) is ERR_INPUT. */
+/* Compile a pattern of UTF-8 text. The result is immutable and may be used by any number of threads; pcre2_code_free
+ * it. A pattern that can match nothing at all (an empty string) is ERR_INPUT. */
 bool tokenizer_regex_compile(pcre2_code **out, const char *pattern, struct err *e) ERR_CHECK;
 /* The same of a text that is to be found as it is. */
 bool tokenizer_regex_literal(pcre2_code **out, const char *text, struct err *e) ERR_CHECK;

@@ -1,5 +1,5 @@
-/* Pre-tokenizers: Sequence, Split, Digits, ByteLevel and Metaspace become a list of steps; each piece that a step makes goes
- * through the next one alone, so that a lookahead sees no further than its piece. */
+/* Pre-tokenizers: Sequence, Split, Digits, ByteLevel and Metaspace become a list of steps; each piece that a step makes
+ * goes through the next one alone, so that a lookahead sees no further than its piece. */
 #include "nodes/model/tokenizer_split.h"
 
 #include <stdio.h>
@@ -38,8 +38,8 @@ static bool load_split(struct splitter *s, const json_t *j, const char *where, s
         !tokenizer_json_text(pattern, "String", where, NULL, &text, e))
         return false;
     if (strcmp(behavior, "Isolated") != 0 || invert)
-        return err_set(e, ERR_INPUT, "Split with behavior '%s'%s is not supported; 'Isolated', not inverted, is", behavior,
-                       invert ? ", inverted," : "");
+        return err_set(e, ERR_INPUT, "Split with behavior '%s'%s is not supported; 'Isolated', not inverted, is",
+                       behavior, invert ? ", inverted," : "");
     if (!regex == !text)
         return err_set(e, ERR_INPUT, "Split needs a pattern: {\"Regex\": ...} or {\"String\": ...}");
     if (!add_step(s, SPLIT_ISOLATE, &step, e))
@@ -92,7 +92,8 @@ static bool load_metaspace(struct splitter *s, const json_t *j, const char *wher
     if (step->scheme == MARK_NEVER && strcmp(scheme, "never") != 0)
         return err_set(e, ERR_INPUT, "Metaspace with prepend_scheme '%s'; always, first and never are known", scheme);
     if (!prefix && step->scheme != MARK_NEVER)
-        return err_set(e, ERR_INPUT, "Metaspace with add_prefix_space false and prepend_scheme '%s' contradicts itself", scheme);
+        return err_set(e, ERR_INPUT, "Metaspace with add_prefix_space false and prepend_scheme '%s' contradicts itself",
+                       scheme);
     return true;
 }
 
@@ -128,8 +129,8 @@ static bool load(struct splitter *s, const json_t *j, const char *where, bool ne
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(type, known[i].type) == 0)
             return known[i].load(s, j, where, e) || err_context(e, "%s", where);
-    return err_set(e, ERR_INPUT, "%s: '%s' is not supported; Split, Digits, ByteLevel, Metaspace, and one Sequence of them "
-                   "are", where, type);
+    return err_set(e, ERR_INPUT, "%s: '%s' is not supported; Split, Digits, ByteLevel, Metaspace, and one Sequence of "
+                   "them are", where, type);
 }
 
 bool tokenizer_split_init(struct splitter *s, const json_t *pre_tokenizer, struct err *e)
@@ -192,7 +193,8 @@ static bool prefix_space(const struct run *r, int i, const char *text, size_t n,
 }
 
 /* Words of the marked text: each mark starts one, also right after another. */
-static bool cut_at_marks(const struct run *r, int i, const char *mark, const struct str *s, bool at_start, struct err *e)
+static bool cut_at_marks(const struct run *r, int i, const char *mark, const struct str *s, bool at_start,
+                         struct err *e)
 {
     size_t n_mark = strlen(mark);
     for (size_t start = 0, end; start < s->length; start = end) {
