@@ -1,8 +1,8 @@
 /* Which node starts when. Nodes whose inputs are there wait in a heap, the one on the longest path to a sink first. Each
  * gets a thread (worker.c), which opens the inputs, learns what the node needs, and then asks here to be admitted:
- * running nodes never hold more cores, memory or nodes at once than the run has. What can never fit is refused with the
- * figures. A node of high priority that waits for room is not passed over for ever: after BYPASS_MOST admissions of
- * others, nothing starts before it. */
+ * running nodes never hold more cores, memory or nodes at once than the run has, and none goes before one of higher
+ * priority that is still opening its inputs. What can never fit is refused with the figures. A node of high priority
+ * that waits for room is not passed over for ever: after BYPASS_MOST admissions of others, nothing starts before it. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,11 +235,22 @@ static bool admit(struct run *r, size_t at, struct err *e)
     return true;
 }
 
+/* Is a node of higher priority still on its way here? Which of two threads asks first must not decide who goes first. */
+static bool is_preceded(const struct run *r, const struct node *n)
+{
+    for (size_t i = 0; i < r->n_active; i++)
+        if (r->active[i]->state == STATE_OPENING && before(r->active[i], n))
+            return true;
+    return false;
+}
+
 /* Admit all that fit, in order of priority (r->asking is kept sorted). */
 static bool admit_all(struct run *r, struct err *e)
 {
     for (size_t i = 0; i < r->n_asking;) {
         struct node *n = r->asking[i];
+        if (is_preceded(r, n))
+            return true;
         if (fits_now(r, n)) {
             for (size_t k = 0; k < i; k++)
                 r->asking[k]->bypassed++;
