@@ -158,8 +158,8 @@ static void bench_restarts(struct bench *b, double full, double head)
     struct err e;
     int layers = b->model->config.layers;
     size_t units = (size_t)b->model->n_units;
-    uint8_t *base, *other;
-    struct replay *replay;
+    uint8_t *base = NULL, *other = NULL;
+    struct replay *replay = NULL;
     double sum = 0;
     must(replay_new(&replay, &b->q, (uint64_t)4 << 30, &e) && mem_new(&base, units, &e) && mem_new(&other, units, &e), &e);
     memset(base, 1, units);
