@@ -1,6 +1,7 @@
 /* Messages, exit codes, and the way from options to a loaded graph and an opened plan. */
 #include "engine/cli/cli.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -94,6 +95,31 @@ bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
         return false;
     o->backend = (struct run_backend){.kernels = k, .name = k->name, .queue_new = cpu_queue_new, .queue_free = cpu_queue_free};
     return true;
+}
+
+static void print_stat(const struct index_stat *s, bool is_first)
+{
+    bool is_said = strcmp(s->unit, "1") == 0 || strstr(s->name, s->unit); /* rows_reused counts rows */
+    printf("%s %s %.6g%s%s", is_first ? " " : ",", s->name, s->value, is_said ? "" : " ", is_said ? "" : s->unit);
+}
+
+void cli_print_node(int width, const char *name, const char *state, double seconds, const struct index_stat *stats,
+                    size_t n_stats, const char *error)
+{
+    char when[16] = "";
+    bool is_first = true;
+    printf("  %-*s  %s", width, name, state);
+    if (!isnan(seconds))
+        printf("%*s", 21 - (int)strlen(state), str_seconds(seconds, when));
+    for (size_t i = 0; i < n_stats; i++) {
+        if (strcmp(stats[i].unit, "s") == 0)
+            continue;
+        print_stat(&stats[i], is_first);
+        is_first = false;
+    }
+    if (error && error[0])
+        printf("  %s", error);
+    printf("\n");
 }
 
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)

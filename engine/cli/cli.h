@@ -27,6 +27,10 @@ int cli_fail(const struct args *a, const struct err *e);
 bool cli_load(const struct args *a, struct graph **out);
 /* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. */
 bool cli_run_options(const struct args *a, struct run_options *o, struct err *e);
+/* One line of a table of nodes: state, seconds (NaN: none), figures, and `error` (NULL: none). Figures in seconds are a
+ * profile: they are in run.h5 and in --json, not here. */
+void cli_print_node(int width, const char *name, const char *state, double seconds, const struct index_stat *stats,
+                    size_t n_stats, const char *error);
 /* Open a run for planning only, and plan it. On failure prints and returns false, with the exit code in *code. */
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
 

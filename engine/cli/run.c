@@ -1,5 +1,4 @@
 /* `scout run`: load, run, and say what came of it. With --dry-run it is `scout plan`. */
-#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,17 +14,6 @@ static int exit_code(const struct run_summary *s)
     return s->resource ? CLI_RESOURCE : CLI_FAILED;
 }
 
-static void print_row(const struct run_view *v, int width)
-{
-    char when[16] = "";
-    printf("  %-*s  %-11s  %8s", width, v->name, v->state, isnan(v->seconds) ? "" : str_seconds(v->seconds, when));
-    for (size_t i = 0; i < v->n_stats; i++) {
-        const char *unit = strcmp(v->stats[i].unit, "1") == 0 ? "" : v->stats[i].unit;
-        printf("%s %s %.6g%s%s", i ? "," : " ", v->stats[i].name, v->stats[i].value, unit[0] ? " " : "", unit);
-    }
-    printf("\n");
-}
-
 static void print_table(const struct run *r)
 {
     struct run_view v;
@@ -39,7 +27,7 @@ static void print_table(const struct run *r)
     for (size_t i = 0; i < run_count(r); i++) {
         run_view(r, i, &v);
         if (v.needed)
-            print_row(&v, width);
+            cli_print_node(width, v.name, v.state, v.seconds, v.stats, v.n_stats, NULL);
     }
 }
 

@@ -34,19 +34,6 @@ static bool is_held(const char *dir)
     return held;
 }
 
-static void print_node(const struct index_node *n, int width)
-{
-    char when[16] = "";
-    printf("  %-*s  %-11s  %8s", width, n->name, n->state, isnan(n->seconds) ? "" : str_seconds(n->seconds, when));
-    for (size_t i = 0; i < n->n_stats; i++) {
-        const char *unit = strcmp(n->stats[i].unit, "1") == 0 ? "" : n->stats[i].unit;
-        printf("%s %s %.6g%s%s", i ? "," : " ", n->stats[i].name, n->stats[i].value, unit[0] ? " " : "", unit);
-    }
-    if (n->error && n->error[0])
-        printf("  %s", n->error);
-    printf("\n");
-}
-
 static void print_json(const struct index_node *n)
 {
     char key[KEY_TEXT];
@@ -62,6 +49,7 @@ static void print_json(const struct index_node *n)
         str_add(&s, ",\"error\":");
         str_add_json(&s, n->error);
     }
+    run_stats_json(n->stats, n->n_stats, &s);
     str_add(&s, "}");
     printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"node\"}");
     str_free(&s);
@@ -116,7 +104,8 @@ static bool show(const struct args *a, const char *dir, bool *live, struct err *
         if (args_flag(a, "--json"))
             print_json(&nodes[i]);
         else
-            print_node(&nodes[i], width);
+            cli_print_node(width, nodes[i].name, nodes[i].state, nodes[i].seconds, nodes[i].stats,
+                           nodes[i].n_stats, nodes[i].error);
     }
     if (ok)
         print_totals(a, &run, nodes, n, *live);

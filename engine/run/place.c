@@ -5,6 +5,7 @@
 #include <hwloc.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/mem.h"
 #include "engine/base/str.h"
@@ -30,21 +31,67 @@ struct place_set {
     int units[]; /* indices */
 };
 
-/* The memory limit of the process's control group, or UINT64_MAX. */
+/* The lowest limit in `file` of the control group `group` under `root` and of the groups around it. */
+static uint64_t group_limit(const char *root, const char *group, const char *file)
+{
+    uint64_t least = UINT64_MAX;
+    size_t n = strlen(group);
+    for (;;) {
+        char path[1024];
+        unsigned long long limit;
+        while (n > 0 && group[n - 1] == '/')
+            n--;
+        snprintf(path, sizeof path, "%s%.*s/%s", root, (int)n, group, file);
+        FILE *f = fopen(path, "re");
+        if (f && fscanf(f, "%llu", &limit) == 1 && limit < least) /* "max" is no number */
+            least = limit;
+        if (f)
+            fclose(f);
+        if (n == 0)
+            return least;
+        while (n > 0 && group[n - 1] != '/')
+            n--;
+    }
+}
+
+/* What control groups, of either version, let this process have (cgroups(7)); UINT64_MAX without a limit. A container
+ * may show the path that its group has outside, so the root is asked in any case. */
 static uint64_t cgroup_memory(void)
 {
-    static const char *const files[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        FILE *f = fopen(files[i], "re");
-        if (!f)
+    static const char v1[] = "/sys/fs/cgroup/memory", v2[] = "/sys/fs/cgroup";
+    static const char v1_file[] = "memory.limit_in_bytes", v2_file[] = "memory.max";
+    uint64_t least = group_limit(v2, "", v2_file), limit = group_limit(v1, "", v1_file);
+    char line[768];
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    least = limit < least ? limit : least;
+    while (f && fgets(line, sizeof line, f)) { /* hierarchy:controllers:path */
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(++controllers, ':') : NULL;
+        if (!path)
             continue;
-        unsigned long long limit;
-        int got = fscanf(f, "%llu", &limit);
-        fclose(f);
-        if (got == 1)
-            return limit;
+        *path++ = '\0';
+        if (controllers[0] == '\0')
+            limit = group_limit(v2, path, v2_file);
+        else if (strcmp(controllers, "memory") == 0)
+            limit = group_limit(v1, path, v1_file);
+        least = limit < least ? limit : least;
     }
-    return UINT64_MAX;
+    if (f)
+        fclose(f);
+    return least;
+}
+
+/* Bytes of this machine that the process may use. Where every NUMA node is allowed, the kernel's own total counts: the
+ * nodes' files leave out memory that was plugged in later. */
+static uint64_t machine_memory(hwloc_topology_t topology)
+{
+    uint64_t bytes = hwloc_get_root_obj(topology)->total_memory, limit = cgroup_memory();
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (hwloc_bitmap_isequal(hwloc_topology_get_topology_nodeset(topology),
+                             hwloc_topology_get_complete_nodeset(topology)) &&
+        pages > 0 && page > 0 && (uint64_t)pages * (uint64_t)page > bytes)
+        bytes = (uint64_t)pages * (uint64_t)page;
+    return limit < bytes ? limit : bytes;
 }
 
 /* The CPUs that may be used: those of the topology that the process is not kept from by its affinity. */
@@ -107,13 +154,7 @@ static bool load_topology(struct place *p, const char *synthetic, struct err *e)
 
 static void describe(struct place *p, bool is_core)
 {
-    hwloc_obj_t machine = hwloc_get_root_obj(p->topology);
-    p->memory = machine->total_memory;
-    if (p->is_machine) {
-        uint64_t limit = cgroup_memory();
-        if (limit < p->memory)
-            p->memory = limit;
-    }
+    p->memory = p->is_machine ? machine_memory(p->topology) : hwloc_get_root_obj(p->topology)->total_memory;
     p->n_numa = hwloc_get_nbobjs_by_type(p->topology, HWLOC_OBJ_NUMANODE);
     char size[16];
     snprintf(p->text, sizeof p->text, "%d %s%s, %d NUMA node%s, %s", p->n, is_core ? "core" : "hardware thread",

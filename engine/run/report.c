@@ -71,15 +71,20 @@ static void add_json(const struct node *n, struct str *s)
         str_printf(s, ",\"code\":\"%s\",\"error\":", err_name(n->error->code));
         str_add_json(s, n->error->text);
     }
-    if (n->n_stats > 0) {
-        str_add(s, ",\"stats\":{");
-        for (size_t i = 0; i < n->n_stats; i++) {
-            str_add(s, i ? "," : "");
-            str_add_json(s, n->stats[i].name);
-            str_add(s, ":");
-            str_add_json_double(s, n->stats[i].value);
-        }
-        str_add(s, "}");
+    run_stats_json(n->stats, n->n_stats, s);
+    str_add(s, "}");
+}
+
+void run_stats_json(const struct index_stat *stats, size_t n, struct str *s)
+{
+    if (n == 0)
+        return;
+    str_add(s, ",\"stats\":{");
+    for (size_t i = 0; i < n; i++) {
+        str_add(s, i ? "," : "");
+        str_add_json(s, stats[i].name);
+        str_add(s, ":");
+        str_add_json_double(s, stats[i].value);
     }
     str_add(s, "}");
 }

@@ -82,6 +82,8 @@ struct run_view {
 };
 size_t run_count(const struct run *r);
 void run_view(const struct run *r, size_t i, struct run_view *out);
+/* Add `,"stats":{name: value, ...}` to a JSON object; nothing when there are none. */
+void run_stats_json(const struct index_stat *stats, size_t n, struct str *s);
 /* Absolute paths. */
 const char *run_dir(const struct run *r);
 const char *run_store_path(const struct run *r);

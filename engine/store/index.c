@@ -75,16 +75,18 @@ static bool write_stat(hid_t group, const struct index_stat *s, struct err *e)
     return h5_set_string(group, name, s->unit, e);
 }
 
-static bool write_node(const struct writing *w, hid_t nodes, const struct index_node *x, struct err *e)
+static bool write_node(const struct writing *w, hid_t nodes, size_t order, struct err *e)
 {
+    const struct index_node *x = &w->nodes[order];
     char text[KEY_TEXT], target[PATH_ROOM + 128];
     hid_t group = make_group(nodes, x->name, e);
     if (group < 0)
         return false;
     bool ok = h5_set_string(group, "type", x->type, e) && h5_set_string(group, "state", x->state, e) &&
               h5_set_string(group, "key", x->has_key ? key_text(&x->key, text) : "", e) &&
-              h5_set_double(group, "seconds", x->seconds, e) && h5_set_string(group, "error", x->error ? x->error : "",
-                                                                              e);
+              h5_set_double(group, "seconds", x->seconds, e) &&
+              h5_set_string(group, "error", x->error ? x->error : "", e) &&
+              h5_set_int(group, "order", (int64_t)order, e);
     for (size_t i = 0; ok && i < x->n_stats; i++)
         ok = write_stat(group, &x->stats[i], e);
     if (ok && x->has_ledger)
@@ -130,7 +132,7 @@ static bool write_nodes(const struct writing *w, hid_t file, struct err *e)
     hid_t nodes = make_group(file, "nodes", e), live = nodes < 0 ? -1 : make_group(file, "live", e);
     bool ok = live >= 0;
     for (size_t i = 0; ok && i < w->n; i++) {
-        ok = write_node(w, nodes, &w->nodes[i], e) && (!w->nodes[i].has_ledger || write_live(w, live, &w->nodes[i], e));
+        ok = write_node(w, nodes, i, e) && (!w->nodes[i].has_ledger || write_live(w, live, &w->nodes[i], e));
         if (!ok)
             err_context(e, "node '%s'", w->nodes[i].name);
     }

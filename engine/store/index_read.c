@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,10 +16,15 @@
 
 #define STAT_PREFIX "stat."
 
+struct found {
+    int64_t order; /* in the graph; HDF5 lists groups by name */
+    struct index_node node;
+};
+
 struct reading {
     int fd;
     struct index_run *run;
-    struct index_node *nodes; /* mem_*, moved into the arena at the end */
+    struct found *nodes; /* mem_*, moved into the arena at the end */
     size_t n, room;
     struct arena *arena;
     struct err *e; /* of the callbacks */
@@ -109,13 +115,15 @@ static bool read_stats(struct reading *r, hid_t group, struct index_node *x)
     return copy != NULL;
 }
 
-static bool read_node(struct reading *r, hid_t group, struct index_node *x)
+static bool read_node(struct reading *r, hid_t group, struct found *found)
 {
+    struct index_node *x = &found->node;
     const char *key, *ledger;
     int64_t segments = 0;
     bool ok = get_string(r, group, "type", &x->type) && get_string(r, group, "state", &x->state) &&
               get_string(r, group, "key", &key) && get_string(r, group, "error", &x->error) &&
-              get_number(r, group, "seconds", H5T_NATIVE_DOUBLE, &x->seconds) && read_stats(r, group, x);
+              get_number(r, group, "seconds", H5T_NATIVE_DOUBLE, &x->seconds) &&
+              get_number(r, group, "order", H5T_NATIVE_INT64, &found->order) && read_stats(r, group, x);
     if (!ok)
         return false;
     if (!x->error[0])
@@ -142,9 +150,9 @@ static herr_t visit_node(hid_t nodes, const char *name, const H5L_info_t *info, 
             return -1;
         r->room = room;
     }
-    struct index_node x = {.name = arena_strdup(r->arena, name, r->e)};
-    hid_t group = x.name ? H5Gopen2(nodes, name, H5P_DEFAULT) : -1;
-    if (x.name && group < 0)
+    struct found x = {.node.name = arena_strdup(r->arena, name, r->e)};
+    hid_t group = x.node.name ? H5Gopen2(nodes, name, H5P_DEFAULT) : -1;
+    if (x.node.name && group < 0)
         h5_fail(r->e, "cannot open '%s'", name);
     bool ok = group >= 0 && read_node(r, group, &x);
     if (group >= 0)
@@ -154,6 +162,12 @@ static herr_t visit_node(hid_t nodes, const char *name, const H5L_info_t *info, 
     else
         err_context(r->e, "node '%s'", name);
     return ok ? 0 : -1;
+}
+
+static int by_order(const void *a, const void *b)
+{
+    const struct found *x = a, *y = b;
+    return (x->order > y->order) - (x->order < y->order);
 }
 
 static bool read_nodes(struct reading *r, hid_t file)
@@ -166,6 +180,8 @@ static bool read_nodes(struct reading *r, hid_t file)
     if (!ok && r->e->code == ERR_NONE)
         h5_fail(r->e, "cannot list /nodes");
     H5Gclose(nodes);
+    if (ok && r->n)
+        qsort(r->nodes, r->n, sizeof *r->nodes, by_order);
     return ok;
 }
 
@@ -247,8 +263,8 @@ bool index_read(const char *run_dir, struct index_run *run, struct index_node **
         sys_close(r.fd);
     }
     struct index_node *copy = ok ? arena_new(arena, (r.n + 1) * sizeof *copy, &own) : NULL;
-    if (copy && r.n)
-        memcpy(copy, r.nodes, r.n * sizeof *copy);
+    for (size_t i = 0; copy && i < r.n; i++)
+        copy[i] = r.nodes[i].node;
     mem_free(r.nodes);
     if (!copy) {
         if (e)

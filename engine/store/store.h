@@ -221,7 +221,7 @@ struct index_run {
 /* Write run_dir/run.h5 anew and rename it over the old one. Derived data: nothing is lost with it. */
 bool index_write(struct store *s, const char *run_dir, const struct index_run *run, const struct index_node *nodes,
                  size_t n, struct err *e) ERR_CHECK;
-/* Read the nodes of an existing run.h5; strings and stats are in `arena`. */
+/* Read the nodes of an existing run.h5, in the order in which index_write was given them; strings and stats are in `arena`. */
 bool index_read(const char *run_dir, struct index_run *run, struct index_node **nodes, size_t *n, struct arena *arena,
                 struct err *e) ERR_CHECK;
 
