@@ -22,7 +22,7 @@ static size_t make_nodes(struct index_node nodes[3], const struct key *a, const 
                                    .key = *a, .seconds = 1.25, .stats = stats, .n_stats = COUNT(stats)};
     nodes[1] = (struct index_node){.name = "round.2", .type = "measure", .state = "running", .has_key = true, .key = *b,
                                    .seconds = NAN, .has_ledger = true, .ledger = *b, .ledger_segments = segments};
-    nodes[2] = (struct index_node){.name = "waits", .type = "select", .state = "failed", .seconds = NAN,
+    nodes[2] = (struct index_node){.name = "awaits", .type = "select", .state = "failed", .seconds = NAN,
                                    .error = "no \"rows\": \xc3\xa9"};
     return 3;
 }
@@ -67,6 +67,7 @@ static void the_index_reads_back_as_it_was_written(void **state)
     assert_true(nodes[1].has_ledger && key_equal(&nodes[1].ledger, &b) && nodes[1].ledger_segments == 1);
     assert_false(nodes[1].has_result);
     assert_true(isnan(nodes[1].seconds));
+    assert_string_equal(nodes[2].name, "awaits"); /* in the order of the graph, not of names */
     assert_string_equal(nodes[2].error, "no \"rows\": \xc3\xa9");
     assert_false(nodes[2].has_key);
     arena_free(&arena);
