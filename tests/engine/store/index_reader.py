@@ -35,7 +35,7 @@ def check_static(f):
     assert result["g/half"][:].tolist() == [1.0, 2.0, -2.0], "bf16 reads as float"
     assert result["names"][:].tolist() == [b"alpha", b"", b"gamma ray"]
     assert result["empty"].shape == (0, 4)
-    failed = f["nodes/waits"].attrs
+    failed = f["nodes/awaits"].attrs
     assert failed["state"] == "failed" and failed["error"] == 'no "rows": \u00e9' and np.isnan(failed["seconds"])
 
 
