@@ -2,8 +2,8 @@
 #define ENGINE_NODE_H
 /* The contract every node type fulfils. A node type is one `struct node_class`: its ports, parameters and outputs are
  * data, so that the loader, the checker, the help text and the key need no code per type. `run` turns inputs into an
- * object; it opens no files but sources, starts no threads, and gives the same bytes for the same inputs, parameters and
- * numeric mode, whatever the number of threads. */
+ * object; it opens no files but sources, starts no threads, and gives the same bytes for the same inputs, parameters
+ * and numeric mode, whatever the number of threads. */
 #include "engine/base/err.h"
 #include "engine/store/store.h"
 
@@ -28,7 +28,8 @@ struct param {
     const char *name;
     enum param_type type;
     bool many;            /* a list of `type`; a scalar is a list of one */
-    const char *fallback; /* the default as text ("a, b" for a list), NULL: required; "" with PARAM_STRING/SOURCE/PATH: none */
+    const char *fallback; /* the default as text ("a, b" for a list), NULL: required; "" with PARAM_STRING, SOURCE or
+                             PATH: none */
     double least, most;   /* for numbers; both 0: no range */
     const char *const *choices; /* NULL-terminated, for PARAM_ENUM */
     const char *unit;     /* "token", "byte", NULL */
@@ -38,8 +39,8 @@ struct param {
 
 struct port {
     const char *name;
-    const char *const *types; /* NULL-terminated node types that may be connected; a type is "corpus" or "corpus.selection"
-                                 when only one of its outputs fits; NULL: any node */
+    const char *const *types; /* NULL-terminated node types that may be connected; a type is "corpus" or
+                                 "corpus.selection" when only one of its outputs fits; NULL: any node */
     bool many, optional;
     const char *help;
 };
@@ -76,7 +77,7 @@ struct node_class {
     bool (*run)(struct node *n, struct err *e);
 };
 
-/* ---------------------------------------------------------------------------------------------- what a running node has */
+/* ------------------------------------------------------------------------------------------ what a running node has */
 
 const char *node_name(const struct node *n);
 /* Parameters. The name must be declared with that type. Borrowed from the node. */

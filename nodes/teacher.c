@@ -85,7 +85,8 @@ static bool publish(struct teacher *t, struct err *e)
     node_log(t->n, "perplexity %.4f over %.0f tokens in %u windows (%s)", perplexity, scored, n, node_numerics(t->n));
     return writer_add_take(w, &states, taken, e) && writer_add(w, &loss, t->nll, e) &&
            writer_add(w, &length, t->tokens.length, e) && writer_text(w, "numeric", node_numerics(t->n), e) &&
-           writer_text(w, "model_key", model_key, e) && writer_text(w, "tokens", t->tokens.digest, e) && writer_double(w, "perplexity", perplexity, e);
+           writer_text(w, "model_key", model_key, e) && writer_text(w, "tokens", t->tokens.digest, e) &&
+           writer_double(w, "perplexity", perplexity, e);
 }
 
 static bool run(struct node *n, struct err *e)
@@ -124,7 +125,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         uint64_t layer = 0;
         for (int u = 0; u < LAYER_UNITS; u++)
             layer += m->units[u].parameters * (dtype_bytes(mode) + 4);
-        *out = (struct needs){.memory = forward_bytes(m, mode, (int)tokens.window) + 2 * states + layer, .disk = states};
+        *out = (struct needs){.memory = forward_bytes(m, mode, (int)tokens.window) + 2 * states + layer,
+                              .disk = states};
         tokens_fini(&tokens);
     }
     model_close(m);

@@ -1,6 +1,6 @@
-/* Node type `verify`: the exported directory opened again, its packed bytes decoded, and its KL taken on each token set.
- * It shares nothing with the search but the pass itself: on the selection set its rows must equal the chosen candidate's
- * to the bit, and on the report set they are the published figure. */
+/* Node type `verify`: the exported directory opened again, its packed bytes decoded, and its KL taken on each token
+ * set. It shares nothing with the search but the pass itself: on the selection set its rows must equal the chosen
+ * candidate's to the bit, and on the report set they are the published figure. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -93,9 +93,12 @@ static bool write_set(struct verify *v, const char *set, const double *kl_window
     const struct figures *s = &v->figures;
     double perplexity = exp(s->nll_candidate / s->total), teacher = exp(s->nll_teacher / s->total);
     double top1 = s->top1 / s->total;
-    node_log(v->n, "%s: KL %.6f nats [%.6f, %.6f] over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) "
-             "[%s]", set, s->mean, s->low, s->high, s->n, top1, perplexity, teacher, node_numerics(v->n));
-    return write_column(w, set, "kl_window", kl_window, s->n, "nat", "window", "mean KL over a window's positions", e) &&
+    node_log(v->n,
+             "%s: KL %.6f nats [%.6f, %.6f] over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) "
+             "[%s]",
+             set, s->mean, s->low, s->high, s->n, top1, perplexity, teacher, node_numerics(v->n));
+    return write_column(w, set, "kl_window", kl_window, s->n, "nat", "window", "mean KL over a window's positions",
+                        e) &&
            write_column(w, set, "kl_mean", &s->mean, 1, "nat", "value", "mean KL over all scored positions", e) &&
            write_column(w, set, "kl_low", &s->low, 1, "nat", "value", "lower end of the 95 % interval", e) &&
            write_column(w, set, "kl_high", &s->high, 1, "nat", "value", "upper end of the 95 % interval", e) &&
@@ -179,8 +182,8 @@ static bool directory(struct node *n, char out[4096], struct err *e)
     return true;
 }
 
-/* Every file of the directory is the one that the export node wrote: two exports to one place, or a hand, may have changed
- * it since. */
+/* Every file of the directory is the one that the export node wrote: two exports to one place, or a hand, may have
+ * changed it since. */
 static bool check_files(struct node *n, const char *path, struct err *e)
 {
     const struct input *in = node_input(n, "exported", 0);
@@ -216,8 +219,10 @@ static bool run(struct node *n, struct err *e)
     for (size_t i = 0; ok && i < sets; i++)
         ok = verify_set(&v, i, e);
     if (ok && node_inputs(n, "expect") && !v.compared)
-        ok = err_set(e, ERR_INPUT, "none of the token sets is the one that '%s' was measured on in '%s': connect it, or "
-                     "leave port 'expect' open", node_input(n, "expect", 0)->node, node_numerics(n));
+        ok = err_set(e, ERR_INPUT,
+                     "none of the token sets is the one that '%s' was measured on in '%s': connect it, or "
+                     "leave port 'expect' open",
+                     node_input(n, "expect", 0)->node, node_numerics(n));
     ok = ok && writer_text(node_output(n), "numeric", node_numerics(n), e);
     model_close(v.model);
     return ok;

@@ -54,7 +54,8 @@ static inline const char *check_root(void)
     return root && *root ? root : ".";
 }
 
-/* Make a new folder under $TMPDIR or /tmp and put its path in `path`; check_dir_remove takes it away with its content. */
+/* Make a new folder under $TMPDIR or /tmp and put its path in `path`; check_dir_remove takes it away with its
+ * content. */
 static inline void check_dir_make(char path[256])
 {
     const char *base = getenv("TMPDIR");

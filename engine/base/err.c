@@ -71,6 +71,7 @@ bool err_at(struct err *e, const char *input, int line, int column, int width)
 
 const char *err_name(enum err_code code)
 {
-    static const char *const names[] = {"none", "usage", "input", "resource", "numeric", "io", "device", "stopped", "bug"};
+    static const char *const names[] = {"none", "usage",  "input",   "resource", "numeric",
+                                        "io",   "device", "stopped", "bug"};
     return (unsigned)code < sizeof names / sizeof *names ? names[code] : "bug";
 }

@@ -9,7 +9,8 @@
 
 #define ALIGNMENT 64
 
-/* The test hook: requests left before one fails (0: off). The only mutable global of the tree, since memory itself is. */
+/* The test hook: requests left before one fails (0: off). The only mutable global of the tree, since memory itself
+ * is. */
 static atomic_long fail_countdown;
 static atomic_bool fail_sticky;
 
@@ -33,7 +34,8 @@ bool mem_raw_bytes(void **out, size_t count, size_t size, struct err *e)
 {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX / 2)
-        return err_set(e, ERR_RESOURCE, "cannot allocate %zu elements of %zu bytes: the product overflows", count, size);
+        return err_set(e, ERR_RESOURCE, "cannot allocate %zu elements of %zu bytes: the product overflows", count,
+                       size);
     bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     void *p = must_fail() ? NULL : aligned_alloc(ALIGNMENT, bytes ? bytes : ALIGNMENT);
     if (!p)

@@ -204,7 +204,8 @@ const char *str_size(uint64_t bytes, char out[16])
 const char *str_seconds(double seconds, char out[16])
 {
     unsigned long whole = seconds >= 0 && seconds < 1e9 ? (unsigned long)(seconds + 0.5) : 0;
-    unsigned hours = (unsigned)(whole / 3600) % 100000u, minutes = (unsigned)(whole / 60 % 60), rest = (unsigned)(whole % 60);
+    unsigned hours = (unsigned)(whole / 3600) % 100000u, minutes = (unsigned)(whole / 60 % 60),
+             rest = (unsigned)(whole % 60);
     if (!(seconds >= 0))
         snprintf(out, 16, "-");
     else if (seconds < 1)

@@ -81,7 +81,8 @@ static bool parse_option(struct args *a, const char *word, const char *next, boo
     if (!o->value && equals)
         return err_set(e, ERR_USAGE, "%s: option '%s' takes no value", a->command->name, o->name);
     if (o->value && !equals && !next)
-        return err_set(e, ERR_USAGE, "%s: option '%s' needs a value: %s %s", a->command->name, o->name, o->name, o->value);
+        return err_set(e, ERR_USAGE, "%s: option '%s' needs a value: %s %s", a->command->name, o->name, o->name,
+                       o->value);
     if (o->value && v->n > 0 && !o->many)
         return err_set(e, ERR_USAGE, "%s: option '%s' is given twice", a->command->name, o->name);
     if (!mem_grow(&v->list, v->n, v->n + 1, e))
@@ -202,8 +203,8 @@ bool args_int(const struct args *a, const char *name, int least, int most, int *
     errno = 0;
     long x = strtol(text, &end, 10);
     if (errno || *end || end == text || x < least || x > most)
-        return err_set(e, ERR_USAGE, "%s: option '%s': '%s' is no whole number from %d to %d", a->command->name, name, text,
-                       least, most);
+        return err_set(e, ERR_USAGE, "%s: option '%s': '%s' is no whole number from %d to %d", a->command->name, name,
+                       text, least, most);
     *out = (int)x;
     return true;
 }
@@ -213,7 +214,8 @@ bool args_size(const struct args *a, const char *name, uint64_t *out, struct err
     const char *text = args_value(a, name);
     uint64_t bytes = 0;
     if (text && (!str_parse_size(text, &bytes) || bytes == 0))
-        return err_set(e, ERR_USAGE, "%s: option '%s': '%s' is no size such as 512MiB or 8GiB", a->command->name, name, text);
+        return err_set(e, ERR_USAGE, "%s: option '%s': '%s' is no size such as 512MiB or 8GiB", a->command->name, name,
+                       text);
     *out = bytes;
     return true;
 }

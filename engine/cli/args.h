@@ -22,8 +22,8 @@ struct command {
     int (*main)(const struct args *a); /* returns the exit code */
 };
 
-/* Split argv[0..argc) (what follows the command's name) by the command's table. ERR_USAGE names the word at fault and the
- * nearest known one. The strings are borrowed. */
+/* Split argv[0..argc) (what follows the command's name) by the command's table. ERR_USAGE names the word at fault and
+ * the nearest known one. The strings are borrowed. */
 bool args_parse(struct args **out, const struct command *c, int argc, char **argv, struct err *e) ERR_CHECK;
 void args_free(struct args *a); /* NULL is fine */
 

@@ -66,7 +66,8 @@ static void check_segment(struct tally *t, const char *ledger, const char *file)
     snprintf(name, sizeof name, "ledger/%s/%s", ledger, file);
     bool whole = ledger_verify(t->store, name, &rows, &damaged, &why);
     if (whole && damaged > 0)
-        err_set(&why, ERR_INPUT, "%llu of its rows are damaged: they will be measured again", (unsigned long long)damaged);
+        err_set(&why, ERR_INPUT, "%llu of its rows are damaged: they will be measured again",
+                (unsigned long long)damaged);
     if (!whole || damaged > 0)
         print_damage(t->args, "ledger", name, &why);
     t->rows += rows;
@@ -131,8 +132,8 @@ static int check_main(const struct args *a)
         printf("{\"event\":\"result\",\"objects\":%zu,\"damaged\":%zu,\"rows\":%llu,\"damaged_rows\":%llu}\n",
                t.fine + t.damaged, t.damaged, rows, damaged_rows);
     else
-        printf("%zu objects, %zu damaged; %llu ledger rows, %llu damaged; store %s\n", t.fine + t.damaged, t.damaged, rows,
-               damaged_rows, path);
+        printf("%zu objects, %zu damaged; %llu ledger rows, %llu damaged; store %s\n", t.fine + t.damaged, t.damaged,
+               rows, damaged_rows, path);
     return t.damaged + damaged_rows > 0 ? CLI_FAILED : CLI_DONE;
 }
 

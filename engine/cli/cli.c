@@ -93,7 +93,8 @@ bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
     const struct kernels *k = kernels_cpu(e);
     if (!k)
         return false;
-    o->backend = (struct run_backend){.kernels = k, .name = k->name, .queue_new = cpu_queue_new, .queue_free = cpu_queue_free};
+    o->backend = (struct run_backend){
+        .kernels = k, .name = k->name, .queue_new = cpu_queue_new, .queue_free = cpu_queue_free};
     return true;
 }
 

@@ -34,7 +34,8 @@ static void print_dot(const struct graph *g)
 {
     printf("digraph ");
     print_quoted(g->name);
-    printf(" {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", fontsize=10];\n");
+    printf(" {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n  edge [fontname=\"sans-serif\", "
+           "fontsize=10];\n");
     for (size_t i = 0; i < g->n_nodes; i++) {
         const struct graph_node *n = &g->nodes[i];
         printf("  ");

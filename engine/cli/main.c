@@ -10,13 +10,15 @@ enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *out)
 {
-    fprintf(out, "usage: scout COMMAND [ARGUMENT]... [OPTION]...\n\n"
-                 "Runs graphs that measure, choose and export mixed-precision formats for language models.\n\ncommands:\n");
+    fprintf(out,
+            "usage: scout COMMAND [ARGUMENT]... [OPTION]...\n\n"
+            "Runs graphs that measure, choose and export mixed-precision formats for language models.\n\ncommands:\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(out, "\n'scout COMMAND --help' lists a command's options; 'scout --version' prints the version.\n"
-                 "Exit codes: 0 done; 1 a node failed; 2 wrong usage, graph or input; 3 disk, memory, device or a directory "
-                 "in use;\n130 interrupted, and the same command resumes.\n");
+    fprintf(out,
+            "\n'scout COMMAND --help' lists a command's options; 'scout --version' prints the version.\n"
+            "Exit codes: 0 done; 1 a node failed; 2 wrong usage, graph or input; 3 disk, memory, device or a directory "
+            "in use;\n130 interrupted, and the same command resumes.\n");
 }
 
 static int unknown(const char *word)

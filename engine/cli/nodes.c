@@ -35,8 +35,8 @@ static void print_type(const struct node_class *c)
         printf("  in    %-14s ", p->name);
         for (size_t i = 0; p->types && p->types[i]; i++)
             printf("%s%s", i ? "|" : "", p->types[i]);
-        printf("%s%s%s: %s\n", p->types ? "" : "any node", p->many ? ", one or more" : "", p->optional ? ", optional" : "",
-               p->help ? p->help : "");
+        printf("%s%s%s: %s\n", p->types ? "" : "any node", p->many ? ", one or more" : "",
+               p->optional ? ", optional" : "", p->help ? p->help : "");
     }
     for (const struct param *p = c->params; p && p->name; p++) {
         struct str type = {0};
@@ -100,8 +100,8 @@ static bool unknown_type(const char *name, struct err *e)
     for (; n < 256 && node_table[n]; n++)
         names[n] = node_table[n]->name;
     const char *near = str_nearest(name, names, n);
-    return err_set(e, ERR_USAGE, "nodes: '%s' is no node type%s%s%s", name, near ? "; did you mean '" : "", near ? near : "",
-                   near ? "'?" : "");
+    return err_set(e, ERR_USAGE, "nodes: '%s' is no node type%s%s%s", name, near ? "; did you mean '" : "",
+                   near ? near : "", near ? "'?" : "");
 }
 
 static int nodes_main(const struct args *a)
@@ -126,5 +126,6 @@ static int nodes_main(const struct args *a)
     return CLI_DONE;
 }
 
-const struct command command_nodes = {"nodes", "List the node types, or print one type's ports, parameters and outputs.",
+const struct command command_nodes = {"nodes",
+                                      "List the node types, or print one type's ports, parameters and outputs.",
                                       (const char *const[]){"[TYPE]", NULL}, (const struct option[]){{0}}, nodes_main};

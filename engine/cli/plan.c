@@ -53,6 +53,6 @@ static int plan_main(const struct args *a)
     return CLI_DONE;
 }
 
-const struct command command_plan = {
-    "plan", "Say what a run would make, reuse, or cannot tell yet. Changes nothing.", (const char *const[]){"GRAPH", NULL},
-    (const struct option[]){CLI_RUN_OPTIONS, {0}}, plan_main};
+const struct command command_plan = {"plan", "Say what a run would make, reuse, or cannot tell yet. Changes nothing.",
+                                     (const char *const[]){"GRAPH", NULL},
+                                     (const struct option[]){CLI_RUN_OPTIONS, {0}}, plan_main};

@@ -51,8 +51,10 @@ static void print_json(const struct run *r, const struct graph *g, const struct 
     str_add_json(&t, g->name);
     str_add(&t, ",\"run\":");
     str_add_json(&t, run_dir(r));
-    str_printf(&t, ",\"needed\":%zu,\"reused\":%zu,\"done\":%zu,\"failed\":%zu,\"blocked\":%zu,\"interrupted\":%zu,"
-               "\"waiting\":%zu,\"seconds\":", s->needed, s->reused, s->done, s->failed, s->blocked, s->interrupted, s->waiting);
+    str_printf(&t,
+               ",\"needed\":%zu,\"reused\":%zu,\"done\":%zu,\"failed\":%zu,\"blocked\":%zu,\"interrupted\":%zu,"
+               "\"waiting\":%zu,\"seconds\":",
+               s->needed, s->reused, s->done, s->failed, s->blocked, s->interrupted, s->waiting);
     str_add_json_double(&t, s->seconds);
     str_printf(&t, ",\"exit\":%d}", code);
     printf("%s\n", t.text && !t.failed ? t.text : "{\"event\":\"result\"}");
@@ -131,5 +133,6 @@ out:
 
 const struct command command_run = {
     "run", "Make every result that the graph wants and the store does not have.", (const char *const[]){"GRAPH", NULL},
-    (const struct option[]){CLI_RUN_OPTIONS, {"--dry-run", NULL, false, "only say what would run, as 'scout plan'"}, {0}},
+    (const struct option[]){
+        CLI_RUN_OPTIONS, {"--dry-run", NULL, false, "only say what would run, as 'scout plan'"}, {0}},
     run_main};

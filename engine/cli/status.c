@@ -60,7 +60,8 @@ struct count {
     size_t n;
 };
 
-static void print_totals(const struct args *a, const struct index_run *run, const struct index_node *nodes, size_t n, bool held)
+static void print_totals(const struct args *a, const struct index_run *run, const struct index_node *nodes, size_t n,
+                         bool held)
 {
     struct count counts[] = {{"done", 0}, {"reused", 0}, {"running", 0}, {"waiting", 0}, {"failed", 0}, {"blocked", 0},
                              {"interrupted", 0}};
@@ -139,4 +140,5 @@ static int status_main(const struct args *a)
 
 const struct command command_status = {
     "status", "Show the nodes of a run, while it goes or after it ended.", (const char *const[]){"RUN", NULL},
-    (const struct option[]){{"--watch", NULL, false, "show it again every second, until the run ends"}, {0}}, status_main};
+    (const struct option[]){{"--watch", NULL, false, "show it again every second, until the run ends"}, {0}},
+    status_main};

@@ -178,8 +178,8 @@ static size_t character(const char *p, size_t left)
     return n;
 }
 
-/* Line number `line` of the file, without its end, in *text (to be freed with mem_free); false when it cannot be had.
- */
+/* Line number `line` of the file, without its end, in *text (to be freed with mem_free); false when it cannot be
+ * had. */
 static bool source_line(const char *path, int line, char **text, size_t *length)
 {
     char *content = NULL;

@@ -99,8 +99,8 @@ bool loading_is_round_word(const char *text)
     return false;
 }
 
-/* Take "." and ".." and doubled slashes out of `path`, in place; leading ".." of a relative path stay. "" becomes ".".
- */
+/* Take "." and ".." and doubled slashes out of `path`, in place; leading ".." of a relative path stay. "" becomes
+ * ".". */
 static void normalise(char *path)
 {
     bool absolute = path[0] == '/';

@@ -31,9 +31,9 @@ struct tree {
     bool is_resolving;
 };
 
-/* The tree of `text`, which is the content of `name` (a path, or "--set ..." when in_file is false: then marks have no
- * line). *out is NULL when mistakes left nothing to go on with, and TREE_NULL for an empty text. False: out of memory.
- */
+/* The tree of `text`, which is the content of `name` (a path, or "--set ..." when in_file is false: then marks have
+ * no line). *out is NULL when mistakes left nothing to go on with, and TREE_NULL for an empty text. False: out of
+ * memory. */
 bool yaml_parse(struct loading *l, const char *name, const char *text, size_t bytes, bool in_file,
                 struct tree **out) ERR_CHECK;
 /* Read the regular file at `path` whole into *text (in `arena`, NUL-terminated). A mistake (missing, too large) is

@@ -1,5 +1,5 @@
-/* Why a node would run again: what went into its key now, against what its last object says went into it then. A changed
- * input is followed to the node that it comes from, until the changes that began it all are found. */
+/* Why a node would run again: what went into its key now, against what its last object says went into it then. A
+ * changed input is followed to the node that it comes from, until the changes that began it all are found. */
 #include <string.h>
 
 #include "engine/run/state.h"
@@ -13,12 +13,13 @@ struct explanation {
 };
 
 /* The value of the i-th line "name = value" of that name, as a slice; false if there is none. */
-static bool nth_value(const char *text, const char *name, size_t name_length, size_t i, const char **value, size_t *length)
+static bool nth_value(const char *text, const char *name, size_t name_length, size_t i, const char **value,
+                      size_t *length)
 {
     while (*text) {
         size_t line = strcspn(text, "\n");
-        if (line > name_length + 2 && strncmp(text, name, name_length) == 0 && strncmp(text + name_length, " = ", 3) == 0 &&
-            i-- == 0) {
+        if (line > name_length + 2 && strncmp(text, name, name_length) == 0 &&
+            strncmp(text + name_length, " = ", 3) == 0 && i-- == 0) {
             *value = text + name_length + 3;
             *length = line - name_length - 3;
             return true;
@@ -33,7 +34,8 @@ static void indent(struct str *s, int depth)
     str_printf(s, "%*s", 2 * depth, "");
 }
 
-/* Lines of `now` whose value differs in `then`, and lines that are only in one of them. `what`: "parameter", "source". */
+/* Lines of `now` whose value differs in `then`, and lines that are only in one of them. `what`: "parameter",
+ * "source". */
 static bool compare_lines(struct explanation *x, int depth, const char *what, const char *then, const char *now)
 {
     bool differs = false;
@@ -127,7 +129,8 @@ static bool compare_object(struct explanation *x, const struct node *n, struct o
         str_printf(x->out, "numeric mode: was '%s', is '%s'\n", text_of(o, "numerics"), node_numerics(n));
     }
     if (ok) {
-        differs |= compare_lines(x, depth, "parameter", text_of(o, "parameters"), parameters.text ? parameters.text : "");
+        differs |= compare_lines(x, depth, "parameter", text_of(o, "parameters"),
+                                 parameters.text ? parameters.text : "");
         differs |= compare_lines(x, depth, "source", text_of(o, "data_files"), sources.text ? sources.text : "");
         ok = compare_inputs(x, n, depth, text_of(o, "inputs"), &differs, e);
     }
@@ -163,8 +166,8 @@ static bool explain_node(struct explanation *x, const struct node *n, int depth,
         return true;
     }
     if (key_equal(&last->key, &n->key)) {
-        str_printf(x->out, "node '%s' is unchanged (key %.12s, last state %s): %s\n", n->def->name, key_text(&n->key, is),
-                   last->state, n->reason ? n->reason : "");
+        str_printf(x->out, "node '%s' is unchanged (key %.12s, last state %s): %s\n", n->def->name,
+                   key_text(&n->key, is), last->state, n->reason ? n->reason : "");
         return true;
     }
     struct object *o = NULL;
@@ -174,7 +177,8 @@ static bool explain_node(struct explanation *x, const struct node *n, int depth,
                key_text(&last->key, was), key_text(&n->key, is));
     if (!o) {
         indent(x->out, depth + 1);
-        str_printf(x->out, "its last result is not in the store (last state %s): what changed cannot be told\n", last->state);
+        str_printf(x->out, "its last result is not in the store (last state %s): what changed cannot be told\n",
+                   last->state);
         return true;
     }
     bool ok = compare_object(x, n, o, depth + 1, e);
@@ -191,7 +195,8 @@ static bool add_record(const struct node *n, struct str *out, struct err *e)
     str_printf(out, "key %s\n", key_text(&n->key, text));
     str_printf(out, "  type = %s\n  code version = %u\n  numerics = %s\n", n->def->class->name, n->def->class->version,
                node_numerics(n));
-    bool ok = node_record_parameters(n, &lines, e) && node_record_sources(n, &lines, e) && node_record_inputs(n, &lines, e);
+    bool ok = node_record_parameters(n, &lines, e) && node_record_sources(n, &lines, e) &&
+              node_record_inputs(n, &lines, e);
     for (const char *line = lines.text; ok && line && *line;) {
         size_t whole = strcspn(line, "\n");
         str_printf(out, "  %.*s\n", (int)whole, line);
@@ -216,7 +221,9 @@ bool run_explain(struct run *r, size_t i, struct str *out, struct err *e)
     bool ok = x.seen && explain_node(&x, &r->nodes[i], 0, e);
     if (ok) {
         str_printf(out, "it would %s: %s\n",
-                   r->nodes[i].state == STATE_REUSED ? "be reused" : r->nodes[i].state == STATE_WAITING ? "run" : "not run",
+                   r->nodes[i].state == STATE_REUSED    ? "be reused"
+                   : r->nodes[i].state == STATE_WAITING ? "run"
+                                                        : "not run",
                    r->nodes[i].reason ? r->nodes[i].reason : "");
         ok = add_record(&r->nodes[i], out, e);
     }

@@ -1,5 +1,5 @@
-/* `struct node`: building one per node of the graph, and everything of engine/node.h that a node type calls. When a node
- * runs, and with which cores, is decided in sched.c; its thread is in worker.c; its key in plan.c. */
+/* `struct node`: building one per node of the graph, and everything of engine/node.h that a node type calls. When a
+ * node runs, and with which cores, is decided in sched.c; its thread is in worker.c; its key in plan.c. */
 #include "engine/node.h"
 
 #include <assert.h>
@@ -330,7 +330,8 @@ bool node_sources_stand(const struct node *n, struct err *e)
     return true;
 }
 
-bool node_input_path(const struct node *n, const char *port, size_t i, const char *param, const char **out, struct err *e)
+bool node_input_path(const struct node *n, const char *port, size_t i, const char *param, const char **out,
+                     struct err *e)
 {
     int p = declared_port(n, port);
     assert(i < n->def->n_inputs[p]);
@@ -345,7 +346,7 @@ bool node_input_path(const struct node *n, const char *port, size_t i, const cha
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------- key, store, result, parts */
+/* ---------------------------------------------------------------------------------------- key, store, result, parts */
 
 const struct key *node_key(const struct node *n)
 {
@@ -446,8 +447,9 @@ bool object_part(struct store *s, struct object *o, const char *part, struct obj
     if (!node_part_key(object_key(o), part, &key, e) || !object_open(&found, s, &key, e))
         return err_context(e, "part '%s' of object %.12s", part, key_text(object_key(o), text));
     if (!found)
-        return err_set(e, ERR_INPUT, "part '%s' of object %.12s is missing or was damaged: run again, it is then remade",
-                       part, key_text(object_key(o), text));
+        return err_set(e, ERR_INPUT,
+                       "part '%s' of object %.12s is missing or was damaged: run again, it is then remade", part,
+                       key_text(object_key(o), text));
     *out = found;
     return true;
 }
@@ -462,7 +464,7 @@ void node_live(struct node *n, const struct key *ledger, struct ledger *l)
     pthread_mutex_unlock(&n->run->lock);
 }
 
-/* ---------------------------------------------------------------------------------------------- computing and telling */
+/* -------------------------------------------------------------------------------------------- computing and telling */
 
 const struct kernels *node_kernels(const struct node *n)
 {

@@ -101,7 +101,8 @@ static hwloc_cpuset_t allowed_cpus(const struct place *p)
     if (!set || !p->is_machine)
         return set;
     hwloc_cpuset_t bound = hwloc_bitmap_alloc();
-    if (bound && hwloc_get_cpubind(p->topology, bound, HWLOC_CPUBIND_PROCESS) == 0 && hwloc_bitmap_intersects(bound, set))
+    if (bound && hwloc_get_cpubind(p->topology, bound, HWLOC_CPUBIND_PROCESS) == 0 &&
+        hwloc_bitmap_intersects(bound, set))
         hwloc_bitmap_and(set, set, bound);
     hwloc_bitmap_free(bound);
     return set;

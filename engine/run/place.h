@@ -1,7 +1,7 @@
 #ifndef ENGINE_RUN_PLACE_H
 #define ENGINE_RUN_PLACE_H
-/* The machine as hwloc sees it, cut into units of work: disjoint sets of cores for nodes that run side by side. A unit is
- * a core (with its hardware threads), or one hardware thread when more were asked for than there are cores. Not
+/* The machine as hwloc sees it, cut into units of work: disjoint sets of cores for nodes that run side by side. A unit
+ * is a core (with its hardware threads), or one hardware thread when more were asked for than there are cores. Not
  * thread-safe: the scheduler calls it under its lock, place_bind excepted. */
 #include <stdint.h>
 
@@ -21,7 +21,8 @@ uint64_t place_memory(const struct place *p); /* bytes: the machine's, or the cg
 /* "2 cores, 1 NUMA node, 7.8 GiB". Borrowed. */
 const char *place_text(const struct place *p);
 
-/* Take n free units (1 <= n <= place_unused), on one NUMA node when one has enough, preferring the fullest such node. */
+/* Take n free units (1 <= n <= place_unused), on one NUMA node when one has enough, preferring the fullest such
+ * node. */
 bool place_take(struct place *p, int n, struct place_set **out, struct err *e) ERR_CHECK;
 /* Give them back and free the set. NULL is fine. */
 void place_give(struct place *p, struct place_set *s);

@@ -1,5 +1,6 @@
-/* Keys and states: what a node's result is called, whether it is in the store, and who needs it. The text that an object
- * keeps of its own making (parameters, inputs, sources) is made here as well, because it says what went into the key. */
+/* Keys and states: what a node's result is called, whether it is in the store, and who needs it. The text that an
+ * object keeps of its own making (parameters, inputs, sources) is made here as well, because it says what went into the
+ * key. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@
 /* The largest text attribute an object gets; HDF5 keeps attributes below 64 KiB. */
 #define RECORD_MOST 32768
 
-/* ------------------------------------------------------------------------------------------------------ order of names */
+/* --------------------------------------------------------------------------------------------------- order of names */
 
 /* Ports and parameters go into the key in the byte order of their names, whatever the order of the class. At most
  * COUNT_MOST of either; a class with more would be a mistake in its table. */
@@ -150,8 +151,8 @@ static bool hash_source(struct node *n, struct source *s, struct err *e)
     if (!ok)
         return err_context(e, "node '%s'", n->def->name);
     if (!key_equal(&before, &s->stamp))
-        return err_set(e, ERR_INPUT, "node '%s': '%s' changed while it was read: wait until it is complete", n->def->name,
-                       s->path);
+        return err_set(e, ERR_INPUT, "node '%s': '%s' changed while it was read: wait until it is complete",
+                       n->def->name, s->path);
     return true;
 }
 
@@ -167,7 +168,8 @@ static bool know_parts(struct node *n, bool *known, struct err *e)
         if (!hash_source(n, &n->sources[i], e))
             return false;
         if (!n->sources[i].known) {
-            n->reason = arena_printf(&r->arena, e, "unknown until %s '%s' has been hashed", p->name, n->sources[i].path);
+            n->reason = arena_printf(&r->arena, e, "unknown until %s '%s' has been hashed", p->name,
+                                     n->sources[i].path);
             return n->reason != NULL;
         }
     }

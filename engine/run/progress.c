@@ -1,5 +1,5 @@
-/* The voice of a run: run.log, and the caller's stream as plain lines, JSON, or live lines redrawn in place. Which nodes
- * run and how far they are is told by the caller (run.c). */
+/* The voice of a run: run.log, and the caller's stream as plain lines, JSON, or live lines redrawn in place. Which
+ * nodes run and how far they are is told by the caller (run.c). */
 #include "engine/run/progress.h"
 
 #include <math.h>
@@ -146,7 +146,8 @@ void progress_format(const struct progress_live *l, int columns, char *out, size
             short_number(l->rate, rate);
             at += snprintf(line + at, sizeof line - (size_t)at, "  %s/s", rate);
             if (l->total > l->done)
-                snprintf(line + at, sizeof line - (size_t)at, "  %s left", str_seconds((l->total - l->done) / l->rate, when));
+                snprintf(line + at, sizeof line - (size_t)at, "  %s left",
+                         str_seconds((l->total - l->done) / l->rate, when));
         }
     }
     size_t keep = columns > 1 ? (size_t)columns - 1 : 0;

@@ -1,13 +1,15 @@
 #ifndef ENGINE_RUN_PROGRESS_H
 #define ENGINE_RUN_PROGRESS_H
-/* What a run says while it goes: plain lines with UTC times in RUN/run.log, and on the caller's stream plain lines, JSON
- * lines, or a block of live lines that is redrawn in place. Thread-safe. Failures to write are ignored: the run goes on. */
+/* What a run says while it goes: plain lines with UTC times in RUN/run.log, and on the caller's stream plain lines,
+ * JSON lines, or a block of live lines that is redrawn in place. Thread-safe. Failures to write are ignored: the run
+ * goes on. */
 #include "engine/run/run.h"
 
 struct progress;
 
 /* `log_path` NULL: no log file. */
-bool progress_new(struct progress **out, const char *log_path, enum run_output output, FILE *stream, struct err *e) ERR_CHECK;
+bool progress_new(struct progress **out, const char *log_path, enum run_output output, FILE *stream,
+                  struct err *e) ERR_CHECK;
 void progress_free(struct progress *p); /* NULL is fine */
 
 /* "name: text" (or only text when name is NULL) in the log and on the stream; in JSON an event "log". */

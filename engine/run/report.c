@@ -28,7 +28,7 @@ double report_clock(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- events */
+/* ----------------------------------------------------------------------------------------------------------- events */
 
 static void add_text(const struct node *n, struct str *s)
 {
@@ -102,7 +102,7 @@ void report_state(struct node *n)
     str_free(&json);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- run.h5 */
+/* ----------------------------------------------------------------------------------------------------------- run.h5 */
 
 /* Segments that the ledger has on disk. Its writer adds them while we look. */
 static size_t count_segments(const struct run *r, const struct key *ledger)
@@ -176,7 +176,7 @@ void report_index(struct run *r)
     str_free(&line);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ the thread */
+/* ------------------------------------------------------------------------------------------------------- the thread */
 
 static void draw(struct run *r)
 {

@@ -13,7 +13,7 @@
 
 #include "engine/run/state.h"
 
-/* -------------------------------------------------------------------------------------------------------- directories */
+/* ------------------------------------------------------------------------------------------------------ directories */
 
 /* `path` made absolute from the working directory, without asking whether it exists. */
 static char *absolute(struct arena *a, const char *path, struct err *e)
@@ -92,7 +92,7 @@ static bool note_store(const struct run *r, struct err *e)
     return ok;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- opening */
+/* ---------------------------------------------------------------------------------------------------------- opening */
 
 static bool check_targets(struct run *r, struct err *e)
 {
@@ -105,8 +105,8 @@ static bool check_targets(struct run *r, struct err *e)
         int at = graph_find(r->graph, r->options.targets[i]);
         if (at < 0) {
             const char *near = str_nearest(r->options.targets[i], names, r->n);
-            return err_set(e, ERR_USAGE, "target '%s' is no node of graph '%s'%s%s%s", r->options.targets[i], r->graph->name,
-                           near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+            return err_set(e, ERR_USAGE, "target '%s' is no node of graph '%s'%s%s%s", r->options.targets[i],
+                           r->graph->name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
         }
         r->nodes[at].target = true;
     }
@@ -160,7 +160,8 @@ static bool open_directories(struct run *r, struct err *e)
     if (o->store)
         r->store_path = absolute(&r->arena, o->store, e);
     else
-        r->store_path = o->plan_only ? arena_strdup(&r->arena, found, e) : arena_printf(&r->arena, e, "%s/store", r->dir);
+        r->store_path = o->plan_only ? arena_strdup(&r->arena, found, e)
+                                     : arena_printf(&r->arena, e, "%s/store", r->dir);
     return r->store_path && open_store(r, e);
 }
 
@@ -189,7 +190,8 @@ bool run_open(struct run **out, const struct graph *g, const struct run_options 
     pthread_cond_init(&r->admitted, NULL);
     atomic_init(&r->stopping, false);
     r->n = g->n_nodes;
-    if (!open_directories(r, e) || !node_build_all(r, e) || !check_targets(r, e) || !check_device(r, e) || !open_log(r, e)) {
+    if (!open_directories(r, e) || !node_build_all(r, e) || !check_targets(r, e) || !check_device(r, e) ||
+        !open_log(r, e)) {
         run_close(r);
         return false;
     }
@@ -217,7 +219,7 @@ void run_close(struct run *r)
     mem_free(r);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the run */
+/* ---------------------------------------------------------------------------------------------------------- the run */
 
 bool run_plan(struct run *r, struct err *e)
 {
@@ -235,7 +237,8 @@ static bool say_machine(struct run *r, struct err *e)
         r->memory_total = place_memory(r->place);
     r->machine = arena_printf(&r->arena, e, "%s; kernels %s", place_text(r->place), kernels);
     char *line = arena_printf(&r->arena, e, "graph %s, run %s, store %s", r->graph->name, r->dir, r->store_path);
-    char *machine = arena_printf(&r->arena, e, "machine: %s; nodes may use %s of memory together", r->machine ? r->machine : "",
+    char *machine = arena_printf(&r->arena, e, "machine: %s; nodes may use %s of memory together",
+                                 r->machine ? r->machine : "",
                                  r->memory_total == UINT64_MAX ? "any amount" : str_size(r->memory_total, size));
     if (!r->machine || !line || !machine)
         return false;
@@ -300,7 +303,7 @@ void run_stop(struct run *r)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ------------------------------------------------------------------------------------------------------------- views */
+/* ------------------------------------------------------------------------------------------------------------ views */
 
 size_t run_count(const struct run *r)
 {

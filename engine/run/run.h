@@ -1,8 +1,8 @@
 #ifndef ENGINE_RUN_RUN_H
 #define ENGINE_RUN_RUN_H
-/* The life of one run: a checked graph becomes keys, the keys say what exists and what must run, and worker threads make
- * what is missing. `scout plan` is the first half of it, on a store opened read-only. Nothing here ends the process, and
- * text goes only to the streams that the options name. */
+/* The life of one run: a checked graph becomes keys, the keys say what exists and what must run, and worker threads
+ * make what is missing. `scout plan` is the first half of it, on a store opened read-only. Nothing here ends the
+ * process, and text goes only to the streams that the options name. */
 #include <stdatomic.h>
 
 #include "engine/base/str.h"

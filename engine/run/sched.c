@@ -1,5 +1,5 @@
-/* Which node starts when. Nodes whose inputs are there wait in a heap, the one on the longest path to a sink first. Each
- * gets a thread (worker.c), which opens the inputs, learns what the node needs, and then asks here to be admitted:
+/* Which node starts when. Nodes whose inputs are there wait in a heap, the one on the longest path to a sink first.
+ * Each gets a thread (worker.c), which opens the inputs, learns what the node needs, and then asks here to be admitted:
  * running nodes never hold more cores, memory or nodes at once than the run has, and none goes before one of higher
  * priority that is still opening its inputs. What can never fit is refused with the figures. A node of high priority
  * that waits for room is not passed over for ever: after BYPASS_MOST admissions of others, nothing starts before it. */
@@ -17,7 +17,7 @@
 /* Kept free beyond what a node says it will publish. */
 #define DISK_SPARE (UINT64_C(64) << 20)
 
-/* ------------------------------------------------------------------------------------------------------- the ready heap */
+/* --------------------------------------------------------------------------------------------------- the ready heap */
 
 /* True when a goes before b: longer path first, then the order of the graph. */
 static bool before(const struct node *a, const struct node *b)
@@ -61,7 +61,7 @@ static struct node *pop_ready(struct run *r)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------ states of nodes */
+/* -------------------------------------------------------------------------------------------------- states of nodes */
 
 static void set_error(struct node *n, const struct err *why)
 {
@@ -158,7 +158,7 @@ static bool repair(struct run *r, struct node *n, struct err *e)
     return plan_resolve(r, n->index, false, e);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- admission */
+/* -------------------------------------------------------------------------------------------------------- admission */
 
 static uint64_t disk_free(const struct run *r)
 {
@@ -235,7 +235,8 @@ static bool admit(struct run *r, size_t at, struct err *e)
     return true;
 }
 
-/* Is a node of higher priority still on its way here? Which of two threads asks first must not decide who goes first. */
+/* Is a node of higher priority still on its way here? Which of two threads asks first must not decide who goes
+ * first. */
 static bool is_preceded(const struct run *r, const struct node *n)
 {
     for (size_t i = 0; i < r->n_active; i++)
@@ -287,7 +288,7 @@ bool sched_ask(struct node *n, struct err *e)
     return ok;
 }
 
-/* --------------------------------------------------------------------------------------------------------------- twins */
+/* ------------------------------------------------------------------------------------------------------------ twins */
 
 /* Is a node with the same key at work? Its result is this one's as well, so this one waits and then looks again. */
 static bool has_active_twin(const struct run *r, const struct node *n)
@@ -324,7 +325,7 @@ static bool undefer(struct run *r, struct err *e)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------- begin and end */
+/* ---------------------------------------------------------------------------------------------------- begin and end */
 
 static size_t threads_most(const struct run *r)
 {
@@ -389,7 +390,8 @@ static bool settle(struct run *r, struct node *n, enum worker_outcome outcome, c
     return true;
 }
 
-void sched_finish(struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken, size_t n_broken)
+void sched_finish(struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken,
+                  size_t n_broken)
 {
     struct run *r = n->run;
     struct err e;

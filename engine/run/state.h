@@ -153,7 +153,8 @@ bool sched_run(struct run *r, struct err *e) ERR_CHECK;
 enum worker_outcome { WORKER_DONE, WORKER_FAILED, WORKER_STOPPED, WORKER_DISMISSED, WORKER_REPAIR };
 bool worker_start(struct node *n, struct err *e) ERR_CHECK;
 /* sched.c, called by the worker at the end of its life, and when its needs are known. */
-void sched_finish(struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken, size_t n_broken);
+void sched_finish(struct node *n, enum worker_outcome outcome, const struct err *why, const int *broken,
+                  size_t n_broken);
 bool sched_ask(struct node *n, struct err *e) ERR_CHECK;
 
 /* report.c: the thread that draws live lines and keeps run.h5 up to date, from report_start to report_stop. Writing the

@@ -46,7 +46,8 @@ static bool open_inputs(struct node *n, struct broken *b, struct err *e)
             int from = n->def->inputs[p][i].node;
             struct object **o = &n->inputs[p][i].object;
             bool there = true;
-            if (!object_open(o, n->run->store, &n->run->nodes[from].key, e) || (*o && !node_parts_exist(n, *o, &there, e)))
+            if (!object_open(o, n->run->store, &n->run->nodes[from].key, e) ||
+                (*o && !node_parts_exist(n, *o, &there, e)))
                 return err_context(e, "the result of '%s'", n->inputs[p][i].node);
             if ((!*o || !there) && !add_broken(b, from, e))
                 return false;

@@ -1,7 +1,7 @@
-/* Ledgers: the rows of a measuring context in its segments, with a table in memory of which are there. Shared within a
- * process, one writer process at a time. A row counts when its own CRC, that of its per-token values and that of its
- * candidate's assignment hold; any other is absent, and is measured again. What a segment is made of is in segment.c.
- * */
+/* Ledgers: the rows of a measuring context in its segments, with a table in memory of which are there. Shared within
+ * a process, one writer process at a time. A row counts when its own CRC, that of its per-token values and that of
+ * its candidate's assignment hold; any other is absent, and is measured again. What a segment is made of is in
+ * segment.c. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
-/* Making objects: a writer keeps all data in memory; commit makes the HDF5 skeleton with libhdf5, puts the data in its
- * place with plain writes, seals it with a header, and publishes it under its key (publish.c; checkpointing 6.3, 6.4).
- * Datasets and attributes are written in name order, so equal contents are equal bytes whatever the order of the calls.
- * */
+/* Making objects: a writer keeps all data in memory; commit makes the HDF5 skeleton with libhdf5, puts the data in
+ * its place with plain writes, seals it with a header, and publishes it under its key (publish.c; checkpointing 6.3,
+ * 6.4). Datasets and attributes are written in name order, so equal contents are equal bytes whatever the order of
+ * the calls. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

@@ -327,8 +327,8 @@ static uint32_t candidate_crc(const struct segment_candidate *c, const struct le
     return record_crc(c, offsetof(struct segment_candidate, crc), spec, number);
 }
 
-/* Read n bytes; past the end of a cut file, or where the disk cannot be read, there are zeros, which no check passes.
- * */
+/* Read n bytes; past the end of a cut file, or where the disk cannot be read, there are zeros, which no check
+ * passes. */
 static void read_or_zero(int fd, void *out, size_t n, uint64_t offset)
 {
     size_t got = 0;

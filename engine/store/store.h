@@ -41,18 +41,19 @@ bool key_of_bytes(const void *data, size_t n, struct key *out, struct err *e) ER
 
 struct store;
 
-/* Open or create STORE at `path`. Removes temporary files whose creator is gone. ERR_RESOURCE when it is not writable or
- * the disk is full, ERR_INPUT when its FORMAT is another version's. */
+/* Open or create STORE at `path`. Removes temporary files whose creator is gone. ERR_RESOURCE when it is not writable
+ * or the disk is full, ERR_INPUT when its FORMAT is another version's. */
 bool store_open(struct store **out, const char *path, struct err *e) ERR_CHECK;
 /* Read-only: nothing is created or removed (for plan, status, check). */
 bool store_open_readonly(struct store **out, const char *path, struct err *e) ERR_CHECK;
 void store_close(struct store *s);
 const char *store_path(const struct store *s);
 
-/* Digest of a source: SHA-256 of a regular file's content; of a directory, over the sorted (name, digest) of the regular
- * files directly in it whose names do not start with a dot. Cached in STORE/digests by device, inode, size, mtime and
- * ctime (a file changed less than 2 s before it was hashed is not cached). With `only_cached`, *known says whether it
- * could be told without reading the content of more than 64 MiB. `progress` (may be NULL) is told bytes done and total.*/
+/* Digest of a source: SHA-256 of a regular file's content; of a directory, over the sorted (name, digest) of the
+ * regular files directly in it whose names do not start with a dot. Cached in STORE/digests by device, inode, size,
+ * mtime and ctime (a file changed less than 2 s before it was hashed is not cached). With `only_cached`, *known says
+ * whether it could be told without reading the content of more than 64 MiB. `progress` (may be NULL) is told bytes done
+ * and total. */
 struct digest_progress {
     void (*tell)(void *context, uint64_t done, uint64_t total);
     void *context;
@@ -60,12 +61,12 @@ struct digest_progress {
 bool store_source_digest(struct store *s, const char *path, bool only_cached, struct key *out, bool *known,
                          const struct digest_progress *progress, struct err *e) ERR_CHECK;
 
-/* --------------------------------------------------------------------------------------------------- writing objects */
+/* -------------------------------------------------------------------------------------------------- writing objects */
 
 #define DATASET_RANK 4
 
-/* One dataset of an object. `name` may contain '/' for groups. Strings are DTYPE_U8 with string_bytes > 0: `count` fixed
- * fields of string_bytes bytes, NUL-padded. */
+/* One dataset of an object. `name` may contain '/' for groups. Strings are DTYPE_U8 with string_bytes > 0: `count`
+ * fixed fields of string_bytes bytes, NUL-padded. */
 struct dataset {
     const char *name;
     enum dtype dtype;
@@ -80,7 +81,8 @@ struct dataset {
 struct writer; /* an object being made; all data is kept in memory until commit */
 
 /* `schema` is "<node type>/<version>" or the like. Nothing is visible until writer_commit. */
-bool writer_new(struct writer **out, struct store *s, const struct key *key, const char *schema, struct err *e) ERR_CHECK;
+bool writer_new(struct writer **out, struct store *s, const struct key *key, const char *schema,
+                struct err *e) ERR_CHECK;
 /* Root attributes, text or number; they are part of the object's bytes. */
 bool writer_text(struct writer *w, const char *name, const char *text, struct err *e) ERR_CHECK;
 bool writer_double(struct writer *w, const char *name, double x, struct err *e) ERR_CHECK;
@@ -99,13 +101,13 @@ bool writer_link(struct writer *w, const char *name, const struct key *to, struc
 bool writer_commit(struct writer *w, struct err *e) ERR_CHECK;
 void writer_abort(struct writer *w); /* NULL is fine */
 
-/* --------------------------------------------------------------------------------------------------- reading objects */
+/* -------------------------------------------------------------------------------------------------- reading objects */
 
 struct object;
 
-/* *out = the verified object, or NULL when there is none. A damaged file is moved to quarantine/ (with a line in the log
- * through `damage`, may be NULL) and counts as absent. Each file is verified once per opened store; objects are counted
- * references: object_close releases. */
+/* *out = the verified object, or NULL when there is none. A damaged file is moved to quarantine/ (with a line in the
+ * log through `damage`, may be NULL) and counts as absent. Each file is verified once per opened store; objects are
+ * counted references: object_close releases. */
 bool object_open(struct object **out, struct store *s, const struct key *key, struct err *e) ERR_CHECK;
 /* Is there an object of that key: header and size are checked, not the digest. */
 bool object_exists(struct store *s, const struct key *key);
@@ -130,7 +132,8 @@ const struct dataset *object_dataset_at(const struct object *o, size_t i);
 bool object_read(struct object *o, const char *name, enum dtype t, uint64_t first, uint64_t count, void *out,
                  struct err *e) ERR_CHECK;
 /* The whole dataset in fresh memory (mem_free); *count (may be NULL) gets the number of elements. */
-bool object_read_all(struct object *o, const char *name, enum dtype t, void **out, uint64_t *count, struct err *e) ERR_CHECK;
+bool object_read_all(struct object *o, const char *name, enum dtype t, void **out, uint64_t *count,
+                     struct err *e) ERR_CHECK;
 #define object_load(o, name, t, out, count, e) object_read_all((o), (name), (t), (void **)(out), (count), (e))
 /* Strings of a 1-D string dataset, as NUL-terminated pointers into one block (mem_free of *out frees all). */
 bool object_read_strings(struct object *o, const char *name, char ***out, uint64_t *count, struct err *e) ERR_CHECK;
@@ -138,8 +141,8 @@ bool object_read_strings(struct object *o, const char *name, char ***out, uint64
 /* Verify one file in full: 0 damaged or unreadable (with *e saying how), 1 fine. For `scout check`. */
 bool object_verify(struct store *s, const struct key *key, struct err *e) ERR_CHECK;
 /* Call `each` for every object in the store, in key order. */
-bool store_each_object(struct store *s, bool (*each)(void *context, const struct key *key, struct err *e), void *context,
-                       struct err *e) ERR_CHECK;
+bool store_each_object(struct store *s, bool (*each)(void *context, const struct key *key, struct err *e),
+                       void *context, struct err *e) ERR_CHECK;
 
 /* ---------------------------------------------------------------------------------------------------------- ledgers */
 
@@ -183,8 +186,8 @@ bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t 
  * A row that exists already is ERR_BUG. */
 bool ledger_append(struct ledger *l, struct ledger_row *rows, const float *slots, const uint8_t *assignments, size_t n,
                    struct err *e) ERR_CHECK;
-/* Between looking which rows are missing and appending them, a measurer holds the ledger, so that no other thread of this
- * process measures the same rows meanwhile (other processes wait in ledger_open). Not recursive. */
+/* Between looking which rows are missing and appending them, a measurer holds the ledger, so that no other thread of
+ * this process measures the same rows meanwhile (other processes wait in ledger_open). Not recursive. */
 void ledger_hold(struct ledger *l);
 void ledger_release(struct ledger *l);
 /* Rows now in the ledger. */
@@ -195,7 +198,7 @@ size_t ledger_segments(struct ledger *l);
  * are whole, and how many are written but damaged. False when the file as a whole is damaged. For `scout check`. */
 bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_t *damaged, struct err *e) ERR_CHECK;
 
-/* ------------------------------------------------------------------------------------------------------------ run.h5 */
+/* ----------------------------------------------------------------------------------------------------------- run.h5 */
 
 struct index_stat {
     char name[48];   /* "layer_forwards" */
@@ -221,7 +224,8 @@ struct index_run {
 /* Write run_dir/run.h5 anew and rename it over the old one. Derived data: nothing is lost with it. */
 bool index_write(struct store *s, const char *run_dir, const struct index_run *run, const struct index_node *nodes,
                  size_t n, struct err *e) ERR_CHECK;
-/* Read the nodes of an existing run.h5, in the order in which index_write was given them; strings and stats are in `arena`. */
+/* Read the nodes of an existing run.h5, in the order in which index_write was given them; strings and stats are in
+ * `arena`. */
 bool index_read(const char *run_dir, struct index_run *run, struct index_node **nodes, size_t *n, struct arena *arena,
                 struct err *e) ERR_CHECK;
 

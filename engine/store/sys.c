@@ -32,8 +32,8 @@ void sys_fault_set(const struct sys_fault *f)
 
 bool sys_fault_hit(void) { return atomic_load(&fault.hit); }
 
-/* Does this call have to fail? Sets errno, or ends the process unless `defer_exit` (a write has its half to do first).
- * */
+/* Does this call have to fail? Sets errno, or ends the process unless `defer_exit` (a write has its half to do
+ * first). */
 static bool fails(bool defer_exit)
 {
     if (!atomic_load(&fault.armed))

@@ -2,8 +2,8 @@
 #define NODES_MODEL_EVALUATOR_H
 /* Measures candidates: rebuilds the model with each unit in its assigned format and takes the KL of its next-token
  * distribution to the teacher's, on the windows of one token set. Candidates go through the model together, layer by
- * layer, as a trie of prefixes (every distinct prefix of formats is computed once), and rows that the ledger has are not
- * computed at all. The numbers of a (candidate, window) have the same bits however they were come by. */
+ * layer, as a trie of prefixes (every distinct prefix of formats is computed once), and rows that the ledger has are
+ * not computed at all. The numbers of a (candidate, window) have the same bits however they were come by. */
 #include "nodes/model/model.h"
 #include "nodes/search/candidates.h"
 
@@ -18,7 +18,8 @@ struct evaluator;
     {"teacher", (const char *const[]){"teacher", NULL}, false, false, "the reference states on the same tokens"}, \
     {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the windows to measure on"}
 #define EVALUATOR_PARAMS \
-    {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32", .choices = (const char *const[]){"fp32", "bf16", NULL}, \
+    {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32", \
+     .choices = (const char *const[]){"fp32", "bf16", NULL}, \
      .help = "arithmetic of the matrix products, of teacher and candidate alike"}, \
     {.name = "replay", .type = PARAM_BOOL, .fallback = "true", .outside_key = true, \
      .help = "share the computation of equal prefixes; off computes every candidate in full (same bits)"}, \

@@ -45,8 +45,8 @@ uint64_t forward_bytes(const struct model *m, enum dtype mode, int window)
     uint64_t table = (uint64_t)c->vocab * (uint64_t)c->hidden;
     const struct st_tensor *embedding = safetensors_find(m->files, "model.embed_tokens.weight");
     uint64_t stored = embedding ? embedding->bytes : table * 4; /* once to stay, once while it is read */
-    return table * dtype_bytes(mode) + 2 * stored + (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8 + (uint64_t)chunk_rows(window) * (uint64_t)sum * 4 +
-           (uint64_t)c->layers * (uint64_t)c->hidden * 8;
+    return table * dtype_bytes(mode) + 2 * stored + (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8 +
+           (uint64_t)chunk_rows(window) * (uint64_t)sum * 4 + (uint64_t)c->layers * (uint64_t)c->hidden * 8;
 }
 
 /* A f32 vector of the model, on the device. */

@@ -1,8 +1,9 @@
 #ifndef NODES_MODEL_FORWARD_H
 #define NODES_MODEL_FORWARD_H
-/* The forward pass of the Llama family, written once against the kernel table (model-architectures 1 and 2). It goes one
- * layer at a time over a residual stream x [rows, hidden], rows = windows * window, so that callers decide what streams:
- * a teacher, a calibration pass, or many lanes of candidates. Weights of a layer come as panels, made by weights_pack. */
+/* The forward pass of the Llama family, written once against the kernel table (model-architectures 1 and 2). It goes
+ * one layer at a time over a residual stream x [rows, hidden], rows = windows * window, so that callers decide what
+ * streams: a teacher, a calibration pass, or many lanes of candidates. Weights of a layer come as panels, made by
+ * weights_pack. */
 #include "nodes/model/model.h"
 
 #define LAYER_UNITS 4 /* ROLE_QKV, ROLE_O, ROLE_GATE_UP, ROLE_DOWN, in the order of the forward pass */
@@ -51,7 +52,8 @@ bool forward_final(struct forward *f, const struct tensor *x, struct tensor *sta
  * (queue's tensor_free). */
 bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
                   struct tensor *panels, struct err *e) ERR_CHECK;
-/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their format's. */
+/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their
+ * format's. */
 bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,
                     struct err *e) ERR_CHECK;
 /* DTYPE_F32 for "fp32", DTYPE_BF16 for "bf16", and the text that goes into keys. */

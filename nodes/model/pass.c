@@ -43,7 +43,7 @@ static int64_t hidden(const struct pass *p) { return p->f->model->config.hidden;
 /* Formats of the layers before `depth` are the first depth * LAYER_UNITS bytes of an assignment. */
 static size_t prefix_bytes(int depth) { return (size_t)depth * LAYER_UNITS; }
 
-/* ------------------------------------------------------------------------------------------------ the order of lanes */
+/* ----------------------------------------------------------------------------------------------- the order of lanes */
 
 static void sort_candidates(struct trie *t)
 {
@@ -56,7 +56,8 @@ static void sort_candidates(struct trie *t)
     }
 }
 
-/* The deepest layer before which all windows of the pass have a cached state of this prefix; those states are pinned. */
+/* The deepest layer before which all windows of the pass have a cached state of this prefix; those states are
+ * pinned. */
 static int deepest_start(const struct trie *t, const uint8_t *assignment)
 {
     for (int depth = t->p->f->model->config.layers - 1; depth > 0; depth--) {
@@ -119,7 +120,7 @@ static bool together(const struct trie *t, size_t i, size_t j, int depth)
            memcmp(t->assignments[t->order[i]], t->assignments[t->order[j]], prefix_bytes(depth)) == 0;
 }
 
-/* ------------------------------------------------------------------------------------------------- the layers' sweep */
+/* ------------------------------------------------------------------------------------------------ the layers' sweep */
 
 static bool new_state(struct trie *t, struct tensor *x, struct err *e)
 {

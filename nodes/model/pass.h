@@ -5,8 +5,8 @@
  * KL is made; teacher, measure, polish and verify all come here, so their numbers agree to the bit.
  *
  * A candidate's path through layer l is decided by its formats in layers 0..l; candidates with equal prefixes share one
- * state ("lane"). Weights of a (unit, format) are rebuilt once per pass and layer. States of shared prefixes are kept in
- * a cache, per window, for later passes (replay), as long as its budget lasts. */
+ * state ("lane"). Weights of a (unit, format) are rebuilt once per pass and layer. States of shared prefixes are kept
+ * in a cache, per window, for later passes (replay), as long as its budget lasts. */
 #include "nodes/model/forward.h"
 #include "nodes/model/tokens.h"
 
@@ -45,8 +45,8 @@ struct pass {
 };
 enum pass_phase { PASS_WEIGHTS, PASS_LAYERS, PASS_TEACHER_HEAD, PASS_HEAD, PASS_KL };
 
-/* n assignments, each a format index per unit (equal ones are allowed), over `windows` (n_windows indices into the token
- * set). Rows are told window by window, within a window in the order of the list. */
+/* n assignments, each a format index per unit (equal ones are allowed), over `windows` (n_windows indices into the
+ * token set). Rows are told window by window, within a window in the order of the list. */
 bool pass_run(struct pass *p, const uint8_t *const *assignments, size_t n, const uint32_t *windows, size_t n_windows,
               pass_tell tell, void *context, struct err *e) ERR_CHECK;
 /* States after the final norm of the one candidate `assignment`, [n_windows * slots, hidden] to host memory. */

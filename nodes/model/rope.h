@@ -1,7 +1,7 @@
 #ifndef NODES_MODEL_ROPE_H
 #define NODES_MODEL_ROPE_H
-/* Rotary position tables (model-architectures 1.3): default, linear and llama3 scaling, computed in f32 as the reference
- * implementation does. */
+/* Rotary position tables (model-architectures 1.3): default, linear and llama3 scaling, computed in f32 as the
+ * reference implementation does. */
 #include "nodes/model/model.h"
 
 /* inv_freq[i], i < head_dim / 2, after scaling. */

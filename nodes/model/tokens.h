@@ -1,7 +1,7 @@
 #ifndef NODES_MODEL_TOKENS_H
 #define NODES_MODEL_TOKENS_H
-/* A token set: the windows of one output of a corpus. Window w has `window` slots, of which length[w] are real; all real
- * positions but the last are scored (the last has no next token). */
+/* A token set: the windows of one output of a corpus. Window w has `window` slots, of which length[w] are real; all
+ * real positions but the last are scored (the last has no next token). */
 #include "engine/node.h"
 
 struct token_set {

@@ -9,8 +9,8 @@
 #define BLOCK_ROWS 64 /* a multiple of 16, as kernels->pack wants */
 
 /* Rows [first, first + n) of the unit's fused matrix to out [n, K]; they may straddle its matrices. */
-static void decode_rows(const struct model *m, const struct unit *u, const struct rendering *r, int64_t first, int64_t n,
-                        float *out)
+static void decode_rows(const struct model *m, const struct unit *u, const struct rendering *r, int64_t first,
+                        int64_t n, float *out)
 {
     for (int i = 0; i < u->count; i++) {
         const struct matrix *x = &m->matrices[u->first + i];

@@ -1,6 +1,6 @@
 /* Fuzzes the reading of object files: the header and the digest as they are, and then, with a header that fits, what
- * libhdf5 and the table of contents make of the body. Whatever the bytes, the file is refused, or all that is listed lies
- * inside it. The file lives in memory. The plain main replays files; under clang's fuzzer it is left out. */
+ * libhdf5 and the table of contents make of the body. Whatever the bytes, the file is refused, or all that is listed
+ * lies inside it. The file lives in memory. The plain main replays files; under clang's fuzzer it is left out. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

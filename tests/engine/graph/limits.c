@@ -1,5 +1,5 @@
-/* What a graph may cost: sizes and depths that are refused quickly, a large graph, and memory that runs out anywhere.
- */
+/* What a graph may cost: sizes and depths that are refused quickly, a large graph, and memory that runs out
+ * anywhere. */
 #include <time.h>
 
 #include "engine/base/str.h"

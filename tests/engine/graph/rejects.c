@@ -1,7 +1,7 @@
 /* Broken graphs, each beside the exact text that the loader must print for it: tests/rejects/graphs/NAME.yaml and
  * NAME.txt. Adding a case needs no C. The first line of a case may be "# options: --variant V --set a=b". With
- * SCOUT_REWRITE set in the environment the texts are written instead of compared, to be read before they are committed.
- */
+ * SCOUT_REWRITE set in the environment the texts are written instead of compared, to be read before they are
+ * committed. */
 #include <dirent.h>
 
 #include "tests/check.h"

@@ -21,7 +21,7 @@ void fake_reset(void)
     fake_runs = fake_at_once = fake_most_at_once = fake_parts_made = fake_rows_made = 0;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- node types */
+/* ------------------------------------------------------------------------------------------------------- node types */
 
 static void sleep_ms(int64_t ms)
 {
@@ -157,7 +157,8 @@ static bool run_reader(struct node *n, struct err *e)
 static bool needs_needy(struct node *n, struct needs *out, struct err *e)
 {
     (void)e;
-    *out = (struct needs){.cores = (int)node_int(n, "cores"), .memory = node_size(n, "memory"), .disk = node_size(n, "disk")};
+    *out = (struct needs){
+        .cores = (int)node_int(n, "cores"), .memory = node_size(n, "memory"), .disk = node_size(n, "disk")};
     return true;
 }
 
@@ -238,12 +239,13 @@ static const struct output value_outputs[] = {{"a", "one"}, {"b", "another"}, {0
 static const struct param sum_params[] = {{.name = "add", .type = PARAM_INT, .fallback = "1"}, MS, {0}};
 static const struct param ms_params[] = {MS, {0}};
 static const struct param fail_params[] = {{.name = "how", .type = PARAM_STRING, .fallback = "numeric"}, {0}};
-static const struct param needy_params[] = {{.name = "tag", .type = PARAM_INT, .fallback = "0"},
-                                            {.name = "cores", .type = PARAM_INT, .fallback = "1", .outside_key = true},
-                                            {.name = "memory", .type = PARAM_SIZE, .fallback = "1024", .outside_key = true},
-                                            {.name = "disk", .type = PARAM_SIZE, .fallback = "0", .outside_key = true},
-                                            MS,
-                                            {0}};
+static const struct param needy_params[] = {
+    {.name = "tag", .type = PARAM_INT, .fallback = "0"},
+    {.name = "cores", .type = PARAM_INT, .fallback = "1", .outside_key = true},
+    {.name = "memory", .type = PARAM_SIZE, .fallback = "1024", .outside_key = true},
+    {.name = "disk", .type = PARAM_SIZE, .fallback = "0", .outside_key = true},
+    MS,
+    {0}};
 static const struct param outside_params[] = {{.name = "out", .type = PARAM_PATH, .fallback = "written"}, {0}};
 static const struct param rows_params[] = {{.name = "n", .type = PARAM_INT, .fallback = "20"}, MS, {0}};
 
@@ -259,8 +261,8 @@ const struct node_class fake_value = {.name = "value", .summary = "a number", .v
                                       .outputs = value_outputs, .numerics = numerics_value, .run = run_value};
 const struct node_class fake_value2 = {.name = "value", .summary = "a number", .version = 2, .params = value_params,
                                        .outputs = value_outputs, .numerics = numerics_value, .run = run_value};
-const struct node_class fake_sum = {.name = "sum", .summary = "a sum", .version = 1, .ports = many_in, .params = sum_params,
-                                    .run = run_sum};
+const struct node_class fake_sum = {
+    .name = "sum", .summary = "a sum", .version = 1, .ports = many_in, .params = sum_params, .run = run_sum};
 const struct node_class fake_fail = {.name = "fail", .summary = "fails", .version = 1, .ports = many_in,
                                      .params = fail_params, .run = run_fail};
 const struct node_class fake_parts = {.name = "parts", .summary = "has parts", .version = 1, .ports = many_in,
@@ -273,10 +275,10 @@ const struct node_class fake_outside = {.name = "outside", .summary = "writes a 
                                         .params = outside_params, .stands = stands_outside, .run = run_outside};
 const struct node_class fake_rows = {.name = "rows", .summary = "measures rows", .version = 1, .ports = many_in,
                                      .params = rows_params, .run = run_rows};
-const struct node_class *const fake_table[] = {&fake_value, &fake_sum, &fake_fail, &fake_parts, &fake_reader, &fake_needy,
-                                               &fake_outside, &fake_rows, NULL};
+const struct node_class *const fake_table[] = {&fake_value, &fake_sum,     &fake_fail, &fake_parts, &fake_reader,
+                                               &fake_needy, &fake_outside, &fake_rows, NULL};
 
-/* -------------------------------------------------------------------------------------------------------------- graphs */
+/* ----------------------------------------------------------------------------------------------------------- graphs */
 
 void fake_init(struct fake *f)
 {
@@ -354,7 +356,10 @@ void fake_thirty(struct fake *f)
     int at[30];
     fake_init(f);
     for (int i = 0; i < 30; i++) {
-        const struct node_class *c = i < 3 ? &fake_value : i % 7 == 3 ? &fake_parts : i % 7 == 5 ? &fake_rows : &fake_sum;
+        const struct node_class *c = i < 3        ? &fake_value
+                                     : i % 7 == 3 ? &fake_parts
+                                     : i % 7 == 5 ? &fake_rows
+                                                  : &fake_sum;
         snprintf(name, sizeof name, "n%02d", i);
         at[i] = fake_add(f, name, c);
         if (i < 3) {
@@ -368,7 +373,7 @@ void fake_thirty(struct fake *f)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------- running */
+/* ---------------------------------------------------------------------------------------------------------- running */
 
 void fake_directory(char out[64])
 {

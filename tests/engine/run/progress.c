@@ -52,9 +52,11 @@ static char *written(enum run_output output)
 static void each_output_has_its_form(void **state)
 {
     (void)state;
-    char *plain = written(RUN_PLAIN), *json = written(RUN_JSON), *silent = written(RUN_SILENT), *live = written(RUN_TERMINAL);
+    char *plain = written(RUN_PLAIN), *json = written(RUN_JSON), *silent = written(RUN_SILENT),
+         *live = written(RUN_TERMINAL);
     assert_string_equal(plain, "n: two lines \"quoted\"\nn: done in 1 s\n");
-    assert_string_equal(json, "{\"event\":\"log\",\"node\":\"n\",\"text\":\"two\\nlines \\\"quoted\\\"\"}\n{\"event\":\"node\"}\n");
+    assert_string_equal(
+        json, "{\"event\":\"log\",\"node\":\"n\",\"text\":\"two\\nlines \\\"quoted\\\"\"}\n{\"event\":\"node\"}\n");
     assert_string_equal(silent, "");
     assert_string_equal(live, "n                    1/2 row  1/s  1.0 s left\n\033[1A\r\033[Jn: two lines \"quoted\"\n"
                               "n: done in 1 s\n");

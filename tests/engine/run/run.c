@@ -1,5 +1,5 @@
-/* engine/run/run.c: a run that is interrupted or killed at any moment and started again ends with the same bytes; two runs
- * in one directory; what is left in run.h5 and run.log. Every run here is a child process of its own. */
+/* engine/run/run.c: a run that is interrupted or killed at any moment and started again ends with the same bytes; two
+ * runs in one directory; what is left in run.h5 and run.log. Every run here is a child process of its own. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -231,7 +231,8 @@ static void an_interrupted_node_is_so_in_the_index(void **state)
     pid = fork(); /* libhdf5 in a child, so that the next test's fork is clean */
     if (pid == 0) {
         bool ok = index_read(dir, &run, &nodes, &n, &arena, &e) && strcmp(indexed(nodes, n, "v"), "done") == 0 &&
-                  strcmp(indexed(nodes, n, "rows"), "interrupted") == 0 && strcmp(indexed(nodes, n, "s"), "waiting") == 0;
+                  strcmp(indexed(nodes, n, "rows"), "interrupted") == 0 &&
+                  strcmp(indexed(nodes, n, "s"), "waiting") == 0;
         _exit(ok ? 0 : 1);
     }
     assert_int_equal(wait_child(pid), 0);

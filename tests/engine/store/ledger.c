@@ -179,8 +179,8 @@ static void flip(const char *path, uint64_t at)
     close(fd);
 }
 
-/* After a flipped bit at `at`, exactly the rows [first, first + n) of 20 are absent; then they can be appended again.
- * */
+/* After a flipped bit at `at`, exactly the rows [first, first + n) of 20 are absent; then they can be appended
+ * again. */
 static void expect_loss(struct fixture *f, const char *path, uint64_t at, unsigned first, unsigned n)
 {
     flip(path, at);

@@ -1,5 +1,5 @@
-/* The forward pass against `transformers`: golden logits made by tools/golden_logits.py. And RoPE against the check values
- * of the architecture notes. */
+/* The forward pass against `transformers`: golden logits made by tools/golden_logits.py. And RoPE against the check
+ * values of the architecture notes. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
