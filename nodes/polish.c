@@ -17,7 +17,7 @@ struct polish {
     struct evaluator *evaluator;
     const struct menu *menu;       /* the evaluator's */
     struct candidates known;       /* what select had */
-    bool is_comparable;            /* known was measured on the same tokens in the same numeric mode */
+    bool is_comparable;            /* known was measured in the evaluator's context */
     struct candidates table;       /* the start, then every move tried */
     double *l1;                    /* [unit, format] */
     struct descent descent;
@@ -144,7 +144,10 @@ static bool read_start(struct polish *p, struct err *e)
         return err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, chosen, p->known.n);
     if (!evaluator_table(p->evaluator, &p->table, e))
         return false;
-    p->is_comparable = strcmp(p->known.tokens, p->table.tokens) == 0 && strcmp(p->known.numeric, p->table.numeric) == 0;
+    p->is_comparable = strcmp(p->known.context, p->table.context) == 0;
+    if (!p->is_comparable)
+        node_log(p->n, "'%s' was measured in another context (model, renderings, teacher, tokens or numeric mode): the "
+                 "costs are refitted to what is measured here alone", in->node);
     const struct candidate *start = &p->known.list[chosen];
     return candidates_add(&p->table, p->menu, start->assignment, start->origin, -1, e) &&
            evaluator_measure(p->evaluator, &p->table, 0, e);
@@ -190,7 +193,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},

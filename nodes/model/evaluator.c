@@ -30,6 +30,7 @@ struct evaluator {
     struct replay *replay;
     struct pass pass;
     struct ledger *ledger;
+    struct key context;         /* the ledger's */
     size_t lanes;
     uint64_t rows_measured, rows_reused, rows_wanted, rows_done; /* wanted and done: of the call in hand */
 };
@@ -74,6 +75,7 @@ static bool open_ledger(struct evaluator *v, struct err *e)
     key_hash_text(h, node_numerics(v->n));
     if (!key_hash_end(h, &spec.context, e) || !ledger_open(&v->ledger, node_store(v->n), &spec, e))
         return false;
+    v->context = spec.context;
     node_live(v->n, &spec.context, v->ledger);
     return true;
 }
@@ -175,6 +177,7 @@ bool evaluator_table(const struct evaluator *v, struct candidates *out, struct e
     if (ok) {
         snprintf(out->numeric, sizeof out->numeric, "%s", node_numerics(v->n));
         snprintf(out->tokens, sizeof out->tokens, "%s", v->tokens.digest);
+        key_text(&v->context, out->context);
     }
     return ok;
 }

@@ -31,7 +31,7 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e) ERR_C
 void evaluator_close(struct evaluator *v); /* NULL is fine; tells the node's stats */
 /* The menu of its renderings. Borrowed. */
 const struct menu *evaluator_menu(const struct evaluator *v);
-/* An empty table with the evaluator's windows and numeric mode. */
+/* An empty table with the evaluator's windows, numeric mode and measuring context. */
 bool evaluator_table(const struct evaluator *v, struct candidates *out, struct err *e) ERR_CHECK;
 /* Measure the candidates with index [first, table->n) of a table made by evaluator_table on all windows, and fill their
  * measured columns. An assignment that uses a format its unit cannot have is ERR_INPUT. ERR_STOPPED when the run was

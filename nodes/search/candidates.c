@@ -353,6 +353,7 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e)
     if (ok && windows > 0) {
         read_attribute(o, "numeric", made.numeric, sizeof made.numeric);
         read_attribute(o, "tokens", made.tokens, sizeof made.tokens);
+        read_attribute(o, "context", made.context, sizeof made.context);
     }
     ok = ok && fill_table(&made, &x, o, e);
     free_columns(&x);
@@ -428,7 +429,8 @@ static bool unite(struct candidates *c, const struct candidates *from, struct er
     return ok;
 }
 
-/* Two measured tables must be of the same windows and arithmetic. */
+/* Two measured tables must be of one context. The windows and the arithmetic are part of it, but say more in a message;
+ * what is left are models, teachers and renderings that differ although their units and formats have the same names. */
 static bool check_comparable(const struct candidates *a, const char *a_node, const struct candidates *b,
                              const char *b_node, struct err *e)
 {
@@ -438,6 +440,10 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
     if (a->n_windows != b->n_windows || strcmp(a->tokens, b->tokens) != 0)
         return err_set(e, ERR_INPUT, "'%s' was measured on other windows (%u of them) than '%s' (%u); connect nodes "
                        "that measure on the same token set", b_node, b->n_windows, a_node, a->n_windows);
+    if (strcmp(a->context, b->context) != 0)
+        return err_set(e, ERR_INPUT, "'%s' and '%s' were measured with different renderings, teachers or models (contexts "
+                       "%.12s and %.12s), so their KLs cannot be compared; connect nodes that measure the same `quantize` "
+                       "node with the same teacher", a_node, b_node, a->context, b->context);
     return true;
 }
 
@@ -490,6 +496,7 @@ bool candidates_read_inputs(struct candidates *c, struct node *n, const char *po
         ok = candidates_init(&made, t->n_units, t->n_windows, t->window_tokens, t->window_document, e);
         memcpy(made.numeric, t->numeric, sizeof made.numeric);
         memcpy(made.tokens, t->tokens, sizeof made.tokens);
+        memcpy(made.context, t->context, sizeof made.context);
     }
     for (size_t i = 0; ok && i < count; i++)
         ok = unite(&made, &tables[i], e);
@@ -615,5 +622,5 @@ bool candidates_write(const struct candidates *c, const struct menu *m, struct w
     for (size_t i = 0; ok && i < sizeof when_measured / sizeof *when_measured; i++)
         ok = write_column(c, &when_measured[i], w, e);
     return ok && write_windows(c, w, e) && writer_text(w, "numeric", c->numeric, e) &&
-           writer_text(w, "tokens", c->tokens, e);
+           writer_text(w, "tokens", c->tokens, e) && writer_text(w, "context", c->context, e);
 }

@@ -57,6 +57,8 @@ struct candidates {
     size_t n, capacity;
     char numeric[64];         /* the numeric mode, "" in a list of proposals */
     char tokens[KEY_TEXT];    /* digest of the token set that was measured on; the attribute `tokens`; "" likewise */
+    char context[KEY_TEXT];   /* key of the measuring context (the ledger's): model, renderings, teacher, tokens and
+                                 numeric mode; the attribute `context`; "" likewise */
     struct arena arena;
 };
 /* `n_windows` may be 0. window arrays are copied. */
@@ -74,7 +76,8 @@ struct candidate *candidates_add(struct candidates *c, const struct menu *m, con
 bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
  * unmeasured one; parents are renumbered. ERR_INPUT when the tables are of other units or formats than each other, or
- * were measured on different windows or in different numeric modes. */
+ * were not measured in one context: on different windows, in different numeric modes, or with other renderings of the
+ * same names. */
 bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e) ERR_CHECK;
 /* Write all columns with /units and /formats beside them. */
 bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;

@@ -120,6 +120,7 @@ static void a_table_is_read_as_it_was_written(void **state)
     assert_int_equal(back.n_windows, MADE_WINDOWS);
     assert_string_equal(back.numeric, "fp32 made");
     assert_string_equal(back.tokens, "made");
+    assert_string_equal(back.context, "made context");
     assert_memory_equal(back.window_tokens, c.window_tokens, MADE_WINDOWS * sizeof(uint32_t));
     assert_memory_equal(back.window_document, c.window_document, MADE_WINDOWS * sizeof(uint32_t));
     for (size_t i = 0; i < 40; i++) {
@@ -214,9 +215,10 @@ static void tables_unite_by_assignment_and_a_measured_row_wins(void **state)
 static void tables_that_cannot_be_compared_are_refused(void **state)
 {
     struct world *w = *state;
-    static const char *const messages[] = {"'measure' was measured in 'fp32 made' and 'measure' in 'bf16 made'",
-                                           "was measured on other windows", "was made from other renderings"};
-    for (int kind = 0; kind < 3; kind++) {
+    static const char *const messages[] = {"'measure' was measured in 'fp32 made' and 'polish' in 'bf16 made'",
+                                           "'polish' was measured on other windows", "was made from other renderings",
+                                           "'measure' and 'polish' were measured with different renderings"};
+    for (size_t kind = 0; kind < COUNT(messages); kind++) {
         struct err e;
         struct candidates one, two, all;
         struct made other = w->made;
@@ -232,13 +234,15 @@ static void tables_that_cannot_be_compared_are_refused(void **state)
             names[1] = "other";
             other.menu.format_names = names;
         }
-        snprintf(name, sizeof name, "wrong%d", kind);
+        if (kind == 3) /* as two `quantize` nodes of one model give: all names are the same */
+            strcpy(two.context, "another context");
+        snprintf(name, sizeof name, "wrong%zu", kind);
         struct object *a = made_object(&w->made, &one, w->store, "right");
         struct object *b = made_object(&other, &two, w->store, name);
         struct node n;
         fake_node_init(&n, &reader, w->store, "reader");
         fake_node_connect(&n, "rows", "measure", a, NULL);
-        fake_node_connect(&n, "rows", "measure", b, NULL);
+        fake_node_connect(&n, "rows", "polish", b, NULL);
         assert_err(candidates_read_inputs(&all, &n, "rows", &e), e, ERR_INPUT, messages[kind]);
         fake_node_fini(&n);
         object_close(a);

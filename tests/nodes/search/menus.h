@@ -76,6 +76,7 @@ static inline void made_table(const struct made *x, struct candidates *out)
     assert_ok(candidates_init(out, x->menu.n_units, MADE_WINDOWS, tokens, document, &e), e);
     snprintf(out->numeric, sizeof out->numeric, "fp32 made");
     snprintf(out->tokens, sizeof out->tokens, "made");
+    snprintf(out->context, sizeof out->context, "made context");
 }
 
 /* "Measure" the entries from `first` on: windows differ by a factor that candidates share. */

@@ -484,6 +484,54 @@ static void polish_lowers_kl_within_the_size(void **state)
     object_close(rows);
 }
 
+/* The units that a descent from `select` changes, move by move. */
+static int32_t *polish_moves(struct object *select, uint64_t *n)
+{
+    struct object *o = run_fine(&node_polish, "polish", (struct setting[]){{"select", select, NULL},
+                                                                           {"moves", NULL, "24"}, {0}});
+    int32_t *moves = load(o, "moves/unit", DTYPE_I32, n);
+    object_close(o);
+    return moves;
+}
+
+/* Rows of another context say nothing of this one's KL: they must not change which moves are tried. */
+static void polish_learns_only_from_rows_of_its_context(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c, start;
+    uint64_t n[3];
+    int32_t *moves[3];
+    struct object *rows = measured_rows(), *select[3];
+    assert_ok(candidates_read(&c, rows, &e), e);
+    struct setting settings[] = {{"rows", rows, NULL}, {"bpp", NULL, "8"}, {0}};
+    select[0] = run_fine(&node_select, "same context", settings);
+    strcpy(c.context, "another context");
+    settings[0].object = made_object(&world.made, &c, world.store, "another context");
+    select[1] = run_fine(&node_select, "another context", settings);
+    object_close(settings[0].object);
+    made_table(&world.made, &start);
+    assert_non_null(candidates_add(&start, &world.made.menu, c.list[load_one(select[0], "chosen")].assignment, "start",
+                                   -1, &e));
+    made_measure(&world.made, &start, 0);
+    settings[0].object = made_object(&world.made, &start, world.store, "start alone");
+    select[2] = run_fine(&node_select, "start alone", settings);
+    object_close(settings[0].object);
+    for (int i = 0; i < 3; i++) {
+        moves[i] = polish_moves(select[i], &n[i]);
+        assert_int_equal(n[i], 24);
+    }
+    assert_memory_not_equal(moves[0], moves[1], 24 * sizeof **moves); /* the rows do matter where they may */
+    assert_memory_equal(moves[1], moves[2], 24 * sizeof **moves);
+    for (int i = 0; i < 3; i++) {
+        mem_free(moves[i]);
+        object_close(select[i]);
+    }
+    candidates_fini(&start);
+    candidates_fini(&c);
+    object_close(rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -497,6 +545,7 @@ int main(void)
         cmocka_unit_test(select_keeps_budgets_and_ceilings),
         cmocka_unit_test(select_needs_a_complete_row),
         cmocka_unit_test(polish_lowers_kl_within_the_size),
+        cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
