@@ -100,12 +100,7 @@ static bool find_knee(struct frontier *f, struct err *e)
 
 static bool read_rows(struct frontier *f, struct err *e)
 {
-    for (size_t i = 0; i < node_inputs(f->n, "rows"); i++) {
-        const struct input *in = node_input(f->n, "rows", i);
-        if (!menu_check(&f->menu, in->object, in->node, e))
-            return false;
-    }
-    if (!candidates_read_inputs(&f->rows, f->n, "rows", e))
+    if (!candidates_read_inputs(&f->rows, &f->menu, f->n, "rows", e))
         return false;
     f->has_rows = true;
     return find_knee(f, e);

@@ -32,14 +32,15 @@ static bool take(struct node *n, const struct candidates *proposed, struct candi
 static bool measure(struct node *n, struct evaluator *v, struct err *e)
 {
     struct candidates proposed, table;
-    if (!candidates_read_inputs(&proposed, n, "candidates", e))
+    if (!candidates_read_inputs(&proposed, evaluator_menu(v), n, "candidates", e))
         return false;
     bool ok = evaluator_table(v, &table, e);
     if (!ok) {
         candidates_fini(&proposed);
         return false;
     }
-    ok = take(n, &proposed, &table, evaluator_menu(v), e) && evaluator_measure(v, &table, 0, e) && candidates_write(&table, evaluator_menu(v), node_output(n), e);
+    ok = take(n, &proposed, &table, evaluator_menu(v), e) && evaluator_measure(v, &table, 0, e) &&
+         candidates_write(&table, evaluator_menu(v), node_output(n), e);
     candidates_fini(&proposed);
     candidates_fini(&table);
     return ok;
@@ -66,7 +67,8 @@ const struct node_class node_measure = {
         {0}},
     .params = (const struct param[]){
         EVALUATOR_PARAMS,
-        {.name = "which", .type = PARAM_ENUM, .fallback = "all", .choices = (const char *const[]){"all", "frontier", NULL},
+        {.name = "which", .type = PARAM_ENUM, .fallback = "all",
+         .choices = (const char *const[]){"all", "frontier", NULL},
          .help = "all candidates of the tables, or only those on the frontier of one `select`"},
         {0}},
     .numerics = evaluator_numerics,

@@ -288,12 +288,7 @@ static void tell(const struct select *s)
 
 static bool read_rows(struct select *s, struct err *e)
 {
-    for (size_t i = 0; i < node_inputs(s->n, "rows"); i++) {
-        const struct input *in = node_input(s->n, "rows", i);
-        if (!menu_check(&s->menu, in->object, in->node, e))
-            return false;
-    }
-    if (!candidates_read_inputs(&s->rows, s->n, "rows", e))
+    if (!candidates_read_inputs(&s->rows, &s->menu, s->n, "rows", e))
         return false;
     size_t n = s->rows.n, complete = 0;
     if (!mem_new(&s->x, n, e) || !mem_new(&s->low, n, e) || !mem_new(&s->high, n, e) || !new_curve(&s->curve, n, e) ||

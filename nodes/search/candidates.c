@@ -447,42 +447,36 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
     return true;
 }
 
-/* The tables of a port, one by one: the second visit, which unites them, needs to know from the first which windows
- * they are of. */
-static bool load_tables(struct candidates *tables, size_t n, struct node *node, const char *port, size_t *measured,
-                        struct err *e)
+/* The tables of a port; *measured = the first that was measured, n: none. The second visit, which unites them, needs to
+ * know from it which windows they are of. */
+static bool load_tables(struct candidates *tables, size_t n, const struct menu *m, struct node *node, const char *port,
+                        size_t *measured, struct err *e)
 {
-    char **units = NULL, **formats = NULL;
-    uint64_t n_units = 0, n_formats = 0;
-    bool ok = true;
     *measured = n;
-    for (size_t i = 0; ok && i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         const struct input *in = node_input(node, port, i);
         char what[256];
         snprintf(what, sizeof what, "%s '%s'", port, in->node);
-        ok = candidates_read(&tables[i], in->object, e) || err_context(e, "%s", what);
-        if (ok && i == 0)
-            ok = object_read_strings(in->object, "units/name", &units, &n_units, e) &&
-                 object_read_strings(in->object, "formats/name", &formats, &n_formats, e);
-        else if (ok)
-            ok = check_names(in->object, "units/name", units, (int)n_units, what, e) &&
-                 check_names(in->object, "formats/name", formats, (int)n_formats, what, e);
-        if (ok && (uint64_t)tables[i].n_units != n_units)
-            ok = err_set(e, ERR_INPUT, "%s: assignments of %d units beside a list of %llu", what, tables[i].n_units,
-                         (unsigned long long)n_units);
-        if (!ok || tables[i].n_windows == 0)
+        if (!candidates_read(&tables[i], in->object, e))
+            return err_context(e, "%s", what);
+        if (!menu_check(m, in->object, what, e))
+            return false;
+        if (tables[i].n_units != m->n_units)
+            return err_set(e, ERR_INPUT, "%s: assignments of %d units beside a list of %d", what, tables[i].n_units,
+                           m->n_units);
+        if (tables[i].n_windows == 0)
             continue;
         if (*measured == n)
             *measured = i;
-        else
-            ok = check_comparable(&tables[*measured], node_input(node, port, *measured)->node, &tables[i], in->node, e);
+        else if (!check_comparable(&tables[*measured], node_input(node, port, *measured)->node, &tables[i], in->node,
+                                   e))
+            return false;
     }
-    mem_free(units);
-    mem_free(formats);
-    return ok;
+    return true;
 }
 
-bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e)
+bool candidates_read_inputs(struct candidates *c, const struct menu *m, struct node *n, const char *port,
+                            struct err *e)
 {
     struct candidates *tables, made = {0};
     size_t count = node_inputs(n, port), measured;
@@ -490,7 +484,7 @@ bool candidates_read_inputs(struct candidates *c, struct node *n, const char *po
         return err_set(e, ERR_BUG, "port '%s' has no table to read", port);
     if (!mem_new(&tables, count, e))
         return false;
-    bool ok = load_tables(tables, count, n, port, &measured, e);
+    bool ok = load_tables(tables, count, m, n, port, &measured, e);
     if (ok) {
         const struct candidates *t = &tables[measured < count ? measured : 0];
         ok = candidates_init(&made, t->n_units, t->n_windows, t->window_tokens, t->window_document, e);

@@ -75,10 +75,11 @@ struct candidate *candidates_add(struct candidates *c, const struct menu *m, con
 /* From an object: measured columns are read when they are there. */
 bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
- * unmeasured one; parents are renumbered. ERR_INPUT when the tables are of other units or formats than each other, or
- * were not measured in one context: on different windows, in different numeric modes, or with other renderings of the
- * same names. */
-bool candidates_read_inputs(struct candidates *c, struct node *n, const char *port, struct err *e) ERR_CHECK;
+ * unmeasured one; parents are renumbered. ERR_INPUT when a table is of other units or formats than the menu, or when
+ * they were not measured in one context: on different windows, in different numeric modes, or with other renderings of
+ * the same names. */
+bool candidates_read_inputs(struct candidates *c, const struct menu *m, struct node *n, const char *port,
+                            struct err *e) ERR_CHECK;
 /* Write all columns with /units and /formats beside them. */
 bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;
 

@@ -191,7 +191,7 @@ static void tables_unite_by_assignment_and_a_measured_row_wins(void **state)
     fake_node_init(&n, &reader, w->store, "reader");
     for (int i = 0; i < 3; i++)
         fake_node_connect(&n, "rows", "measure", objects[i], NULL);
-    assert_ok(candidates_read_inputs(&all, &n, "rows", &e), e);
+    assert_ok(candidates_read_inputs(&all, &w->made.menu, &n, "rows", &e), e);
     assert_int_equal(all.n, 5);
     assert_int_equal(all.n_windows, MADE_WINDOWS);
     static const bool measured[] = {true, false, true, true, true};
@@ -243,7 +243,7 @@ static void tables_that_cannot_be_compared_are_refused(void **state)
         fake_node_init(&n, &reader, w->store, "reader");
         fake_node_connect(&n, "rows", "measure", a, NULL);
         fake_node_connect(&n, "rows", "polish", b, NULL);
-        assert_err(candidates_read_inputs(&all, &n, "rows", &e), e, ERR_INPUT, messages[kind]);
+        assert_err(candidates_read_inputs(&all, &w->made.menu, &n, "rows", &e), e, ERR_INPUT, messages[kind]);
         fake_node_fini(&n);
         object_close(a);
         object_close(b);

@@ -1,4 +1,4 @@
-/* The node types rank, frontier, select and polish, one after the other, on a made-up model over a real store.
+/* The node types rank, frontier, measure, select and polish, one after the other, on a made-up model over a real store.
  * Measuring is made up as well: the functions of nodes/model/evaluator.h are here. */
 #include "tests/nodes/search/objects.h"
 
@@ -437,6 +437,36 @@ static void select_needs_a_complete_row(void **state)
     candidates_fini(&c);
 }
 
+/* A format index means nothing under another list of formats, so such a table is refused wherever it is connected. */
+static void every_node_refuses_candidates_of_other_renderings(void **state)
+{
+    (void)state;
+    struct made other = world.made;
+    struct candidates c;
+    struct err e;
+    char *names[MADE_FORMATS];
+    uint64_t seed = 4;
+    for (int f = 0; f < MADE_FORMATS; f++)
+        names[f] = world.made.menu.format_names[(f + 1) % MADE_FORMATS];
+    other.menu.format_names = names;
+    made_table(&world.made, &c);
+    made_random(&world.made, &c, &seed);
+    made_measure(&world.made, &c, 0);
+    struct object *wrong = made_object(&other, &c, world.store, "other formats"), *rank = rank_object(), *o;
+    static const struct {
+        const struct node_class *class;
+        const char *port;
+    } nodes[] = {{&node_rank, "rows"}, {&node_frontier, "rows"}, {&node_measure, "candidates"}, {&node_select, "rows"}};
+    for (size_t i = 0; i < COUNT(nodes); i++) {
+        struct setting settings[] = {{nodes[i].port, wrong, NULL}, {"surrogate", rank, NULL}, {0}};
+        assert_err(run_node(nodes[i].class, "other", settings, &o, &e), e, ERR_INPUT,
+                   "formats/name[0] is 'small', 'tiny' was expected: it was made from other renderings");
+    }
+    object_close(rank);
+    object_close(wrong);
+    candidates_fini(&c);
+}
+
 static void polish_lowers_kl_within_the_size(void **state)
 {
     (void)state;
@@ -544,6 +574,7 @@ int main(void)
         cmocka_unit_test(select_is_the_same_twice_and_other_with_another_seed_only_in_mass),
         cmocka_unit_test(select_keeps_budgets_and_ceilings),
         cmocka_unit_test(select_needs_a_complete_row),
+        cmocka_unit_test(every_node_refuses_candidates_of_other_renderings),
         cmocka_unit_test(polish_lowers_kl_within_the_size),
         cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
     };
