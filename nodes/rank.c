@@ -4,8 +4,7 @@
  *
  *     base    = the measured uniform candidate of lowest KL (all bf16, as a rule)
  *     scale_u = sum of (KL - KL of base) / sum of (cost - cost of base), over the measured candidates that differ from
- * the
- *               base in unit u alone; only if both sums are positive
+ *               the base in unit u alone; only if both sums are positive
  *
  * and the geometric mean of the known scales for the other units. */
 #include <math.h>

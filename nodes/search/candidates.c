@@ -441,9 +441,9 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
         return err_set(e, ERR_INPUT, "'%s' was measured on other windows (%u of them) than '%s' (%u); connect nodes "
                        "that measure on the same token set", b_node, b->n_windows, a_node, a->n_windows);
     if (strcmp(a->context, b->context) != 0)
-        return err_set(e, ERR_INPUT, "'%s' and '%s' were measured with different renderings, teachers or models (contexts "
-                       "%.12s and %.12s), so their KLs cannot be compared; connect nodes that measure the same `quantize` "
-                       "node with the same teacher", a_node, b_node, a->context, b->context);
+        return err_set(e, ERR_INPUT, "'%s' and '%s' were measured with different renderings, teachers or models "
+                       "(contexts %.12s and %.12s), so their KLs cannot be compared; connect nodes that measure the "
+                       "same `quantize` node with the same teacher", a_node, b_node, a->context, b->context);
     return true;
 }
 
