@@ -309,13 +309,32 @@ static bool load_columns(struct columns *x, struct object *o, uint64_t *units, u
     return *windows == 0 || load_measured(x, o, *windows, e);
 }
 
+/* What the columns of row i point at must be there: other code takes ids and formats for indices. */
+static bool check_row(const struct columns *x, size_t i, size_t units, uint64_t formats, struct object *o,
+                      struct err *e)
+{
+    if (x->id[i] != i || x->parent[i] < -1 || x->parent[i] >= (int64_t)x->n)
+        return err_set(e, ERR_INPUT, "%s: row %zu of its candidates has id %u and parent %d; ids count from 0 and "
+                       "parents are among them", object_path(o), i, x->id[i], x->parent[i]);
+    if (x->dropped_by && (x->dropped_by[i] < -1 || x->dropped_by[i] >= (int64_t)x->n))
+        return err_set(e, ERR_INPUT, "%s: candidate %zu was dropped by candidate %d of %llu", object_path(o), i,
+                       x->dropped_by[i], (unsigned long long)x->n);
+    for (size_t u = 0; u < units; u++)
+        if (x->assignment[i * units + u] >= formats)
+            return err_set(e, ERR_INPUT, "%s: candidate %zu has unit %zu in format %u of %llu", object_path(o), i, u,
+                           x->assignment[i * units + u], (unsigned long long)formats);
+    return true;
+}
+
 static bool fill_table(struct candidates *c, const struct columns *x, struct object *o, struct err *e)
 {
     size_t units = (size_t)c->n_units;
+    const struct dataset *formats = object_dataset(o, "formats/name");
+    if (!formats)
+        return err_set(e, ERR_INPUT, "%s: has no 'formats/name' beside its candidates", object_path(o));
     for (size_t i = 0; i < x->n; i++) {
-        if (x->id[i] != i || x->parent[i] < -1 || x->parent[i] >= (int64_t)x->n)
-            return err_set(e, ERR_INPUT, "%s: row %zu of its candidates has id %u and parent %d; ids count from 0 and "
-                           "parents are among them", object_path(o), i, x->id[i], x->parent[i]);
+        if (!check_row(x, i, units, formats->shape[0], o, e))
+            return false;
         const char *origin = arena_strdup(&c->arena, x->origin[i], e);
         struct candidate *to = origin ? append(c, x->assignment + i * units, origin, x->parent[i], e) : NULL;
         if (!to)

@@ -268,6 +268,46 @@ static void an_object_that_is_no_table_is_refused(void **state)
     object_close(o);
 }
 
+/* Parents, droppers and formats are used as indices, so a table where one of them points nowhere is not read. */
+static void a_table_that_points_outside_itself_is_refused(void **state)
+{
+    struct world *w = *state;
+    static const struct {
+        int32_t parent, dropped_by;
+        uint8_t format;
+        const char *message;
+    } cases[] = {{5, -1, 0, "row 4 of its candidates has id 4 and parent 5"},
+                 {-2, -1, 0, "row 4 of its candidates has id 4 and parent -2"},
+                 {0, 5, 0, "candidate 4 was dropped by candidate 5 of 5"},
+                 {0, -2, 0, "candidate 4 was dropped by candidate -2 of 5"},
+                 {0, 0, MADE_FORMATS, "candidate 4 has unit 7 in format 4 of 4"},
+                 {0, 0, 255, "candidate 4 has unit 7 in format 255 of 4"},
+                 {4, 4, MADE_FORMATS - 1, NULL}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err e;
+        struct candidates c, back;
+        uint64_t seed = 5;
+        char name[16];
+        made_table(&w->made, &c);
+        for (int k = 0; k < 5; k++)
+            made_random(&w->made, &c, &seed);
+        made_measure(&w->made, &c, 0);
+        c.list[4].parent = cases[i].parent;
+        c.list[4].dropped_by = cases[i].dropped_by;
+        c.list[4].assignment[7] = cases[i].format;
+        snprintf(name, sizeof name, "outside %zu", i);
+        struct object *o = made_object(&w->made, &c, w->store, name);
+        if (cases[i].message) {
+            assert_err(candidates_read(&back, o, &e), e, ERR_INPUT, cases[i].message);
+        } else {
+            assert_ok(candidates_read(&back, o, &e), e);
+            candidates_fini(&back);
+        }
+        candidates_fini(&c);
+        object_close(o);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +319,7 @@ int main(void)
         cmocka_unit_test(tables_unite_by_assignment_and_a_measured_row_wins),
         cmocka_unit_test(tables_that_cannot_be_compared_are_refused),
         cmocka_unit_test(an_object_that_is_no_table_is_refused),
+        cmocka_unit_test(a_table_that_points_outside_itself_is_refused),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
