@@ -3,8 +3,9 @@
  * Before anything is measured they are the uniform assignments and points spread evenly in bpp over the predicted
  * frontier. Once there are rows, the costs are first refitted to them (nodes/search/refit.h); then the points are
  * spread over the stretch around the measured knee, from two points of the measured frontier before it to two after it,
- * those nearest to the knee first; then come single-unit flips of the knee. What was measured is not proposed again, so
- * in the end there may be nothing to propose, which is a table without rows. */
+ * those nearest to the knee first; then come single-unit flips of the knee. The knee is the one that `select` finds in
+ * the same rows with the same `scale` and `sensitivity`. What was measured is not proposed again, so in the end there
+ * may be nothing to propose, which is a table without rows. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,8 +60,10 @@ static bool read_costs(struct frontier *f, struct err *e)
 static bool place_knee(struct frontier *f, double *x, double *y, int32_t *dominated, uint32_t *on_frontier,
                        struct err *e)
 {
-    size_t n;
+    struct knee_options o = {.sensitivity = node_float(f->n, "sensitivity"),
+                             .is_log = strcmp(node_string(f->n, "scale"), "log") == 0};
     struct knee knee;
+    size_t n;
     for (size_t i = 0; i < f->rows.n; i++) {
         const struct candidate *c = &f->rows.list[i];
         x[i] = c->bpp;
@@ -74,7 +77,7 @@ static bool place_knee(struct frontier *f, double *x, double *y, int32_t *domina
         x[i] = f->rows.list[on_frontier[i]].bpp;
         y[i] = f->rows.list[on_frontier[i]].kl_mean;
     }
-    if (!knee_find(x, y, n, &(struct knee_options){.sensitivity = 1, .is_log = true}, &knee, e))
+    if (!knee_find(x, y, n, &o, &knee, e))
         return false;
     f->knee = on_frontier[knee.at];
     f->knee_bpp = x[knee.at];
@@ -371,7 +374,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_frontier = {
     .name = "frontier",
     .summary = "the predicted Pareto frontier in one pass, and the next candidates to measure",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
         {"surrogate", (const char *const[]){"rank", NULL}, false, false, "cost of every unit in every format"},
@@ -384,6 +387,7 @@ const struct node_class node_frontier = {
         {.name = "uniform", .type = PARAM_BOOL, .fallback = "true", .help = "propose every format for all units, too"},
         {.name = "neighbours", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 100000, .unit = "candidate",
          .help = "single-unit flips of the measured knee to propose"},
+        KNEE_PARAMS,
         {.name = "epsilon", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 10, .unit = "1",
          .help = "predicted costs may be this share above the optimum; 0: exact up to the limit"},
         {.name = "limit", .type = PARAM_INT, .fallback = "200000", .least = 1000, .most = 10000000, .unit = "point",

@@ -346,10 +346,7 @@ const struct node_class node_select = {
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
         {0}},
     .params = (const struct param[]){
-        {.name = "sensitivity", .type = PARAM_FLOAT, .fallback = "1", .least = 0, .most = 1000, .unit = "1",
-         .help = "Kneedle's S: how far the curve must fall below a knee, in mean steps; larger is more cautious"},
-        {.name = "scale", .type = PARAM_ENUM, .fallback = "log",
-         .choices = (const char *const[]){"linear", "log", NULL}, .help = "of KL, when the knee is looked for"},
+        KNEE_PARAMS,
         {.name = "bootstrap", .type = PARAM_INT, .fallback = "1000", .least = 0, .most = 1000000,
          .help = "resamples of the documents, to tell how sure the knee is; 0: none"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,

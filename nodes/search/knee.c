@@ -40,7 +40,7 @@ bool knee_find(const double *x, const double *y, size_t n, const struct knee_opt
     double drop = o->sensitivity / (double)(n - 1); /* the mean step of an axis that is normalised to 0..1 */
     struct knee best = {.at = 0};
     for (size_t i = 0; i < n; i++) {
-        bool is_maximum = i > 0 && i + 1 < n && d[i] > d[i - 1] && d[i] >= d[i + 1];
+        bool is_maximum = i > 0 && i + 1 < n && d[i] > 0 && d[i] > d[i - 1] && d[i] >= d[i + 1];
         bool found = is_maximum && is_knee(d, n, i, drop);
         if (found > best.is_found || (found == best.is_found && d[i] >= best.difference))
             best = (struct knee){.at = i, .is_found = found, .difference = d[i]};

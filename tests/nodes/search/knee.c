@@ -91,6 +91,44 @@ static void the_reference_itself_is_not_on_a_logarithmic_curve(void **state)
     assert_int_equal(find(x, zero, 1, 1, true).at, 0);
 }
 
+/* A frontier that was measured on a model of a million parameters (bpp, KL). Its last point is the reference itself,
+ * with a KL of nothing but rounding: whatever that is, the knee on linear axes is the same, also without the point. On a
+ * logarithmic axis it decides. */
+static void a_point_at_the_noise_floor_does_not_move_the_knee_of_a_linear_scale(void **state)
+{
+    (void)state;
+    double x[] = {4.5012, 5.2764, 6.0271, 6.7758, 7.1269, 7.4268, 7.7690, 7.9445, 8.1201, 8.5334, 9.1489, 9.8378,
+                  10.6111, 11.3689, 12.1956, 12.9533, 13.7111, 14.4689, 15.2267, 16};
+    double y[] = {0.0386, 0.0301, 0.0209, 0.0130, 0.0106, 0.00931, 0.00848, 0.00696, 0.00603, 0.00523, 0.00518, 0.00459,
+                  0.00393, 0.00318, 0.00177, 0.00136, 0.000871, 0.000739, 0.000382, 0};
+    static const double floors[] = {0, 5e-10, 5e-8, 1e-6, 1e-4};
+    for (size_t i = 0; i < COUNT(floors); i++) {
+        y[19] = floors[i];
+        struct knee k = find(x, y, 20, 1, false);
+        assert_true(k.is_found);
+        assert_int_equal(k.at, 8);
+    }
+    assert_int_equal(find(x, y, 19, 1, false).at, 8);
+    y[19] = 5e-8;
+    assert_int_not_equal(find(x, y, 20, 1, true).at, find(x, y, 19, 1, true).at);
+}
+
+/* Above the line between the ends no point is where more bytes stop paying, however it bulges. */
+static void a_bulge_above_the_line_is_no_knee(void **state)
+{
+    (void)state;
+    double x[] = {0, 0.25, 0.5, 0.75, 1}, y[] = {1, 0.95, 0.55, 0.45, 0}; /* d = 0, -0.2, -0.05, -0.2, 0 */
+    struct knee k = find(x, y, 5, 0.5, false);
+    assert_false(k.is_found);
+    assert_int_equal(k.at, 4);
+    assert_true(k.difference == 0);
+    y[2] = 0.45; /* the same bulge, 0.05 below the line */
+    y[3] = 0.44;
+    k = find(x, y, 5, 0.5, false);
+    assert_true(k.is_found);
+    assert_int_equal(k.at, 2);
+}
+
 static void small_and_concave_sets_have_a_defined_knee(void **state)
 {
     (void)state;
@@ -116,6 +154,8 @@ int main(void)
         cmocka_unit_test(of_two_knees_the_one_farther_from_the_line_wins),
         cmocka_unit_test(a_corner_is_found_on_a_logarithmic_scale),
         cmocka_unit_test(the_reference_itself_is_not_on_a_logarithmic_curve),
+        cmocka_unit_test(a_point_at_the_noise_floor_does_not_move_the_knee_of_a_linear_scale),
+        cmocka_unit_test(a_bulge_above_the_line_is_no_knee),
         cmocka_unit_test(small_and_concave_sets_have_a_defined_knee),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -384,6 +384,78 @@ static void select_is_the_same_twice_and_other_with_another_seed_only_in_mass(vo
     object_close(rows);
 }
 
+/* Rounding gives the reference itself a KL of 1e-10 or 1e-7: that must not decide what ships. */
+static void the_knee_does_not_hang_on_the_noise_of_a_lossless_candidate(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    uint32_t knees[2][3];
+    struct object *rows = measured_rows();
+    uint8_t full[UNITS];
+    assert_ok(candidates_read(&c, rows, &e), e);
+    menu_uniform(&world.made.menu, MADE_FORMATS - 1, full);
+    struct candidate *lossless = &c.list[candidates_find(&c, full)];
+    assert_true(lossless->kl_mean == 0);
+    static const double floors[] = {0, 5e-8, 1e-10};
+    for (int i = 0; i < 3; i++) {
+        char name[16];
+        lossless->kl_mean = floors[i];
+        for (uint32_t w = 0; w < c.n_windows; w++)
+            lossless->kl_window[w] = floors[i];
+        snprintf(name, sizeof name, "floor %d", i);
+        struct object *noisy = made_object(&world.made, &c, world.store, name);
+        for (int k = 0; k < 2; k++) {
+            struct setting settings[] = {{"rows", noisy, NULL}, {"scale", NULL, "log"}, {0}};
+            if (k == 0)
+                settings[1] = (struct setting){0}; /* as it is by default */
+            struct object *o = run_fine(&node_select, name, settings);
+            knees[k][i] = load_one(o, "chosen");
+            object_close(o);
+        }
+        object_close(noisy);
+    }
+    assert_true(knees[0][0] == knees[0][1] && knees[0][0] == knees[0][2]);
+    assert_true(knees[1][0] != knees[1][1] || knees[1][0] != knees[1][2]); /* else the rows would prove nothing */
+    candidates_fini(&c);
+    object_close(rows);
+}
+
+/* What `frontier` flips is what `select` would choose, on either scale. */
+static void frontier_searches_around_the_knee_that_select_finds(void **state)
+{
+    (void)state;
+    struct err e;
+    struct object *rows = measured_rows(), *rank = rank_object();
+    static const char *const scales[] = {"linear", "log"};
+    uint32_t knees[2];
+    struct candidates known, proposed;
+    assert_ok(candidates_read(&known, rows, &e), e);
+    for (int i = 0; i < 2; i++) {
+        struct object *select = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
+            {"scale", NULL, scales[i]}, {0}});
+        struct object *o = run_fine(&node_frontier, "frontier", (struct setting[]){{"rows", rows, NULL},
+            {"surrogate", rank, NULL}, {"scale", NULL, scales[i]}, {"neighbours", NULL, "5"}, {"count", NULL, "0"},
+            {0}});
+        knees[i] = load_one(select, "chosen");
+        assert_ok(candidates_read(&proposed, o, &e), e);
+        assert_int_equal(proposed.n, 5);
+        for (size_t k = 0; k < 5; k++) {
+            int changed = 0;
+            for (int u = 0; u < UNITS; u++)
+                changed += proposed.list[k].assignment[u] != known.list[knees[i]].assignment[u];
+            assert_int_equal(changed, 1);
+        }
+        candidates_fini(&proposed);
+        object_close(o);
+        object_close(select);
+    }
+    assert_int_not_equal(knees[0], knees[1]);
+    candidates_fini(&known);
+    object_close(rank);
+    object_close(rows);
+}
+
 static void select_keeps_budgets_and_ceilings(void **state)
 {
     (void)state;
@@ -572,6 +644,8 @@ int main(void)
         cmocka_unit_test(frontier_with_nothing_left_proposes_an_empty_table),
         cmocka_unit_test(select_finds_frontier_and_knee),
         cmocka_unit_test(select_is_the_same_twice_and_other_with_another_seed_only_in_mass),
+        cmocka_unit_test(the_knee_does_not_hang_on_the_noise_of_a_lossless_candidate),
+        cmocka_unit_test(frontier_searches_around_the_knee_that_select_finds),
         cmocka_unit_test(select_keeps_budgets_and_ceilings),
         cmocka_unit_test(select_needs_a_complete_row),
         cmocka_unit_test(every_node_refuses_candidates_of_other_renderings),
