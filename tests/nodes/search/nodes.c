@@ -250,45 +250,101 @@ static void frontier_proposes_uniforms_and_an_even_spread(void **state)
     object_close(rank);
 }
 
-/* Three rounds: what is proposed is new, and the frontier that was measured gets better. */
+/* Lowest KL of at most `bpp` among the candidates that are not flips, and how many there are. */
+static double best_within(const struct candidates *c, double bpp, size_t *n)
+{
+    double best = INFINITY;
+    *n = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        if (strcmp(c->list[i].origin, "flip") == 0)
+            continue;
+        ++*n;
+        if (c->list[i].bpp <= bpp && c->list[i].kl_mean < best)
+            best = c->list[i].kl_mean;
+    }
+    return best;
+}
+
+/* The same from as many points of the surrogate as it was, all of them near `bpp`: more than a search that does not
+ * learn could do, since it would have to find the place first. */
+static double best_unlearned(struct object *rank, double bpp, size_t n)
+{
+    struct err e;
+    struct candidates all, near;
+    double best;
+    struct object *o = run_fine(&node_frontier, "unlearned", (struct setting[]){{"surrogate", rank, NULL},
+                                                                                {"count", NULL, "5000"}, {0}});
+    struct object *rows = measure_object(o, "unlearned");
+    assert_ok(candidates_read(&all, rows, &e), e);
+    assert_true(all.n > 2 * n);
+    made_table(&world.made, &near);
+    for (size_t k = 0; k < n; k++) {
+        struct candidate *nearest = NULL;
+        for (size_t i = 0; i < all.n; i++)
+            if (!isnan(all.list[i].bpp) &&
+                (!nearest || fabs(all.list[i].bpp - bpp) < fabs(nearest->bpp - bpp)))
+                nearest = &all.list[i];
+        assert_non_null(candidates_add(&near, &world.made.menu, nearest->assignment, "near", -1, &e));
+        nearest->bpp = NAN; /* taken */
+    }
+    made_measure(&world.made, &near, 0);
+    best = best_within(&near, bpp, &n);
+    candidates_fini(&near);
+    candidates_fini(&all);
+    object_close(rows);
+    object_close(o);
+    return best;
+}
+
+/* Three rounds: what is proposed is new, and at the size of the knee the rounds find what the surrogate as it was does
+ * not. */
 static void frontier_learns_and_never_repeats_itself(void **state)
 {
     (void)state;
     struct err e;
-    struct object *rank = rank_object(), *rows[3] = {0};
-    struct candidates seen;
-    made_table(&world.made, &seen);
-    double best[3];
+    struct object *rank = rank_object(), *rows[3];
+    struct candidates seen[3]; /* after each round */
+    struct setting chosen_from[4] = {{0}};
     for (int round = 0; round < 3; round++) {
         struct setting settings[8] = {{"surrogate", rank, NULL}, {"neighbours", NULL, "6"}};
         char name[16];
         struct candidates c;
+        made_table(&world.made, &seen[round]);
         for (int i = 0; i < round; i++)
             settings[2 + i] = (struct setting){"rows", rows[i], NULL};
+        for (size_t i = 0; round > 0 && i < seen[round - 1].n; i++)
+            assert_non_null(candidates_add(&seen[round], &world.made.menu, seen[round - 1].list[i].assignment,
+                                           seen[round - 1].list[i].origin, -1, &e));
         snprintf(name, sizeof name, "frontier %d", round);
         struct object *o = run_fine(&node_frontier, name, settings);
         assert_ok(candidates_read(&c, o, &e), e);
         assert_true(c.n > 0);
         size_t flips = 0;
         for (size_t i = 0; i < c.n; i++) {
-            assert_int_equal(candidates_find(&seen, c.list[i].assignment), -1);
-            assert_non_null(candidates_add(&seen, &world.made.menu, c.list[i].assignment, "seen", -1, &e));
+            assert_int_equal(candidates_find(&seen[round], c.list[i].assignment), -1);
+            assert_non_null(candidates_add(&seen[round], &world.made.menu, c.list[i].assignment, c.list[i].origin, -1,
+                                           &e));
             flips += strcmp(c.list[i].origin, "flip") == 0;
         }
         assert_int_equal(flips, round ? 6 : 0);
         candidates_fini(&c);
-        made_measure(&world.made, &seen, 0);
-        best[round] = INFINITY; /* lowest KL of at most 7 bits per parameter */
-        for (size_t i = 0; i < seen.n; i++)
-            if (seen.list[i].bpp <= 7 && seen.list[i].kl_mean < best[round])
-                best[round] = seen.list[i].kl_mean;
-        rows[round] = measure_object(o, round == 0 ? "rows 0" : round == 1 ? "rows 1" : "rows 2");
+        made_measure(&world.made, &seen[round], 0);
+        rows[round] = measure_object(o, name);
+        chosen_from[round] = (struct setting){"rows", rows[round], NULL};
         object_close(o);
     }
-    assert_true(best[2] <= best[0]);
-    for (int i = 0; i < 3; i++)
+    struct object *select = run_fine(&node_select, "after the rounds", chosen_from);
+    double bpp = seen[2].list[load_one(select, "chosen")].bpp;
+    size_t n;
+    double first = best_within(&seen[0], bpp, &n), last = best_within(&seen[2], bpp, &n);
+    double unlearned = best_unlearned(rank, bpp, n);
+    if (!(last < 0.95 * first && last < 0.95 * unlearned))
+        fail_msg("at %.4f bpp KL %g after one round, %g after three; %g without learning", bpp, first, last, unlearned);
+    for (int i = 0; i < 3; i++) {
         object_close(rows[i]);
-    candidates_fini(&seen);
+        candidates_fini(&seen[i]);
+    }
+    object_close(select);
     object_close(rank);
 }
 
