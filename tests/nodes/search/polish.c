@@ -1,0 +1,106 @@
+/* The node type polish on made-up measurements. */
+#include "tests/nodes/search/world.h"
+
+static void polish_lowers_kl_within_the_size(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    uint64_t n;
+    struct object *rows = measured_rows();
+    struct object *select = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
+                                                                                {"bpp", NULL, "8"}, {0}});
+    world.measured = 0;
+    struct object *o = run_fine(&node_polish, "polish", (struct setting[]){{"select", select, NULL},
+                                                                           {"moves", NULL, "100"}, {0}});
+    assert_ok(candidates_read(&c, o, &e), e);
+    uint32_t chosen = load_one(o, "chosen");
+    uint8_t *accepted = load(o, "moves/accepted", DTYPE_U8, &n);
+    double *before = load(o, "moves/kl_before", DTYPE_F64, NULL), *after = load(o, "moves/kl_after", DTYPE_F64, NULL);
+    assert_true(n <= 100 && world.measured == n + 1 && c.n == n + 1);
+    size_t taken = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        taken += accepted[i];
+        assert_true(!accepted[i] || after[i] < before[i]);
+    }
+    assert_true(taken > 0);
+    assert_true(c.list[chosen].kl_mean < c.list[0].kl_mean && c.list[chosen].bytes <= c.list[0].bytes);
+    for (size_t i = 0; i < c.n; i++)
+        assert_true(c.list[i].kl_mean >= c.list[chosen].kl_mean);
+    mem_free(after);
+    mem_free(before);
+    mem_free(accepted);
+    /* Its rows go back into select, which cannot choose worse. */
+    struct object *again = run_fine(&node_select, "again", (struct setting[]){{"rows", rows, NULL}, {"rows", o, NULL},
+                                                                              {"bpp", NULL, "8"}, {0}});
+    struct candidates all;
+    assert_ok(candidates_read(&all, again, &e), e);
+    assert_true(all.list[load_one(again, "chosen")].kl_mean <= c.list[chosen].kl_mean);
+    candidates_fini(&all);
+    object_close(again);
+    object_close(o);
+    /* Without moves it is the start. */
+    o = run_fine(&node_polish, "still", (struct setting[]){{"select", select, NULL}, {"moves", NULL, "0"}, {0}});
+    assert_int_equal(load_one(o, "chosen"), 0);
+    object_close(o);
+    candidates_fini(&c);
+    object_close(select);
+    object_close(rows);
+}
+
+/* The units that a descent from `select` changes, move by move. */
+static int32_t *polish_moves(struct object *select, uint64_t *n)
+{
+    struct object *o = run_fine(&node_polish, "polish", (struct setting[]){{"select", select, NULL},
+                                                                           {"moves", NULL, "24"}, {0}});
+    int32_t *moves = load(o, "moves/unit", DTYPE_I32, n);
+    object_close(o);
+    return moves;
+}
+
+/* Rows of another context say nothing of this one's KL: they must not change which moves are tried. */
+static void polish_learns_only_from_rows_of_its_context(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c, start;
+    uint64_t n[3];
+    int32_t *moves[3];
+    struct object *rows = measured_rows(), *select[3];
+    assert_ok(candidates_read(&c, rows, &e), e);
+    struct setting settings[] = {{"rows", rows, NULL}, {"bpp", NULL, "8"}, {0}};
+    select[0] = run_fine(&node_select, "same context", settings);
+    strcpy(c.context, "another context");
+    settings[0].object = made_object(&world.made, &c, world.store, "another context");
+    select[1] = run_fine(&node_select, "another context", settings);
+    object_close(settings[0].object);
+    made_table(&world.made, &start);
+    assert_non_null(candidates_add(&start, &world.made.menu, c.list[load_one(select[0], "chosen")].assignment, "start",
+                                   -1, &e));
+    made_measure(&world.made, &start, 0);
+    settings[0].object = made_object(&world.made, &start, world.store, "start alone");
+    select[2] = run_fine(&node_select, "start alone", settings);
+    object_close(settings[0].object);
+    for (int i = 0; i < 3; i++) {
+        moves[i] = polish_moves(select[i], &n[i]);
+        assert_int_equal(n[i], 24);
+    }
+    assert_memory_not_equal(moves[0], moves[1], 24 * sizeof **moves); /* the rows do matter where they may */
+    assert_memory_equal(moves[1], moves[2], 24 * sizeof **moves);
+    for (int i = 0; i < 3; i++) {
+        mem_free(moves[i]);
+        object_close(select[i]);
+    }
+    candidates_fini(&start);
+    candidates_fini(&c);
+    object_close(rows);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(polish_lowers_kl_within_the_size),
+        cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
+    };
+    return cmocka_run_group_tests(tests, world_set_up, world_tear_down);
+}
