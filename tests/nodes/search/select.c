@@ -1,40 +1,120 @@
 /* The node type select: frontier, knee, how sure it is, and budgets. */
 #include "tests/nodes/search/world.h"
 
+#include "nodes/search/knee.h"
+#include "nodes/search/pareto.h"
+
+/* ------------------------------------------------------------------------------- what select says, computed once more */
+
+/* Rows whose documents do not agree on which candidate is better: KL times a factor of each (candidate, document). */
+static struct object *noisy_rows(double spread)
+{
+    struct err e;
+    struct candidates c;
+    struct object *rows = measured_rows();
+    assert_ok(candidates_read(&c, rows, &e), e);
+    object_close(rows);
+    for (size_t i = 0; i < c.n; i++) {
+        double sum = 0, tokens = 0;
+        for (uint32_t w = 0; w < c.n_windows; w++) {
+            uint64_t seed = 1000 * i + c.window_document[w];
+            c.list[i].kl_window[w] *= exp(spread * (2 * (double)stats_random(&seed) * 0x1p-64 - 1));
+            sum += c.list[i].kl_window[w] * c.window_tokens[w];
+            tokens += c.window_tokens[w];
+        }
+        c.list[i].kl_mean = sum / tokens;
+    }
+    char name[32]; /* what is published under a key stays */
+    snprintf(name, sizeof name, "noisy %g", spread);
+    rows = made_object(&world.made, &c, world.store, name);
+    candidates_fini(&c);
+    return rows;
+}
+
+/* The id of the knee for these KLs, without candidate `dropped` (-1: with all). */
+static uint32_t knee_of(const struct candidates *c, const double *kl, long dropped)
+{
+    struct err e;
+    double x[64], y[64];
+    uint32_t id[64], frontier[64];
+    int32_t by[64];
+    size_t n = 0, found;
+    struct knee knee;
+    assert_in_range(c->n, 2, 64);
+    for (size_t i = 0; i < c->n; i++) {
+        if ((long)i == dropped)
+            continue;
+        x[n] = c->list[i].bpp;
+        y[n] = kl[i];
+        id[n++] = (uint32_t)i;
+    }
+    assert_ok(pareto_filter(x, y, n, by, frontier, &found, &e), e);
+    double point_x[64], point_y[64];
+    for (size_t i = 0; i < found; i++) {
+        point_x[i] = x[frontier[i]];
+        point_y[i] = y[frontier[i]];
+    }
+    assert_ok(knee_find(point_x, point_y, found, &(struct knee_options){.sensitivity = 1}, &knee, &e), e);
+    return id[frontier[knee.at]];
+}
+
+/* Share of the resamples of that seed with knee `id`. In these rows document d has the windows 2 d and 2 d + 1. */
+static double mass_of(const struct candidates *c, uint32_t id, uint64_t seed, int draws)
+{
+    int same = 0;
+    for (int draw = 0; draw < draws; draw++) {
+        uint32_t counts[MADE_WINDOWS / 2];
+        double kl[64];
+        stats_resample(&seed, counts, MADE_WINDOWS / 2);
+        for (size_t i = 0; i < c->n; i++) {
+            double sum = 0, tokens = 0;
+            for (uint32_t w = 0; w < MADE_WINDOWS; w++) {
+                sum += c->list[i].kl_window[w] * c->window_tokens[w] * counts[w / 2];
+                tokens += c->window_tokens[w] * counts[w / 2];
+            }
+            kl[i] = sum / tokens;
+        }
+        same += knee_of(c, kl, -1) == id;
+    }
+    return (double)same / draws;
+}
+
+static double load_mass(struct object *o)
+{
+    struct err e;
+    double mass = -1;
+    assert_ok(object_read(o, "knee/mass", DTYPE_F64, 0, 1, &mass, &e), e);
+    return mass;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- the tests */
+
 static void select_finds_frontier_and_knee(void **state)
 {
     (void)state;
     struct err e;
     struct candidates c;
-    uint64_t n, n_dropped;
-    struct object *rows = measured_rows();
+    uint64_t n;
+    double kl[64];
+    struct object *rows = noisy_rows(0.5);
     struct object *o = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL}, {0}});
     assert_ok(candidates_read(&c, o, &e), e);
     uint32_t *frontier = load(o, "frontier", DTYPE_U32, &n), knee = load_one(o, "knee/id");
     int32_t *by = load(o, "dominated_by", DTYPE_I32, NULL);
-    uint32_t *dropped = load(o, "leave_one_out/dropped", DTYPE_U32, &n_dropped);
-    double *mass = load(o, "knee/mass", DTYPE_F64, NULL), *low = load(o, "interval/low", DTYPE_F64, NULL),
-           *high = load(o, "interval/high", DTYPE_F64, NULL);
-    bool is_on = false;
-    for (uint64_t i = 0; i < n; i++) {
-        is_on |= frontier[i] == knee;
+    double *low = load(o, "interval/low", DTYPE_F64, NULL), *high = load(o, "interval/high", DTYPE_F64, NULL);
+    for (uint64_t i = 0; i < n; i++)
         assert_int_equal(by[frontier[i]], -1);
-    }
     for (size_t i = 0; i < c.n; i++) {
         const struct candidate *x = &c.list[i];
         if (by[i] >= 0)
             assert_true(c.list[by[i]].bytes <= x->bytes && c.list[by[i]].kl_mean <= x->kl_mean);
         assert_true(low[i] <= x->kl_mean && x->kl_mean <= high[i]);
+        kl[i] = x->kl_mean;
     }
-    assert_true(is_on);
+    assert_int_equal(knee, knee_of(&c, kl, -1));
     assert_int_equal(load_one(o, "chosen"), knee);
-    assert_int_equal(n_dropped, n);
-    assert_memory_equal(dropped, frontier, n * sizeof *dropped);
-    assert_true(*mass == 1); /* documents differ by a factor that all candidates share */
     mem_free(high);
     mem_free(low);
-    mem_free(mass);
-    mem_free(dropped);
     mem_free(by);
     mem_free(frontier);
     candidates_fini(&c);
@@ -42,18 +122,96 @@ static void select_finds_frontier_and_knee(void **state)
     object_close(rows);
 }
 
+static void each_point_of_the_frontier_is_left_out_in_turn(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    uint64_t n, n_dropped;
+    double kl[64];
+    struct object *rows = noisy_rows(0.5);
+    struct object *o = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL}, {0}});
+    assert_ok(candidates_read(&c, o, &e), e);
+    uint32_t *frontier = load(o, "frontier", DTYPE_U32, &n), *dropped = load(o, "leave_one_out/dropped", DTYPE_U32,
+                                                                            &n_dropped);
+    uint32_t *without = load(o, "leave_one_out/knee", DTYPE_U32, NULL), knee = load_one(o, "knee/id");
+    assert_int_equal(n_dropped, n);
+    assert_memory_equal(dropped, frontier, n * sizeof *dropped);
+    for (size_t i = 0; i < c.n; i++)
+        kl[i] = c.list[i].kl_mean;
+    size_t moved = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        assert_int_equal(without[i], knee_of(&c, kl, (long)dropped[i]));
+        moved += without[i] != knee;
+    }
+    assert_in_range(moved, 1, n); /* at least without the knee itself */
+    mem_free(without);
+    mem_free(dropped);
+    mem_free(frontier);
+    candidates_fini(&c);
+    object_close(o);
+    object_close(rows);
+}
+
+static void the_mass_is_the_share_of_resamples_with_the_same_knee(void **state)
+{
+    (void)state;
+    struct err e;
+    static const double spreads[] = {0, 0.1, 0.5};
+    for (size_t i = 0; i < COUNT(spreads); i++) {
+        struct candidates c;
+        struct object *rows = noisy_rows(spreads[i]);
+        struct object *o = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
+            {"bootstrap", NULL, "400"}, {"seed", NULL, "3"}, {0}});
+        assert_ok(candidates_read(&c, o, &e), e);
+        double mass = load_mass(o), expected = mass_of(&c, load_one(o, "knee/id"), 3, 400);
+        if (mass != expected)
+            fail_msg("noise %g: mass %g, expected %g", spreads[i], mass, expected);
+        assert_true(i == 0 ? mass == 1 : mass > 0 && mass < 1); /* without noise all documents agree */
+        assert_int_equal(strstr(world.log, "it is unsure; a `budget`, `bpp` or `kl` can choose instead") != NULL,
+                         mass < 0.5);
+        assert_int_equal(mass < 0.5, i == 1); /* both kinds are here */
+        candidates_fini(&c);
+        object_close(o);
+        object_close(rows);
+    }
+    struct object *rows = noisy_rows(0.5), *o = run_fine(&node_select, "select", (struct setting[]){
+        {"rows", rows, NULL}, {"bootstrap", NULL, "0"}, {0}});
+    assert_true(isnan(load_mass(o)));
+    assert_non_null(strstr(world.log, "how sure that is cannot be told: bootstrap is 0"));
+    object_close(o);
+    object_close(rows);
+}
+
+/* Every dataset but `except` (NULL: none) has the same bytes in both. */
+static void assert_equal_objects(struct object *a, struct object *b, const char *except)
+{
+    assert_int_equal(object_datasets(a), object_datasets(b));
+    for (size_t i = 0; i < object_datasets(a); i++) {
+        const struct dataset *d = object_dataset_at(a, i);
+        uint64_t n, m;
+        char *x = load(a, d->name, d->dtype, &n), *y = load(b, d->name, d->dtype, &m);
+        assert_int_equal(n, m);
+        if (!except || strcmp(d->name, except) != 0)
+            if (memcmp(x, y, n * (d->string_bytes ? d->string_bytes : dtype_bytes(d->dtype))) != 0)
+                fail_msg("'%s' differs", d->name);
+        mem_free(x);
+        mem_free(y);
+    }
+}
+
 static void select_is_the_same_twice_and_other_with_another_seed_only_in_mass(void **state)
 {
     (void)state;
-    struct object *rows = measured_rows();
-    struct setting settings[2][3] = {{{"rows", rows, NULL}, {"seed", NULL, "1"}},
-                                     {{"rows", rows, NULL}, {"seed", NULL, "2"}}};
-    struct object *a = run_fine(&node_select, "seed 1", settings[0]);
-    struct object *b = run_fine(&node_select, "seed 2", settings[1]);
-    assert_int_equal(load_one(a, "chosen"), load_one(b, "chosen"));
-    assert_int_equal(load_one(a, "knee/id"), load_one(b, "knee/id"));
-    object_close(a);
-    object_close(b);
+    struct object *rows = noisy_rows(0.5), *o[3];
+    static const char *const seeds[] = {"1", "1", "2"};
+    for (int i = 0; i < 3; i++)
+        o[i] = run_fine(&node_select, "seed", (struct setting[]){{"rows", rows, NULL}, {"seed", NULL, seeds[i]}, {0}});
+    assert_equal_objects(o[0], o[1], NULL);
+    assert_equal_objects(o[0], o[2], "knee/mass");
+    assert_true(load_mass(o[0]) != load_mass(o[2]));
+    for (int i = 0; i < 3; i++)
+        object_close(o[i]);
     object_close(rows);
 }
 
@@ -151,6 +309,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(select_finds_frontier_and_knee),
+        cmocka_unit_test(each_point_of_the_frontier_is_left_out_in_turn),
+        cmocka_unit_test(the_mass_is_the_share_of_resamples_with_the_same_knee),
         cmocka_unit_test(select_is_the_same_twice_and_other_with_another_seed_only_in_mass),
         cmocka_unit_test(the_knee_does_not_hang_on_the_noise_of_a_lossless_candidate),
         cmocka_unit_test(select_keeps_budgets_and_ceilings),

@@ -16,6 +16,7 @@ struct world {
     struct object *quantize;
     size_t measured; /* by the made-up evaluator */
     int n_runs;
+    char log[16384]; /* what the last node that ran said, a line each */
 };
 extern struct world world;
 
