@@ -124,6 +124,25 @@ static void many_rows_are_cut_to_those_near_the_centre_and_give_the_same_bits(vo
     assert_int_equal(result.n_rows, 256);
     assert_ok(refit_costs(&x.menu, x.cost, tables, 1, 8, two, &result, &e), e);
     assert_memory_equal(one, two, sizeof one);
+    /* The same from a table of those rows alone, and not from 256 others. */
+    for (int is_near = 1; is_near >= 0; is_near--) {
+        struct candidates some;
+        bool taken[400] = {false};
+        made_table(&x, &some);
+        for (int i = 0; i < 256; i++) {
+            size_t at = 400;
+            for (size_t k = 0; k < 400; k++)
+                if (!taken[k] && (at == 400 || (is_near && fabs(table.list[k].bpp - 8) < fabs(table.list[at].bpp - 8))))
+                    at = k;
+            taken[at] = true;
+            assert_non_null(candidates_add(&some, &x.menu, table.list[at].assignment, "some", -1, &e));
+        }
+        made_measure(&x, &some, 0);
+        tables[0] = &some;
+        assert_ok(refit_costs(&x.menu, x.cost, tables, 1, 8, two, &result, &e), e);
+        assert_int_equal(memcmp(one, two, sizeof one) == 0, is_near);
+        candidates_fini(&some);
+    }
     candidates_fini(&table);
     made_fini(&x);
 }
