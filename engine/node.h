@@ -107,6 +107,16 @@ bool node_input_path(const struct node *n, const char *port, size_t i, const cha
 /* The key of this node, and the numeric text that went into it ("" if none). */
 const struct key *node_key(const struct node *n);
 const char *node_numerics(const struct node *n);
+/* What the node depends on, all the way up: each result once, by type and key. Texts are lines "name = value"; inputs
+ * are "port = key" or "port = key.output". Same for equal keys, whatever the graph calls its nodes. */
+struct ancestor {
+    const char *type;
+    unsigned version;
+    const struct key *key;
+    const char *numerics, *parameters, *inputs, *sources;
+};
+typedef bool (*node_ancestor)(void *context, const struct ancestor *a, struct err *e);
+bool node_each_ancestor(const struct node *n, node_ancestor each, void *context, struct err *e) ERR_CHECK;
 /* The run directory (for what a node exports), and the store (for ledgers and parts). */
 const char *node_run_dir(const struct node *n);
 struct store *node_store(const struct node *n);
@@ -117,8 +127,10 @@ struct writer *node_output(struct node *n);
 /* Parts: pieces of a result that are durable on their own, so that a killed node goes on where it was ("layer.003").
  * *out = the part if it is done, else NULL. The caller closes it. */
 bool node_part_open(struct node *n, const char *part, struct object **out, struct err *e) ERR_CHECK;
-/* A writer for a missing part; the caller commits it. */
+/* A writer for a missing part, to be given to node_part_commit or writer_abort. */
 bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e) ERR_CHECK;
+/* writer_commit, unless a source that the node depends on has changed since it was hashed: then ERR_INPUT. Takes w. */
+bool node_part_commit(struct node *n, struct writer *w, struct err *e) ERR_CHECK;
 /* Put a link `parts/<part>` into the node's output. */
 bool node_part_link(struct node *n, const char *part, struct err *e) ERR_CHECK;
 /* A part of another node's result. ERR_INPUT when missing or damaged. The caller closes it. */

@@ -86,18 +86,16 @@ static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_
 static bool write_part(struct hessian *h, int layer, struct err *e)
 {
     char part[32];
-    const char *path;
     struct writer *w;
     part_name(layer, part);
-    /* A model file that changed meanwhile must not leave a part under the old key. */
-    if (!node_input_path(h->n, "model", 0, "path", &path, e) || !node_part_new(h->n, part, &w, e))
+    if (!node_part_new(h->n, part, &w, e))
         return false;
     for (int role = 0; role < LAYER_UNITS; role++)
         if (!write_unit(h, w, layer * LAYER_UNITS + role, (enum unit_role)role, e)) {
             writer_abort(w);
             return false;
         }
-    return writer_commit(w, e);
+    return node_part_commit(h->n, w, e);
 }
 
 static void free_moments(struct hessian *h)

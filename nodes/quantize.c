@@ -380,7 +380,7 @@ static bool render_layer(struct work *w, const char *part, struct err *e)
         goto out;
     struct writer *finished = out;
     out = NULL;
-    ok = writer_commit(finished, e);
+    ok = node_part_commit(w->node, finished, e);
 out:
     free_tables(w);
     writer_abort(out);

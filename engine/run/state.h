@@ -131,6 +131,8 @@ bool node_parts_exist(const struct node *n, struct object *o, bool *there, struc
 bool node_stamp(const char *path, struct key *out, struct err *e) ERR_CHECK;
 /* Are the sources of `n` still what was hashed? ERR_INPUT names the one that changed. */
 bool node_sources_stand(const struct node *n, struct err *e) ERR_CHECK;
+/* upstream.c: the same of all that `n` depends on. */
+bool node_upstream_stands(const struct node *n, struct err *e) ERR_CHECK;
 /* The text that stands for the parameters, inputs and sources in the object's attributes; see plan.c. */
 bool node_record_parameters(const struct node *n, struct str *out, struct err *e) ERR_CHECK;
 bool node_record_inputs(const struct node *n, struct str *out, struct err *e) ERR_CHECK;

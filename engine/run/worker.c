@@ -91,7 +91,7 @@ static bool publish(struct node *n, struct err *e)
 {
     struct writer *w = n->output;
     n->output = NULL;
-    if (!node_sources_stand(n, e) || (n->parts.length > 0 && !writer_text(w, "parts", n->parts.text, e))) {
+    if (!node_upstream_stands(n, e) || (n->parts.length > 0 && !writer_text(w, "parts", n->parts.text, e))) {
         writer_abort(w);
         return false;
     }

@@ -114,7 +114,7 @@ static bool make_part(struct node *n, const char *name, double x, struct err *e)
         return false;
     }
     fake_parts_made++;
-    return writer_commit(w, e);
+    return node_part_commit(n, w, e);
 }
 
 static bool run_parts(struct node *n, struct err *e)
