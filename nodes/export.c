@@ -19,6 +19,7 @@
 #include "nodes/format/compressed.h"
 #include "nodes/model/renderings.h"
 #include "nodes/publish.h"
+#include "nodes/recipe.h"
 #include "nodes/search/candidates.h"
 
 #define RECIPE "scout.json"
@@ -443,27 +444,8 @@ static bool list_files(struct export *x, const char *directory, struct err *e)
 
 /* ------------------------------------------------------------------------------------------------------- scout.json */
 
-/* NaN, which JSON has no word for, becomes null. */
-static json_t *number(double v)
-{
-    return isfinite(v) ? json_real(v) : json_null();
-}
-
-static json_t *recipe_inputs(const struct export *x)
-{
-    static const char *const names[] = {"model", "renderings", "assignment"};
-    json_t *inputs = json_object();
-    for (size_t i = 0; i < 3; i++) {
-        char text[KEY_TEXT];
-        const struct input *in = node_input(x->node, names[i], 0);
-        json_object_set_new(inputs, names[i],
-                            json_pack("{s:s, s:s}", "type", in->type, "key", key_text(&in->key, text)));
-    }
-    return inputs;
-}
-
 /* {name: digest} of the source's tensors, as the model node has taken them; NULL with *e on failure. */
-static json_t *recipe_source(const struct export *x, struct err *e)
+static json_t *source_digests(const struct export *x, struct err *e)
 {
     struct object *model = node_input(x->node, "model", 0)->object;
     char **names = NULL, **digests = NULL;
@@ -480,25 +462,15 @@ static json_t *recipe_source(const struct export *x, struct err *e)
     return out;
 }
 
-static json_t *recipe_measured(const struct export *x)
-{
-    const struct candidate *c = x->chosen;
-    uint64_t tokens = 0;
-    for (uint32_t w = 0; w < x->table.n_windows; w++)
-        tokens += x->table.window_tokens[w];
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set", "selection", "tokens_digest",
-                     x->table.tokens, "kl_mean", number(c->kl_mean),
-                     "kl_p99", number(c->kl_p99), "kl_max", number(c->kl_max), "top1", number(c->top1), "windows",
-                     (json_int_t)c->n_windows, "of_windows", (json_int_t)x->table.n_windows, "scored_tokens",
-                     (json_int_t)tokens);
-}
-
 /* Everything that scout.json says, with the files written so far. */
 static bool write_recipe(struct export *x, struct err *e)
 {
-    json_t *assignment = json_object(), *files = json_array(), *source = recipe_source(x, e), *root = NULL;
+    json_t *assignment = json_object(), *files = json_array(), *source = source_digests(x, e), *root = NULL;
+    json_t *results = source ? recipe_results(x->node, e) : NULL;
+    json_t *splits = results ? recipe_splits(x->node, e) : NULL;
+    json_t *measured = splits ? recipe_measured(&x->table, x->chosen, splits, e) : NULL;
     char *text = NULL;
-    bool ok = source != NULL;
+    bool ok = measured != NULL;
     uint64_t parameters = x->menu.total_parameters;
     for (int u = 0; u < x->menu.n_units; u++)
         json_object_set_new(assignment, x->menu.unit_names[u], json_string(x->formats[u]->name));
@@ -506,18 +478,21 @@ static bool write_recipe(struct export *x, struct err *e)
         json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", x->files[i].name, "bytes",
                                                (json_int_t)x->files[i].bytes, "sha256", x->files[i].digest));
     if (ok)
-        root = json_pack("{s:s, s:i, s:s, s:o, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:o, s:O, s:O}", "tool",
-                         compressed_writer(), "version", 1, "model_type", x->model->config.model_type, "inputs",
-                         recipe_inputs(x), "numeric", x->table.numeric, "bytes", (json_int_t)x->chosen->bytes,
-                         "unit_parameters", (json_int_t)parameters, "bpp", menu_bpp(&x->menu, x->chosen->bytes),
-                         "candidate", "id", (json_int_t)x->chosen->id, "origin", x->chosen->origin, "assignment",
-                         assignment, "measured", recipe_measured(x), "source_tensors", source, "files", files);
+        root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}", "tool",
+                         compressed_writer(), "version", 1, "model_type", x->model->config.model_type, "numeric",
+                         x->table.numeric, "bytes", (json_int_t)x->chosen->bytes, "unit_parameters",
+                         (json_int_t)parameters, "bpp", menu_bpp(&x->menu, x->chosen->bytes), "candidate", "id",
+                         (json_int_t)x->chosen->id, "origin", x->chosen->origin, "measured", measured, "assignment",
+                         assignment, "splits", splits, "recipe", results, "source_tensors", source, "files", files);
     text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
     if (ok && !text)
         ok = err_set(e, ERR_RESOURCE, "out of memory for " RECIPE);
     ok = ok && publish_write(x->place, RECIPE, text, strlen(text), e);
     free(text);
     json_decref(root);
+    json_decref(measured);
+    json_decref(splits);
+    json_decref(results);
     json_decref(source);
     json_decref(files);
     json_decref(assignment);
@@ -662,6 +637,9 @@ static bool publish(struct export *x, const char *directory, struct err *e)
     if (node_stopping(x->node))
         return node_stopped(e);
     struct publish *place = x->place;
+    const char *path;
+    if (!node_input_path(x->node, "model", 0, "path", &path, e)) /* the source changed while it was copied */
+        return false;
     x->place = NULL;
     return publish_commit(place, e);
 }
@@ -732,7 +710,7 @@ static bool stands(struct node *n, struct object *result)
 const struct node_class node_export = {
     .name = "export",
     .summary = "the chosen assignment as a compressed-tensors checkpoint",
-    .version = 1,
+    .version = 2,
     .ports = ports,
     .params = params,
     .needs = needs,
