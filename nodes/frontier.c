@@ -7,6 +7,7 @@
  * the same rows with the same `scale` and `sensitivity`. What was measured is not proposed again, so in the end there
  * may be nothing to propose, which is a table without rows. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -306,7 +307,8 @@ static bool write_predicted(const struct frontier *f, struct err *e)
     d.unit = "nat";
     d.description = "summed surrogate cost of the predicted frontier's points";
     ok = ok && writer_add(w, &d, cost, e) && writer_int(w, "predicted_exact", q->is_exact, e) &&
-         writer_double(w, "predicted_gap", q->gap, e);
+         writer_double(w, "predicted_gap", q->gap, e) && writer_double(w, "predicted_epsilon", q->epsilon, e) &&
+         writer_int(w, "predicted_capped", q->is_capped, e);
     mem_free(cost);
     mem_free(bytes);
     return ok;
@@ -315,10 +317,17 @@ static bool write_predicted(const struct frontier *f, struct err *e)
 static void tell(const struct frontier *f)
 {
     const struct archive_quality *q = archive_quality(f->archive);
-    node_log(f->n, "predicted frontier of %zu points from %.4f to %.4f bpp (%s%.3g); %zu candidates proposed",
-             f->n_points, menu_bpp(&f->menu, f->points[0].bytes), menu_bpp(&f->menu, f->points[f->n_points - 1].bytes),
-             q->is_exact ? "exact, gap " : "at most above the optimum, as a share of the largest cost: ", q->gap,
+    double epsilon = node_float(f->n, "epsilon");
+    char quality[80] = "exact";
+    if (!q->is_exact)
+        snprintf(quality, sizeof quality, "at most %.3g of its largest cost above the optimum", q->gap);
+    node_log(f->n, "predicted frontier of %zu points from %.4f to %.4f bpp, %s; %zu candidates proposed", f->n_points,
+             menu_bpp(&f->menu, f->points[0].bytes), menu_bpp(&f->menu, f->points[f->n_points - 1].bytes), quality,
              f->proposals.n);
+    if (q->is_capped)
+        node_log(f->n, "`epsilon` %g could not be kept: there were more than `limit` (%lld) points, so archives were "
+                 "thinned to %zu; a larger `limit` keeps it, in more memory and time", epsilon,
+                 (long long)node_int(f->n, "limit"), q->kept);
     node_stat(f->n, "predicted_points", (double)f->n_points, "point");
     node_stat(f->n, "proposed", (double)f->proposals.n, "candidate");
 }
@@ -389,9 +398,9 @@ const struct node_class node_frontier = {
          .help = "single-unit flips of the measured knee to propose"},
         KNEE_PARAMS,
         {.name = "epsilon", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 10, .unit = "1",
-         .help = "predicted costs may be this share above the optimum; 0: exact up to the limit"},
+         .help = "predicted costs may be this share above the optimum; 0: exact; not kept beyond the limit"},
         {.name = "limit", .type = PARAM_INT, .fallback = "200000", .least = 1000, .most = 10000000, .unit = "point",
-         .help = "most points of an exact archive; beyond, archives are thinned and the distance is reported"},
+         .help = "most points of an archive; beyond, archives are thinned and only the distance is reported"},
         {0}},
     .needs = needs,
     .run = run,

@@ -17,7 +17,8 @@
  * below), and no factor is promised in advance. Instead the vertices of the convex hull of all sums, which the linear
  * relaxation gives exactly (sort the steps of all units' hulls by cost saved per byte; Sinha and Zoltners 1979), are
  * added to the result, and the distance of the result from that lower bound is reported. With many units a step is
- * small, and so is the distance.
+ * small, and so is the distance. (With few units it is not, which is why the distance is at most epsilon where that
+ * holds.)
  *
  * Memory. Who a point came from is not kept for all units: the archives before every s-th unit are, s = sqrt(n), and
  * archive_assignments computes the merges between two of them again, which gives the same points, being
@@ -429,7 +430,7 @@ static bool finish(struct archive *a, struct layer *last, const struct archive_o
     a->n_last = last->n;
     a->quality.is_capped = a->capped_from < a->problem.n_units;
     a->quality.is_exact = !a->quality.is_capped && !(o->epsilon > 0);
-    a->quality.epsilon = o->epsilon;
+    a->quality.epsilon = a->quality.is_capped ? NAN : o->epsilon;
     if (!a->quality.is_capped)
         a->quality.kept = 0;
     if (a->quality.is_exact) {
@@ -441,7 +442,7 @@ static bool finish(struct archive *a, struct layer *last, const struct archive_o
     }
     bool ok = build_hull(a, &vertices, e) && unite(a, last, vertices, e);
     if (ok)
-        a->quality.gap = find_gap(a, vertices);
+        a->quality.gap = fmin(find_gap(a, vertices), a->quality.epsilon); /* NaN is passed over */
     mem_free(vertices);
     return ok;
 }

@@ -32,11 +32,12 @@ struct archive_quality {
     bool is_exact;  /* the points are all nondominated sums */
     bool is_capped; /* the limit was met, and archives were thinned to `kept` points */
     size_t kept;    /* 0 when not capped */
-    double epsilon; /* unless is_capped: for every assignment there is a point of at most its bytes and at most (1 +
-                       epsilon) times its cost; 0 when exact */
-    double gap;     /* always true, from the bound of the linear relaxation: for no budget is the cost of the best point
-                       that fits above that of the best assignment that fits by more than gap * (cost of the first
-                       point); 0 when exact */
+    double epsilon; /* for every assignment there is a point of at most its bytes and at most (1 + epsilon) times its
+                       cost: the option, 0 when exact; NaN when capped, since no factor is promised then */
+    double gap;     /* for no budget is the cost of the best point that fits above that of the best assignment that fits
+                       by more than gap * (cost of the first point): the lesser of what the bound of the linear
+                       relaxation says and of epsilon, which bounds it as no budget's best costs more than the first
+                       point; 0 when exact */
 };
 
 struct archive;

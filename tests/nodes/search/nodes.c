@@ -89,6 +89,33 @@ static void frontier_proposes_uniforms_and_an_even_spread(void **state)
     object_close(rank);
 }
 
+/* What is promised of the predicted frontier is in the result; that the limit broke the promise is in the log, too. */
+static void frontier_says_what_its_epsilon_is_worth(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *epsilon, *limit;
+        int64_t exact, capped;
+    } cases[] = {{"0", "100000", 1, 0}, {"0.01", "100000", 0, 0}, {"0.01", "20", 0, 1}, {"0", "20", 0, 1}};
+    struct object *rank = rank_object();
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        int64_t exact, capped;
+        double gap, epsilon;
+        struct object *o = run_fine(&node_frontier, "epsilon", (struct setting[]){{"surrogate", rank, NULL},
+            {"epsilon", NULL, cases[i].epsilon}, {"limit", NULL, cases[i].limit}, {0}});
+        assert_true(object_int(o, "predicted_exact", &exact) && object_int(o, "predicted_capped", &capped) &&
+                    object_double(o, "predicted_gap", &gap) && object_double(o, "predicted_epsilon", &epsilon));
+        assert_int_equal(exact, cases[i].exact);
+        assert_int_equal(capped, cases[i].capped);
+        assert_true(capped ? isnan(epsilon) : epsilon == atof(cases[i].epsilon));
+        assert_true(exact ? gap == 0 : gap > 0 && (capped || gap <= epsilon));
+        assert_int_equal(strstr(world.log, "could not be kept: there were more than `limit` (20) points") != NULL,
+                         capped);
+        object_close(o);
+    }
+    object_close(rank);
+}
+
 /* Lowest KL of at most `bpp` among the candidates that are not flips, and how many there are. */
 static double best_within(const struct candidates *c, double bpp, size_t *n)
 {
@@ -284,6 +311,7 @@ int main(void)
         cmocka_unit_test(rank_orders_formats_by_their_loss),
         cmocka_unit_test(rank_takes_scales_from_units_that_were_measured_alone),
         cmocka_unit_test(frontier_proposes_uniforms_and_an_even_spread),
+        cmocka_unit_test(frontier_says_what_its_epsilon_is_worth),
         cmocka_unit_test(frontier_learns_and_never_repeats_itself),
         cmocka_unit_test(frontier_with_nothing_left_proposes_an_empty_table),
         cmocka_unit_test(frontier_searches_around_the_knee_that_select_finds),
