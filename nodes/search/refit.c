@@ -1,7 +1,8 @@
 /* Ridge regression in its dual form: with few candidates and many units, the system has a row per candidate. Let A
- * [candidate, unit] = g * cost / KL and B [candidate, format] = its sums by format. Then with K = A A^T + B B^T, r = 1
- * - the row sums of A, and alpha = (K + ridge I)^-1 r, the minimum is at t = A^T alpha, q = B^T alpha, and the error of
- * candidate i when it is predicted from the others is alpha[i] / ((K + ridge I)^-1)[i, i]. */
+ * [candidate, unit] = g * cost / (KL + floor) and B [candidate, format] = its sums by format. Then with K = A A^T +
+ * B B^T, r = KL / (KL + floor) - the row sums of A, and alpha = (K + ridge I)^-1 r, the minimum is at t = A^T alpha,
+ * q = B^T alpha, and the error of candidate i when it is predicted from the others is alpha[i] /
+ * ((K + ridge I)^-1)[i, i]. */
 #include "nodes/search/refit.h"
 
 #include <math.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 
 #define MOST_ROWS 256
+#define LEAST_FLOOR 1e-7
+#define FLOOR_SHARE 0.1 /* of the median KL */
 #define LEAST_FACTOR 0.1
 #define MOST_FACTOR 10.0
 
@@ -26,7 +29,7 @@ struct fit {
     const double *cost;
     struct row *rows;
     size_t n;
-    double scale;
+    double floor, scale;
     double *a, *b;     /* [row, unit], [row, format] */
     double *kernel;    /* [row, row] */
     double *factor;    /* Cholesky factor, lower */
@@ -82,23 +85,43 @@ static double dot(const double *x, const double *y, size_t n)
     return sum;
 }
 
-/* g, A, B, K and r. */
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The floor and g; `kl` has room for the rows. */
+static void set_scale(struct fit *f, double *kl)
+{
+    double logs = 0, weights = 0;
+    for (size_t i = 0; i < f->n; i++)
+        kl[i] = f->rows[i].candidate->kl_mean;
+    qsort(kl, f->n, sizeof *kl, ascending);
+    f->floor = fmax(FLOOR_SHARE * kl[f->n / 2], LEAST_FLOOR);
+    for (size_t i = 0; i < f->n; i++) {
+        double x = f->rows[i].candidate->kl_mean, share = x / (x + f->floor);
+        logs += share * share * log(x / f->rows[i].sum);
+        weights += share * share;
+    }
+    f->scale = exp(logs / weights);
+}
+
+/* The floor, g, A, B, K and r. */
 static bool build_system(struct fit *f, struct err *e)
 {
     size_t n = f->n, units = (size_t)f->menu->n_units, formats = (size_t)f->menu->n_formats;
-    double logs = 0;
     if (!mem_new(&f->a, n * units, e) || !mem_new(&f->b, n * formats, e) || !mem_new(&f->kernel, n * n, e) ||
         !mem_new(&f->factor, n * n, e) || !mem_new(&f->residual, n, e) || !mem_new(&f->alpha, n, e) ||
         !mem_new(&f->best, n, e) || !mem_new(&f->column, n, e))
         return false;
-    for (size_t i = 0; i < n; i++)
-        logs += log(f->rows[i].candidate->kl_mean / f->rows[i].sum);
-    f->scale = exp(logs / (double)n);
+    set_scale(f, f->column);
     for (size_t i = 0; i < n; i++) {
         const struct candidate *c = f->rows[i].candidate;
-        f->residual[i] = 1;
+        double over = c->kl_mean + f->floor;
+        f->residual[i] = c->kl_mean / over;
         for (size_t u = 0; u < units; u++) {
-            double x = f->scale * f->cost[u * formats + c->assignment[u]] / c->kl_mean;
+            double x = f->scale * f->cost[u * formats + c->assignment[u]] / over;
             f->a[i * units + u] = x;
             f->b[i * formats + c->assignment[u]] += x;
             f->residual[i] -= x;
@@ -215,6 +238,7 @@ bool refit_costs(const struct menu *m, const double *cost, const struct candidat
         choose_ridge(&f, result);
         scale_costs(&f, out);
         result->n_rows = f.n;
+        result->floor = f.floor;
         result->scale = f.scale;
     }
     free_fit(&f);

@@ -92,6 +92,75 @@ static void a_right_surrogate_is_only_scaled(void **state)
     made_fini(&x);
 }
 
+/* A near-lossless candidate: predicted 1e-6, measured 5e-8, of which nothing but rounding is true. Fitted with it and
+ * without it, the costs must be the same but for a little. */
+static void a_row_at_the_noise_floor_has_no_say(void **state)
+{
+    (void)state;
+    struct err e;
+    struct made x;
+    struct candidates table;
+    struct refit result[2];
+    double cost[2][24 * MADE_FORMATS];
+    uint64_t seed = 5;
+    uint8_t full[24];
+    made_init(&x, 24, 3, 9);
+    made_table(&x, &table);
+    for (int i = 0; i < 40; i++)
+        made_random(&x, &table, &seed);
+    made_measure(&x, &table, 0);
+    x.cost[MADE_FORMATS - 1] = 1e-6;
+    const struct candidates *tables[] = {&table};
+    assert_ok(refit_costs(&x.menu, x.cost, tables, 1, NAN, cost[0], &result[0], &e), e);
+    menu_uniform(&x.menu, MADE_FORMATS - 1, full);
+    struct candidate *lossless = candidates_add(&table, &x.menu, full, "uniform", -1, &e);
+    assert_non_null(lossless);
+    made_measure(&x, &table, 40);
+    lossless->kl_mean = 5e-8;
+    assert_ok(refit_costs(&x.menu, x.cost, tables, 1, NAN, cost[1], &result[1], &e), e);
+    assert_int_equal(result[1].n_rows, 41);
+    assert_true(fabs(result[1].error_before / result[0].error_before - 1) < 0.05);
+    for (int i = 0; i < 24 * MADE_FORMATS; i++)
+        if (x.menu.available[i] && fabs(cost[1][i] - cost[0][i]) > 0.03 * cost[0][i])
+            fail_msg("cost %d is %g, without the row %g", i, cost[1][i], cost[0][i]);
+    candidates_fini(&table);
+    made_fini(&x);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void the_floor_is_a_tenth_of_the_median_and_never_below_rounding(void **state)
+{
+    (void)state;
+    struct err e;
+    struct made x;
+    struct candidates table;
+    struct refit result;
+    double cost[10 * MADE_FORMATS], kl[21];
+    uint64_t seed = 5;
+    made_init(&x, 10, 2, 3);
+    made_table(&x, &table);
+    for (int i = 0; i < 21; i++)
+        made_random(&x, &table, &seed);
+    made_measure(&x, &table, 0);
+    for (int i = 0; i < 21; i++)
+        kl[i] = table.list[i].kl_mean;
+    qsort(kl, 21, sizeof *kl, ascending);
+    const struct candidates *tables[] = {&table};
+    assert_ok(refit_costs(&x.menu, x.cost, tables, 1, NAN, cost, &result, &e), e);
+    assert_true(fabs(result.floor - 0.1 * kl[10]) < 1e-12 * kl[10]);
+    for (int i = 0; i < 21; i++)
+        table.list[i].kl_mean *= 1e-7;
+    assert_ok(refit_costs(&x.menu, x.cost, tables, 1, NAN, cost, &result, &e), e);
+    assert_true(result.floor == 1e-7);
+    candidates_fini(&table);
+    made_fini(&x);
+}
+
 static void without_rows_costs_are_as_they_were(void **state)
 {
     (void)state;
@@ -153,6 +222,8 @@ int main(void)
         cmocka_unit_test(measured_candidates_make_predictions_better),
         cmocka_unit_test(costs_stay_positive_and_missing_ones_missing),
         cmocka_unit_test(a_right_surrogate_is_only_scaled),
+        cmocka_unit_test(a_row_at_the_noise_floor_has_no_say),
+        cmocka_unit_test(the_floor_is_a_tenth_of_the_median_and_never_below_rounding),
         cmocka_unit_test(without_rows_costs_are_as_they_were),
         cmocka_unit_test(many_rows_are_cut_to_those_near_the_centre_and_give_the_same_bits),
     };
