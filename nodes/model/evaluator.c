@@ -1,5 +1,5 @@
-/* The evaluator: which (candidate, window) rows the ledger lacks, in which passes they are made, and the columns that come
- * of them. What a row holds is decided in pass.c and never here. */
+/* The evaluator: which (candidate, window) rows the ledger lacks, in which passes they are made, and the columns that
+ * come of them. What a row holds is decided in pass.c and never here. */
 #include "nodes/model/evaluator.h"
 
 #include <math.h>
@@ -11,13 +11,13 @@
 #include "nodes/model/renderings.h"
 #include "nodes/model/teacher.h"
 
-/* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass is
- * what an interruption can cost, so it is kept to some seconds of work on a small machine. */
+/* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass
+ * is what an interruption can cost, so it is kept to some seconds of work on a small machine. */
 #define DEFAULT_LANES 32
 #define PASS_POSITIONS 16384
 /* Raise it when a row's numbers change for another reason than the numeric mode: older rows are then not found. */
 #define CONTEXT_VERSION 1
-#define REPLAY_BYTES ((uint64_t)512 << 20) /* at most; less when the node was admitted with less */
+#define REPLAY_BYTES ((uint64_t)512 << 20) /* at most, unless the graph gives the node more memory */
 
 struct evaluator {
     struct node *n;
@@ -30,6 +30,7 @@ struct evaluator {
     struct replay *replay;
     struct pass pass;
     struct ledger *ledger;
+    float *slots; /* [window - 1], to see that a row is whole */
     struct key context;         /* the ledger's */
     size_t lanes;
     uint64_t rows_measured, rows_reused, rows_wanted, rows_done; /* wanted and done: of the call in hand */
@@ -84,13 +85,20 @@ static bool check_menu(const struct evaluator *v, struct err *e)
 {
     bool same = v->menu.n_units == v->model->n_units;
     if (v->menu.n_formats > PASS_FORMATS)
-        return err_set(e, ERR_INPUT, "%d formats, at most %d can be measured together", v->menu.n_formats, PASS_FORMATS);
+        return err_set(e, ERR_INPUT, "%d formats, at most %d can be measured together", v->menu.n_formats,
+                       PASS_FORMATS);
     for (int u = 0; same && u < v->menu.n_units; u++)
         same = strcmp(v->menu.unit_names[u], v->model->units[u].name) == 0;
     if (!same)
         return err_set(e, ERR_INPUT, "renderings '%s' are of another model than '%s'",
                        node_input(v->n, "renderings", 0)->node, node_input(v->n, "model", 0)->node);
     return true;
+}
+
+/* States of one candidate before every layer, on all windows. */
+static uint64_t chain_bytes(const struct model *m, const struct token_set *t)
+{
+    return (uint64_t)t->n * t->window * (uint64_t)m->config.hidden * sizeof(float) * (uint64_t)m->config.layers;
 }
 
 /* As many as the graph says, within what `needs` declares: PASS_POSITIONS positions in one pass. */
@@ -101,29 +109,56 @@ static size_t most_lanes(const struct node *n, const struct token_set *tokens)
     return lanes < most ? lanes : most;
 }
 
+/* Memory without the cache: the model's tables, teacher states, two sets of lanes, a layer's panels in every format
+ * that lanes can have at once, and the largest unit as it is read. */
+static uint64_t base_bytes(const struct node *n, const struct model *m, const struct token_set *t, uint64_t n_formats)
+{
+    enum dtype mode = numeric_mode(node_string(n, "numeric"));
+    uint64_t row = (uint64_t)m->config.hidden * sizeof(float), layer = 0, most_unit = 0, lanes = most_lanes(n, t);
+    for (int u = 0; u < LAYER_UNITS; u++) {
+        layer += m->units[u].parameters * dtype_bytes(mode);
+        most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
+    }
+    return forward_bytes(m, mode, (int)t->window) + (uint64_t)t->n * t->window * row +
+           2 * (PASS_POSITIONS + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer +
+           most_unit * sizeof(float);
+}
+
+/* Layers from one kept state to the next: so many that those of two candidates on all windows fit the cache. Windows
+ * are gone through in a circle, and a cache that drops the oldest would otherwise keep nothing until it comes round. */
+static int keep_every(const struct evaluator *v, uint64_t cache)
+{
+    uint64_t chains = 2 * chain_bytes(v->model, &v->tokens), layers = (uint64_t)v->model->config.layers;
+    uint64_t every = cache ? (chains + cache - 1) / cache : layers;
+    return (int)(every < 1 ? 1 : every < layers ? every : layers);
+}
+
 bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
 {
     struct evaluator *v;
     if (!mem_new(&v, 1, e))
         return false;
     v->n = n;
-    uint64_t cache = node_memory(n) / 4 < REPLAY_BYTES ? node_memory(n) / 4 : REPLAY_BYTES;
     bool share = node_bool(n, "replay");
     bool ok = model_open_input(&v->model, n, "model", e) &&
               menu_read(&v->menu, node_input(n, "renderings", 0)->object, e) && check_menu(v, e) &&
               renderings_open(&v->renderings, n, "renderings", v->model, e) &&
-              tokens_read(&v->tokens, node_input(n, "tokens", 0), e) && teacher_read(&v->teacher, node_input(n, "teacher", 0), &v->tokens, v->model->config.hidden, node_numerics(n),
-                           &node_input(n, "model", 0)->key, e) &&
+              tokens_read(&v->tokens, node_input(n, "tokens", 0), e) &&
+              mem_new(&v->slots, v->tokens.window, e) &&
+              teacher_read(&v->teacher, node_input(n, "teacher", 0), &v->tokens, v->model->config.hidden,
+                           node_numerics(n), &node_input(n, "model", 0)->key, e) &&
               forward_open(&v->f, v->model, node_queue(n), numeric_mode(node_string(n, "numeric")),
-                           (int)v->tokens.window, e) &&
-              (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
+                           (int)v->tokens.window, e);
+    uint64_t base = ok ? base_bytes(n, v->model, &v->tokens, (uint64_t)v->menu.n_formats) : 0;
+    uint64_t cache = node_memory(n) > base ? node_memory(n) - base : 0;
+    ok = ok && (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
     if (!ok) {
         evaluator_close(v);
         return false;
     }
     v->lanes = most_lanes(n, &v->tokens);
     v->pass = (struct pass){.f = &v->f, .tokens = &v->tokens, .teacher = v->teacher, .weights = {load, v},
-        .replay = v->replay, .share = share, .node = n};
+        .replay = v->replay, .keep_every = keep_every(v, cache), .share = share, .node = n};
     *out = v;
     return true;
 }
@@ -159,6 +194,7 @@ void evaluator_close(struct evaluator *v)
     menu_fini(&v->menu);
     tokens_fini(&v->tokens);
     mem_free(v->teacher);
+    mem_free(v->slots);
     model_close(v->model);
     mem_free(v);
 }
@@ -245,14 +281,15 @@ static bool measure_rows(struct evaluator *v, const struct job *const *jobs, siz
     return ok;
 }
 
+/* Is the row there, and whole? The ledger looks at the disk; one that it cannot read any more is measured again. */
 static bool has_row(struct evaluator *v, const struct job *j, uint32_t window)
 {
     struct ledger_row row;
-    return ledger_find(v->ledger, j->digest, window, &row, NULL);
+    return ledger_find(v->ledger, j->digest, window, &row, v->slots);
 }
 
-/* A batch of lanes over one group of windows: those that lack every window go in one pass; those that were interrupted in
- * the middle, window by window. So no row that is there is computed again. */
+/* A batch of lanes over one group of windows: those that lack every window go in one pass; those that were interrupted
+ * in the middle, window by window. So no row that is there is computed again. */
 static bool measure_group(struct evaluator *v, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
                           const struct job **chosen, struct err *e)
 {
@@ -346,8 +383,9 @@ static bool check_assignment(const struct evaluator *v, const struct candidate *
             return err_set(e, ERR_INPUT, "candidate %u: unit '%s' has format index %u of %d", c->id,
                            v->menu.unit_names[u], c->assignment[u], v->menu.n_formats);
         if (!v->menu.available[u * v->menu.n_formats + c->assignment[u]])
-            return err_set(e, ERR_INPUT, "candidate %u: unit '%s' cannot have format '%s' (its shape does not allow it)",
-                           c->id, v->menu.unit_names[u], v->menu.format_names[c->assignment[u]]);
+            return err_set(e, ERR_INPUT,
+                           "candidate %u: unit '%s' cannot have format '%s' (its shape does not allow it)", c->id,
+                           v->menu.unit_names[u], v->menu.format_names[c->assignment[u]]);
     }
     return true;
 }
@@ -407,15 +445,11 @@ bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
         return false;
     bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
     if (ok) {
-        enum dtype mode = numeric_mode(node_string(n, "numeric"));
-        uint64_t row = (uint64_t)m->config.hidden * 4, layer = 0;
-        for (int u = 0; u < LAYER_UNITS; u++)
-            layer += m->units[u].parameters * dtype_bytes(mode);
-        /* Teacher states, two sets of lanes, one layer in a few formats, and the replay cache (a quarter of all). */
-        uint64_t bytes = forward_bytes(m, mode, (int)tokens.window) + (uint64_t)tokens.n * tokens.window * row +
-                         2 * (PASS_POSITIONS + tokens.window) * row + 4 * layer;
-        uint64_t cache = bytes / 3 < REPLAY_BYTES ? bytes / 3 : REPLAY_BYTES;
-        *out = (struct needs){.memory = bytes + cache, .disk = 1 << 20};
+        const struct dataset *names = object_dataset(node_input(n, "renderings", 0)->object, "formats/name");
+        uint64_t cache = 2 * chain_bytes(m, &tokens);
+        cache = !node_bool(n, "replay") ? 0 : cache < REPLAY_BYTES ? cache : REPLAY_BYTES;
+        *out = (struct needs){.memory = base_bytes(n, m, &tokens, names ? names->shape[0] : 1) + cache,
+                              .disk = 1 << 20};
         tokens_fini(&tokens);
     }
     model_close(m);

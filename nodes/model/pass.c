@@ -188,11 +188,12 @@ static bool load_weights(struct trie *t, int layer, const uint8_t *choice, struc
     return true;
 }
 
-/* Keep the state before `depth` if more than one candidate goes on from it. */
+/* Keep the state before `depth` if more than one candidate goes on from it, and it is one of those that are kept. */
 static void keep(struct trie *t, const struct lane *lane, int depth)
 {
     struct pass *p = t->p;
-    if (!p->replay || !p->share || lane->last - lane->first < 2 || depth >= p->f->model->config.layers)
+    if (!p->replay || !p->share || lane->last - lane->first < 2 || depth >= p->f->model->config.layers ||
+        (p->keep_every > 1 && depth % p->keep_every != 0))
         return;
     for (size_t w = 0; w < t->n_windows; w++) {
         struct tensor part = tensor_rows(&lane->x, (int64_t)w * slots(p), slots(p));

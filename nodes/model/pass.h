@@ -37,6 +37,7 @@ struct pass {
                                       own teacher (kl 0) */
     struct pass_weights weights;
     struct replay *replay;         /* NULL: no cache */
+    int keep_every;                /* layers from one state that the cache keeps to the next; 0: one */
     bool share;                    /* false: no prefix is shared (every candidate in full, same bits) */
     const struct node *node;       /* asked for node_stopping; may be NULL */
     uint64_t layer_forwards;       /* (lane, window, layer) computed so far */
