@@ -228,6 +228,9 @@ static bool publish(struct node *n, const struct model *m, const struct columns 
     node_log(n, "%s, %" PRIu64 " parameters, %d layers, %s", m->config.model_type, model_parameters(m),
              m->config.layers, storage.text ? storage.text : "");
     str_free(&storage);
+    if (m->n_unused_biases > 0)
+        node_log(n, "%d biases of linear layers are not used: config.json does not set `attention_bias` or `mlp_bias`, "
+                 "and servers go by that", m->n_unused_biases);
     return write_attributes(m, w, e) && write_units(m, c, w, e) && write_matrices(m, c, w, e) &&
            write_tensors(m, c, digests, w, e);
 }

@@ -88,16 +88,6 @@ static bool boolean(struct reader *r, const char *key)
     return json_is_true(x);
 }
 
-/* A token id, a list of them (the first counts), or nothing: -1. */
-static int token(const struct reader *r, const char *key)
-{
-    const json_t *x = json_object_get(r->root, key);
-    if (json_is_array(x))
-        x = json_array_get(x, 0);
-    return json_is_integer(x) && json_integer_value(x) >= 0 && json_integer_value(x) < 1 << 30
-               ? (int)json_integer_value(x) : -1;
-}
-
 /* The keys of the scaling that `type` names. `key` is where they stand, for messages. */
 static void read_scaling(struct reader *r, struct model_config *c, const char *key, const char *type,
                          const json_t *from)
@@ -223,10 +213,10 @@ bool config_read(struct model_config *out, json_t **json, const char *dir, struc
     if (r.ok)
         check_sliding(&r, &c);
     c.tied = boolean(&r, "tie_word_embeddings");
-    c.attention_bias = boolean(&r, "attention_bias");
-    c.mlp_bias = boolean(&r, "mlp_bias");
-    c.bos = token(&r, "bos_token_id");
-    c.eos = token(&r, "eos_token_id");
+    /* Mistral never has any, whatever its configuration says. */
+    bool may_have_bias = strcmp(c.model_type, "llama") == 0;
+    c.attention_bias = boolean(&r, "attention_bias") && may_have_bias;
+    c.mlp_bias = boolean(&r, "mlp_bias") && may_have_bias;
     if (!r.ok) {
         json_decref(root);
         return false;

@@ -146,12 +146,15 @@ static bool add_matrix(struct model *m, const json_t *config, int layer, int whi
     x->row = row;
     x->dtype = DTYPE_BF16;
     snprintf(name, sizeof name, "%s.bias", x->name);
-    x->has_bias = safetensors_find(m->files, name) != NULL;
-    if (x->has_bias && !check_float(m, name, 1, x->n, 0, e))
-        return false;
-    if (!x->has_bias && (which < 4 ? m->config.attention_bias : m->config.mlp_bias))
+    /* As transformers and vLLM do: config.json decides, and a bias that it denies is not used. */
+    bool is_there = safetensors_find(m->files, name) != NULL;
+    x->has_bias = which < 4 ? m->config.attention_bias : m->config.mlp_bias;
+    m->n_unused_biases += is_there && !x->has_bias;
+    if (x->has_bias && !is_there)
         return err_set(e, ERR_INPUT, "%s: no tensor '%s', though `%s` is true in config.json", m->path, name,
                        which < 4 ? "attention_bias" : "mlp_bias");
+    if (x->has_bias && !check_float(m, name, 1, x->n, 0, e))
+        return false;
     snprintf(name, sizeof name, "%s.weight", x->name);
     if (x->stored->group_format) {
         if (!check_packed(m, x, e))

@@ -18,7 +18,6 @@ struct model_config {
     enum rope_type rope;
     double rope_factor, rope_low, rope_high, rope_original; /* llama3 and linear */
     bool tied, attention_bias, mlp_bias;
-    int bos, eos;                        /* -1 when absent */
 };
 
 /* What a unit's input activation is, in a layer. The forward pass knows where each comes from. */
@@ -30,7 +29,7 @@ struct matrix {
     int64_t n, k;        /* out_features, in_features */
     int64_t row;         /* first row inside the unit's fused matrix */
     enum dtype dtype;    /* of the source */
-    bool has_bias;
+    bool has_bias;       /* config.json says so */
     const struct format *stored; /* the format a compressed directory keeps it in; formats' bf16 for plain */
 };
 
@@ -50,6 +49,7 @@ struct model {
     struct matrix *matrices;     /* layer by layer: q k v o gate up down */
     struct unit *units;          /* layer by layer: qkv, o, gate_up, down */
     int n_matrices, n_units;
+    int n_unused_biases;         /* tensors that config.json denies */
     struct arena arena;
 };
 

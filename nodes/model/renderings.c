@@ -180,13 +180,3 @@ int renderings_format(const struct renderings *r, const char *name)
             return (int)i;
     return -1;
 }
-
-int renderings_formats(const struct renderings *r)
-{
-    return (int)r->n_formats;
-}
-
-const char *renderings_format_name(const struct renderings *r, int i)
-{
-    return i >= 0 && (uint64_t)i < r->n_formats ? r->format_names[i] : NULL;
-}

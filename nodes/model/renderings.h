@@ -25,8 +25,5 @@ bool renderings_read(struct renderings *r, int matrix, const char *format_name, 
 float renderings_input_scale(const struct renderings *r, int unit);
 /* Index of the format in the object's list (an assignment's byte), or -1. */
 int renderings_format(const struct renderings *r, const char *name);
-/* Number of formats in the list, and the i-th; NULL when i is out of range. */
-int renderings_formats(const struct renderings *r);
-const char *renderings_format_name(const struct renderings *r, int i);
 
 #endif

@@ -44,8 +44,6 @@ static void llama3_is_read_with_its_rope(void **state)
     assert_int_equal(c.head_dim, 128);
     assert_int_equal(c.vocab, 128256);
     assert_int_equal(c.max_positions, 131072);
-    assert_int_equal(c.bos, 128000);
-    assert_int_equal(c.eos, 128001);
     assert_true(c.eps == 1e-5f && c.theta == 500000.0);
     assert_int_equal(c.rope, ROPE_LLAMA3);
     assert_true(c.rope_factor == 8 && c.rope_low == 1 && c.rope_high == 4 && c.rope_original == 8192);
@@ -66,8 +64,6 @@ static void absent_keys_have_their_defaults(void **state)
     assert_int_equal(c.kv_heads, 8);
     assert_int_equal(c.head_dim, 8);
     assert_int_equal(c.max_positions, 2048);
-    assert_int_equal(c.bos, -1);
-    assert_int_equal(c.eos, -1);
     assert_int_equal(c.rope, ROPE_DEFAULT);
     assert_true(c.theta == 10000.0);
     assert_false(c.tied || c.attention_bias || c.mlp_bias);
