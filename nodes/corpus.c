@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/base/str.h"
 #include "nodes/model/documents.h"
 #include "nodes/model/model.h"
 #include "nodes/model/tokenizer.h"
@@ -73,6 +74,31 @@ static bool shuffle(struct corpus *c, struct place **out, struct err *e)
     return true;
 }
 
+#define LONG_DOCUMENT ((uint64_t)1 << 20)   /* bytes; longer ones are rare unless the whole text is one */
+#define ENCODING_BYTES 64                   /* memory per byte of a document while it is encoded as one word */
+#define VOCABULARY_BYTES 24                 /* memory per byte of tokenizer.json while it is read */
+
+/* What the number of a document's place counts. */
+static const char *place_word(const struct corpus *c)
+{
+    return strcmp(node_string(c->n, "documents"), "json") == 0 ? "document that is JSON item" : "document at byte";
+}
+
+/* A text that is one huge document by mistake (a forgotten separator) is told so instead of taking all memory. */
+static bool fits_memory(const struct corpus *c, const struct document *d, struct err *e)
+{
+    char has[16], wants[16];
+    uint64_t bytes = d->bytes * ENCODING_BYTES;
+    if (d->bytes <= LONG_DOCUMENT || bytes <= node_memory(c->n))
+        return true;
+    return err_set(e, ERR_RESOURCE,
+                   "the %s %llu has %llu bytes, and encoding it may take %s of memory "
+                   "where the node was given %s: does `documents: %s` cut this text as it should? Otherwise give the "
+                   "node more with `on: {memory: ..}`",
+                   place_word(c), (unsigned long long)d->offset, (unsigned long long)d->bytes, str_size(bytes, wants),
+                   str_size(node_memory(c->n), has), node_string(c->n, "documents"));
+}
+
 /* Windows of one document into a set, until it is full or the document has given its share: consecutive pieces of
  * `window` tokens; the tail is masked (kept with its length) or skipped. */
 static bool add_document(struct corpus *c, struct set *s, uint32_t document, struct err *e)
@@ -81,13 +107,15 @@ static bool add_document(struct corpus *c, struct set *s, uint32_t document, str
     int32_t *ids;
     size_t n;
     uint32_t before = s->n;
+    if (!fits_memory(c, d, e))
+        return false;
     if (!tokenizer_encode(c->tokenizer, d->text, d->bytes, c->special, &ids, &n, e))
-        return err_context(e, "document at byte %llu", (unsigned long long)d->offset);
+        return err_context(e, "%s %llu", place_word(c), (unsigned long long)d->offset);
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->model->config.vocab)
-            ok = err_set(e, ERR_INPUT, "token id %d of the document at byte %llu is outside the model's vocabulary of "
-                         "%d: tokenizer.json and config.json do not belong together", ids[i],
+            ok = err_set(e, ERR_INPUT, "token id %d of the %s %llu is outside the model's vocabulary of "
+                         "%d: tokenizer.json and config.json do not belong together", ids[i], place_word(c),
                          (unsigned long long)d->offset, c->model->config.vocab);
     for (size_t at = 0; ok && at < n && s->n < s->wanted && s->n - before < c->per_document; at += c->window) {
         size_t length = n - at < c->window ? n - at : c->window;
@@ -237,9 +265,6 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-#define LONG_DOCUMENT ((uint64_t)1 << 20)   /* bytes; longer ones are rare unless the whole text is one */
-#define ENCODING_BYTES 64                   /* memory per byte of a document while it is encoded as one word */
-#define VOCABULARY_BYTES 24                 /* memory per byte of tokenizer.json while it is read */
 
 /* The text twice (the file, and JSON items of it), the tokenizer, a long document while it is encoded, and the windows.
  * What is wrong with the files is told by the run, which reads them. */
@@ -267,7 +292,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_corpus = {
     .name = "corpus",
     .summary = "text cut into documents and windows: disjoint calibration, selection and report sets",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"tokenizer", (const char *const[]){"model", NULL}, false, false, "the model whose tokenizer.json is used"},
         {0}},

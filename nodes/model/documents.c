@@ -25,18 +25,20 @@ static bool check_text(const char *text, size_t n, const char *path, struct err 
     return valid == n || err_set(e, ERR_INPUT, "%s: invalid UTF-8 at byte %zu: convert the text to UTF-8", path, valid);
 }
 
-/* Append text[begin, end) without the white space around it, unless nothing is left. */
-static bool add(struct documents *d, const char *text, size_t begin, size_t end, uint64_t offset, struct err *e)
+/* Append text[begin, end) without the white space around it, unless nothing is left. Its place is the byte at which it
+ * begins, or `ordinal` where text is no part of the file (-1: it is). */
+static bool add(struct documents *d, const char *text, size_t begin, size_t end, int64_t ordinal, struct err *e)
 {
     while (begin < end && is_space(text[begin]))
-        begin++, offset++;
+        begin++;
     while (end > begin && is_space(text[end - 1]))
         end--;
     if (begin == end)
         return true;
     if ((d->n & (d->n + 1)) == 0 && !mem_grow(&d->list, d->n, 2 * d->n + 1, e)) /* full at 2^k - 1 */
         return false;
-    d->list[d->n++] = (struct document){.text = text + begin, .bytes = end - begin, .offset = offset};
+    d->list[d->n++] = (struct document){
+        .text = text + begin, .bytes = end - begin, .offset = ordinal < 0 ? begin : (uint64_t)ordinal};
     return true;
 }
 
@@ -71,13 +73,13 @@ static bool cut_lines(struct documents *d, const char *text, size_t n, enum docu
         bool cuts = rule == DOCUMENTS_LINES || (rule == DOCUMENTS_HEADING && is_heading(text, begin, end)) ||
                     (rule == DOCUMENTS_SEPARATOR && is_separator(text, begin, end, separator));
         if (cuts) {
-            if (!add(d, text, document, begin, document, e))
+            if (!add(d, text, document, begin, -1, e))
                 return false;
             document = rule == DOCUMENTS_SEPARATOR ? next : begin;
         }
         begin = next;
     }
-    return add(d, text, document, n, document, e);
+    return add(d, text, document, n, -1, e);
 }
 
 static bool add_json(struct documents *d, const json_t *item, const char *key, size_t ordinal, const char *path,
@@ -89,7 +91,7 @@ static bool add_json(struct documents *d, const json_t *item, const char *key, s
                        path, ordinal, *key ? ", member '" : "", key, *key ? "'," : "");
     size_t n = json_string_length(value);
     char *copy = arena_strndup(&d->arena, json_string_value(value), n, e);
-    return copy && add(d, copy, 0, n, ordinal, e);
+    return copy && add(d, copy, 0, n, (int64_t)ordinal, e);
 }
 
 /* A JSON list of items, or an item a line. */
@@ -170,7 +172,7 @@ bool documents_read(struct documents *out, const char *path, enum document_rule 
     if (ok && rule == DOCUMENTS_JSON)
         ok = cut_json(&d, d.text, n, json_key, path, e);
     else if (ok && rule == DOCUMENTS_WHOLE)
-        ok = add(&d, d.text, 0, n, 0, e);
+        ok = add(&d, d.text, 0, n, -1, e);
     else if (ok)
         ok = cut_lines(&d, d.text, n, rule, separator, e);
     if (ok && d.n == 0)

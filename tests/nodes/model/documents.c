@@ -46,6 +46,7 @@ static void each_rule_cuts_at_its_places(void **state)
         {DOCUMENTS_WHOLE, "", "\n a\n\nb \n", "2:a//b|", 0},
         {DOCUMENTS_JSON, "", "[\"a\\nb\", \" \", \"c\"]", "0:a/b|2:c|", 0},
         {DOCUMENTS_JSON, "", "\"a\"\n\n  \"b\"\n", "0:a|2:b|", 0},
+        {DOCUMENTS_JSON, "", "[\" \\n a\", \"  b \"]", "0:a|1:b|", 0},
         {DOCUMENTS_JSON, "text", " [{\"text\": \"a\"}, {\"text\": \"a\", \"x\": 1}]", "0:a|", 1},
         {DOCUMENTS_JSON, "text", "{\"text\": \"a\"}\n{\"id\": 3, \"text\": \"\\u00e9\"}", "0:a|1:\xc3\xa9|", 0},
     };
