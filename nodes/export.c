@@ -671,12 +671,14 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     struct model *m;
     if (!node_input_path(n, "model", 0, "path", &path, e) || !model_open(&m, path, e))
         return false;
-    uint64_t most = 0;
-    for (size_t i = 0; i < m->files->n_tensors; i++)
+    uint64_t most = 0, all = 0;
+    for (size_t i = 0; i < m->files->n_tensors; i++) {
         most = m->files->tensors[i].bytes > most ? m->files->tensors[i].bytes : most;
+        all += m->files->tensors[i].bytes;
+    }
     out->cores = 1;
     out->memory = 3 * most + (64u << 20);
-    out->disk = 1 << 20;
+    out->disk = all; /* at most, and beside what it replaces; on the store's file system, mostly */
     model_close(m);
     return true;
 }

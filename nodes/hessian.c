@@ -18,7 +18,6 @@ struct hessian {
     struct tensor moment[LAYER_UNITS]; /* [K, K] f64, lower triangle of the sum */
     float amax[LAYER_UNITS];
     float *all_amax;      /* [unit] */
-    int64_t row;          /* rows of the layer seen so far, to find a chunk's windows */
     int64_t seen[LAYER_UNITS];
 };
 
@@ -237,13 +236,20 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
     if (ok) {
         enum dtype mode = numeric_mode(node_string(n, "numeric"));
-        uint64_t layer = 0;
-        for (int u = 0; u < LAYER_UNITS; u++)
-            layer += m->units[u].parameters * dtype_bytes(mode) + (uint64_t)(m->units[u].k * m->units[u].k) * 16;
+        uint64_t panels = 0, squares = 0, most_square = 0, most_unit = 0;
+        for (int u = 0; u < LAYER_UNITS; u++) {
+            uint64_t square = (uint64_t)m->units[u].k * (uint64_t)m->units[u].k;
+            panels += m->units[u].parameters * dtype_bytes(mode);
+            squares += square;
+            most_square = square > most_square ? square : most_square;
+            most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
+        }
+        /* A layer's panels and a unit as it is read; its sums in f64, their means in f32 until they are published, and
+         * one matrix of sums on the host; the states of all windows. */
         *out = (struct needs){
-            .memory = forward_bytes(m, mode, (int)tokens.window) + layer +
-                      (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4,
-            .disk = layer / 2 * (uint64_t)m->config.layers};
+            .memory = forward_bytes(m, mode, (int)tokens.window) + panels + 4 * most_unit + 12 * squares +
+                      8 * most_square + (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4,
+            .disk = 4 * squares * (uint64_t)m->config.layers};
         tokens_fini(&tokens);
     }
     model_close(m);

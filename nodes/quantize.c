@@ -168,7 +168,7 @@ static bool measure(struct loss *l, const struct rendering *r, const float *weig
 /* Hand the parts of a rendering to the writer; they are the writer's from then on, also on failure. */
 static bool store_rendering(struct writer *out, const struct matrix *m, struct rendering *r, struct err *e)
 {
-        struct format_part parts[FORMAT_PARTS];
+    struct format_part parts[FORMAT_PARTS];
     int count = r->format->parts(r->n, r->k, r->source, parts);
     bool ok = true;
     for (int i = 0; i < count; i++) {
@@ -557,8 +557,8 @@ static uint64_t packed_bytes(const struct work *w, const struct unit *u)
     return bytes;
 }
 
-/* The largest layer's renderings (kept by the writer, and once more while it is committed), and for the largest unit
- * its weights in f32 and its second moment, as read and as panels. */
+/* The largest layer's renderings, which the writer keeps until it is committed, and for the largest unit its weights in
+ * f32 and its second moment, as read and as panels. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct work w;
@@ -576,7 +576,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         out->disk += bytes;
     }
     out->cores = 0;
-    out->memory = 2 * most_layer + most_unit + (32u << 20);
+    out->memory = most_layer + most_unit + (32u << 20);
     model_close(w.model);
     return true;
 }

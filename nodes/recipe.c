@@ -18,7 +18,7 @@ static json_t *out_of_memory(struct err *e)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ results */
+/* ---------------------------------------------------------------------------------------------------------- results */
 
 /* The next line "name = value" of *text, as copies of at most `size` bytes; false at the end. */
 static bool next_line(const char **text, char *name, size_t name_size, const char **value, size_t *n_value)
@@ -88,7 +88,7 @@ json_t *recipe_results(const struct node *n, struct err *e)
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- splits */
+/* ----------------------------------------------------------------------------------------------------------- splits */
 
 struct splits {
     const struct node *node;
@@ -162,7 +162,7 @@ json_t *recipe_splits(const struct node *n, struct err *e)
     return NULL;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- measured */
+/* --------------------------------------------------------------------------------------------------------- measured */
 
 /* NaN, which JSON has no word for, becomes null. */
 static json_t *number(double v)
