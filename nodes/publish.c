@@ -68,6 +68,18 @@ bool publish_remove(const char *path, struct err *e)
     return rmdir(path) == 0 || errno == ENOENT || err_errno(e, ERR_IO, "cannot remove %s", path);
 }
 
+/* "<pid>-<n>" or "<pid>-old": what this file puts behind the mark, and nothing that a user would. */
+static bool is_own_suffix(const char *s)
+{
+    static const char digits[] = "0123456789";
+    size_t pid = strspn(s, digits), n;
+    if (pid == 0 || s[pid] != '-')
+        return false;
+    s += pid + 1;
+    n = strspn(s, digits);
+    return strcmp(s, "old") == 0 || (n > 0 && s[n] == '\0');
+}
+
 /* Remove half-made directories of this target whose maker is gone: those that nobody has locked. */
 static bool remove_abandoned(const struct publish *p, struct err *e)
 {
@@ -79,7 +91,8 @@ static bool remove_abandoned(const struct publish *p, struct err *e)
         return err_errno(e, ERR_IO, "cannot list %s", p->parent);
     bool ok = true;
     for (const struct dirent *entry; ok && (entry = readdir(d));) {
-        if (strncmp(entry->d_name, base, n) != 0 || strncmp(entry->d_name + n, mark, sizeof mark - 1) != 0)
+        if (strncmp(entry->d_name, base, n) != 0 || strncmp(entry->d_name + n, mark, sizeof mark - 1) != 0 ||
+            !is_own_suffix(entry->d_name + n + sizeof mark - 1))
             continue;
         int fd = openat(dirfd(d), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)

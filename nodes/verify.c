@@ -153,33 +153,39 @@ static bool finish_set(struct verify *v, const struct token_set *tokens, const c
     return ok;
 }
 
+/* "report", or "report.2" for the second set of that name: another corpus may bring one. Nothing of it is the
+ * graph's. */
+static void set_name(const struct verify *v, size_t i, char out[64])
+{
+    const char *output = node_input(v->n, "tokens", i)->output;
+    int nth = 1;
+    for (size_t j = 0; j < i; j++)
+        nth += strcmp(node_input(v->n, "tokens", j)->output, output) == 0;
+    if (nth == 1)
+        snprintf(out, 64, "%.40s", output);
+    else
+        snprintf(out, 64, "%.40s.%d", output, nth);
+}
+
 static bool verify_set(struct verify *v, size_t i, struct err *e)
 {
+    char name[64];
     const struct input *in = node_input(v->n, "teacher", i), *tokens_in = node_input(v->n, "tokens", i);
     struct token_set tokens;
     struct figures *s = &v->figures;
     float *teacher = NULL;
     if (!tokens_read(&tokens, tokens_in, e))
         return false;
+    set_name(v, i, name);
     *s = (struct figures){.n = tokens.n};
     bool ok = mem_new(&s->kl_sum, s->n, e) && mem_new(&s->tokens, s->n, e);
     ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), NULL, e) &&
-         measure_set(v, &tokens, teacher, e) && finish_set(v, &tokens, tokens_in->output, e);
+         measure_set(v, &tokens, teacher, e) && finish_set(v, &tokens, name, e);
     mem_free(teacher);
     mem_free(s->kl_sum);
     mem_free(s->tokens);
     tokens_fini(&tokens);
     return ok;
-}
-
-/* Where the exported directory is: relative to RUN unless absolute. */
-static bool directory(struct node *n, char out[4096], struct err *e)
-{
-    const char *name;
-    if (!node_input_path(n, "exported", 0, "directory", &name, e))
-        return false;
-    snprintf(out, 4096, "%s%s%s", name[0] == '/' ? "" : node_run_dir(n), name[0] == '/' ? "" : "/", name);
-    return true;
 }
 
 /* Every file of the directory is the one that the export node wrote: two exports to one place, or a hand, may have
@@ -208,12 +214,13 @@ static bool check_files(struct node *n, const char *path, struct err *e)
 static bool run(struct node *n, struct err *e)
 {
     struct verify v = {.n = n, .mode = numeric_mode(node_string(n, "numeric"))};
-    char path[4096];
+    const char *path;
     size_t sets = node_inputs(n, "teacher");
     if (sets != node_inputs(n, "tokens"))
         return err_set(e, ERR_INPUT, "%zu teachers for %zu token sets: each token set wants its own teacher", sets,
                        node_inputs(n, "tokens"));
-    if (!directory(n, path, e) || !check_files(n, path, e) || !model_open(&v.model, path, e))
+    if (!node_input_path(n, "exported", 0, "directory", &path, e) || !check_files(n, path, e) ||
+        !model_open(&v.model, path, e))
         return false;
     bool ok = true;
     for (size_t i = 0; ok && i < sets; i++)
@@ -240,10 +247,10 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     enum dtype mode = numeric_mode(node_string(n, "numeric"));
     struct model *m;
-    char path[4096];
+    const char *path;
     uint64_t states = 0, layer = 0;
     int window = 1;
-    if (!directory(n, path, e) || !model_open(&m, path, e))
+    if (!node_input_path(n, "exported", 0, "directory", &path, e) || !model_open(&m, path, e))
         return false;
     for (int u = 0; u < LAYER_UNITS; u++)
         layer += m->units[u].parameters * (dtype_bytes(mode) + 2);
