@@ -140,12 +140,18 @@ static void what_a_dead_maker_left_is_removed_and_what_a_living_one_makes_is_not
     assert_int_equal(mkdir(at("export.partial-1-0"), 0777), 0);
     assert_int_equal(mkdir(at("export.partial-2-0"), 0777), 0);
     assert_int_equal(mkdir(at("export2.partial-1-0"), 0777), 0);
+    assert_int_equal(mkdir(at("export.partial-3-old"), 0777), 0);
+    assert_int_equal(mkdir(at("export.partial-results"), 0777), 0); /* somebody's own */
+    assert_int_equal(mkdir(at("export.partial-1-0-mine"), 0777), 0);
     int living = open(at("export.partial-2-0"), O_RDONLY | O_DIRECTORY);
     assert_int_equal(flock(living, LOCK_EX), 0);
     commit(begin("export", "one"));
     assert_false(there("export.partial-1-0"));
     assert_true(there("export.partial-2-0"));
     assert_true(there("export2.partial-1-0"));
+    assert_false(there("export.partial-3-old"));
+    assert_true(there("export.partial-results"));
+    assert_true(there("export.partial-1-0-mine"));
     close(living);
 }
 
