@@ -122,10 +122,11 @@ static void tell_result(const struct polish *p)
     size_t accepted = 0;
     for (size_t i = 0; i < d->n_moves; i++)
         accepted += d->moves[i].is_accepted;
+    const char *why = d->is_exhausted ? "no move is left that was not tried" :
+                      d->is_cut ? "no move is left but swaps of less promising changes" :
+                      "stopped at its limit of moves or passes";
     node_log(p->n, "%zu of %zu moves accepted; KL %.6g to %.6g, %.4f to %.4f bpp; %s [%s]", accepted, d->n_moves,
-             start->kl_mean, end->kl_mean, start->bpp, end->bpp,
-             d->is_exhausted ? "no move is left that was not tried" : "stopped at its limit of moves or passes",
-             p->table.numeric);
+             start->kl_mean, end->kl_mean, start->bpp, end->bpp, why, p->table.numeric);
     node_stat(p->n, "moves_tried", (double)d->n_moves, "move");
     node_stat(p->n, "moves_accepted", (double)accepted, "move");
 }
@@ -153,6 +154,14 @@ static bool read_start(struct polish *p, struct err *e)
            evaluator_measure(p->evaluator, &p->table, 0, e);
 }
 
+/* The start and what it may grow by; sizes are compared as differences of 63 bits. */
+static uint64_t most_bytes(const struct polish *p)
+{
+    uint64_t start = p->table.list[0].bytes, room = start < INT64_MAX ? INT64_MAX - start : 0;
+    uint64_t growth = node_size(p->n, "growth");
+    return start + (growth < room ? growth : room);
+}
+
 static bool polish(struct polish *p, struct err *e)
 {
     p->menu = evaluator_menu(p->evaluator);
@@ -163,9 +172,9 @@ static bool polish(struct polish *p, struct err *e)
     if (ok)
         p->descent = (struct descent){
             .menu = p->menu, .table = &p->table, .cost = cost,
-            .most_bytes = p->table.list[0].bytes + node_size(p->n, "growth"),
-            .most_passes = (int)node_int(p->n, "passes"), .most_moves = (int)node_int(p->n, "moves"),
-            .batch = (int)node_int(p->n, "batch"), .context = p, .measure = measure, .refit = refit, .tell = tell};
+            .most_bytes = most_bytes(p), .most_passes = (int)node_int(p->n, "passes"),
+            .most_moves = (int)node_int(p->n, "moves"), .batch = (int)node_int(p->n, "batch"), .context = p,
+            .measure = measure, .refit = refit, .tell = tell};
     ok = ok && descent_run(&p->descent, e);
     mem_free(cost);
     if (!ok)

@@ -25,6 +25,7 @@ struct proposal {
 struct proposals {
     struct proposal *list;
     size_t n;
+    bool is_cut; /* there are swaps that are not on the list */
 };
 
 /* Best gain first; of equal ones the smaller result; then by unit and format, so that the order is one. */
@@ -71,7 +72,7 @@ static size_t list_changes(const struct descent *d, const struct candidate *base
 static bool list_proposals(const struct descent *d, const struct candidate *base, struct proposals *out, struct err *e)
 {
     const struct menu *m = d->menu;
-    size_t cells = (size_t)m->n_units * (size_t)m->n_formats, n_up = 0, n_down = 0;
+    size_t cells = (size_t)m->n_units * (size_t)m->n_formats, n_up = 0, n_down = 0, all_up = 0, all_down = 0;
     struct change *changes = NULL, *up = NULL, *down = NULL;
     int64_t room = (int64_t)(d->most_bytes - base->bytes);
     *out = (struct proposals){0};
@@ -82,11 +83,14 @@ static bool list_proposals(const struct descent *d, const struct candidate *base
         if (changes[i].bytes <= room)
             out->list[out->n++] = (struct proposal){changes[i], {.unit = -1, .from = -1, .to = -1}, changes[i].gain,
                                                     changes[i].bytes};
+        all_up += changes[i].bytes > 0;
+        all_down += changes[i].bytes < 0;
         if (changes[i].bytes > 0 && n_up < SWAP_SIDES)
             up[n_up++] = changes[i];
         else if (changes[i].bytes < 0 && n_down < SWAP_SIDES)
             down[n_down++] = changes[i];
     }
+    out->is_cut = all_up > 0 && all_down > 0 && (n_up < all_up || n_down < all_down);
     for (size_t i = 0; i < n_up; i++)
         for (size_t j = 0; j < n_down; j++)
             if (up[i].unit != down[j].unit && up[i].bytes + down[j].bytes <= room)
@@ -175,8 +179,8 @@ static bool measure_batch(struct descent *d, uint32_t base, size_t first, struct
     return true;
 }
 
-/* One batch from the base; *tried = the moves that it had. */
-static bool run_batch(struct descent *d, size_t *tried, struct err *e)
+/* One batch from the base. If there is no move for it, says why. */
+static bool run_batch(struct descent *d, struct err *e)
 {
     struct proposals list = {0};
     uint8_t *assignment = NULL, *used = NULL;
@@ -187,7 +191,8 @@ static bool run_batch(struct descent *d, size_t *tried, struct err *e)
               mem_new(&assignment, units, e) && mem_new(&used, units, e) &&
               fill_batch(d, base, &list, wanted, assignment, used, e) &&
               (d->n_moves == first || measure_batch(d, base, first, e));
-    *tried = d->n_moves - first;
+    d->is_exhausted = ok && d->n_moves == first && !list.is_cut;
+    d->is_cut = ok && d->n_moves == first && list.is_cut;
     mem_free(used);
     mem_free(assignment);
     mem_free(list.list);
@@ -202,14 +207,12 @@ bool descent_run(struct descent *d, struct err *e)
         return err_set(e, ERR_BUG, "a descent to at most %llu bytes starts at %llu", (unsigned long long)d->most_bytes,
                        (unsigned long long)d->table->list[0].bytes);
     d->chosen = 0;
-    for (int pass = 0; pass < d->most_passes && !d->is_exhausted;) {
+    for (int pass = 0; pass < d->most_passes && !d->is_exhausted && !d->is_cut;) {
         uint32_t base = d->chosen;
-        size_t tried;
         if (d->n_moves >= (size_t)d->most_moves)
             break;
-        if (!run_batch(d, &tried, e))
+        if (!run_batch(d, e))
             return false;
-        d->is_exhausted = tried == 0;
         pass += d->chosen != base;
     }
     return true;

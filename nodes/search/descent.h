@@ -6,8 +6,8 @@
  * A move from the base assignment is a flip (one unit changes its format) or a swap (two units do, one to more bytes
  * and one to fewer), such that the result has at most `most_bytes`. Moves are taken in the order of what the surrogate
  * costs say that they gain; one batch is measured together, and of the batch the one with the lowest KL is accepted if
- * that is strictly below the base's. Then it is the base. It ends when no move is left that was not tried, or at a
- * limit. Everything is a function of the table, the costs and the measured numbers. */
+ * that is strictly below the base's. Then it is the base. Only the 256 best changes to more bytes and the 256 best to
+ * fewer are paired into swaps. It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs and the measured numbers. */
 #include "nodes/search/candidates.h"
 
 struct descent_move {
@@ -38,7 +38,9 @@ struct descent {
     struct descent_move *moves;
     size_t n_moves, capacity;
     uint32_t chosen;          /* id of the last base */
-    bool is_exhausted;        /* no move was left untried; false: a limit ended it */
+    bool is_exhausted;        /* no move from the last base was left untried */
+    bool is_cut;              /* all that were listed were tried, but there were too many to pair all into swaps; with
+                                 neither, most_passes or most_moves ended it */
 };
 
 bool descent_run(struct descent *d, struct err *e) ERR_CHECK;

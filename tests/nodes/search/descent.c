@@ -219,6 +219,41 @@ static void growth_lets_bytes_be_added(void **state)
     finish(&t);
 }
 
+/* 300 units in `small`, and one in `half` that is small and matters little. Every other unit gains by `half` as well,
+ * but only the last one's is paid for by the first one's bytes, and its gain is the least: so the swap is not among the
+ * best changes that are paired, and the descent must not say that nothing is left. With fewer units it is, and is
+ * taken. */
+static void a_descent_that_left_swaps_out_does_not_say_that_it_is_exhausted(void **state)
+{
+    (void)state;
+    static const int units[] = {300, 200};
+    for (size_t i = 0; i < COUNT(units); i++) {
+        struct err e;
+        struct trial t;
+        int n = units[i];
+        start(&t, n, 2, 4);
+        for (int u = 0; u < n; u++) {
+            uint64_t size = u == 0 ? 3 : u == n - 1 ? 2 : 1000;
+            for (int f = 0; f < MADE_FORMATS; f++) {
+                int at = u * MADE_FORMATS + f;
+                t.made.menu.available[at] = f == 1 || f == 2;
+                t.made.menu.bytes[at] = f == 2 ? 1000 + size : 1000;
+                t.cost[at] = t.made.truth[at] = f == 2 ? 0 : u == 0 ? 0.01 : u == n - 1 ? 0.1 : 1;
+            }
+            t.table.list[0].assignment[u] = u == 0 ? 2 : 1;
+        }
+        t.table.list[0].bytes = menu_bytes(&t.made.menu, t.table.list[0].assignment);
+        made_measure(&t.made, &t.table, 0);
+        t.d.most_bytes = t.table.list[0].bytes;
+        assert_ok(descent_run(&t.d, &e), e);
+        assert_sound(&t);
+        assert_int_equal(t.d.is_cut, n == 300);
+        assert_int_equal(t.d.is_exhausted, n == 200);
+        assert_int_equal(t.n_told, n == 200);
+        finish(&t);
+    }
+}
+
 static void an_interruption_is_handed_on_and_a_second_run_takes_the_same_steps(void **state)
 {
     (void)state;
@@ -244,6 +279,7 @@ int main(void)
         cmocka_unit_test(equal_kl_is_not_accepted),
         cmocka_unit_test(limits_are_kept),
         cmocka_unit_test(growth_lets_bytes_be_added),
+        cmocka_unit_test(a_descent_that_left_swaps_out_does_not_say_that_it_is_exhausted),
         cmocka_unit_test(an_interruption_is_handed_on_and_a_second_run_takes_the_same_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

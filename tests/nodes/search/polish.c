@@ -96,11 +96,47 @@ static void polish_learns_only_from_rows_of_its_context(void **state)
     object_close(rows);
 }
 
+/* With a start at the largest size and each smaller format better, every move leaves more room than the one before; at
+ * the largest `growth` there is, that must not wrap. */
+static void the_largest_growth_does_not_wrap(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    double truth[UNITS * MADE_FORMATS];
+    uint8_t full[UNITS];
+    uint64_t n;
+    memcpy(truth, world.made.truth, sizeof truth);
+    for (int u = 0; u < UNITS; u++)
+        world.made.truth[u * MADE_FORMATS + MADE_FORMATS - 1] = 1;
+    menu_uniform(&world.made.menu, MADE_FORMATS - 1, full);
+    made_table(&world.made, &c);
+    assert_non_null(candidates_add(&c, &world.made.menu, full, "uniform", -1, &e));
+    made_measure(&world.made, &c, 0);
+    struct object *rows = made_object(&world.made, &c, world.store, "full");
+    struct object *select = run_fine(&node_select, "full", (struct setting[]){{"rows", rows, NULL}, {0}});
+    struct object *o = run_fine(&node_polish, "growth", (struct setting[]){{"select", select, NULL},
+        {"growth", NULL, "9223372036854774784"}, {"moves", NULL, "40"}, {0}});
+    uint8_t *accepted = load(o, "moves/accepted", DTYPE_U8, &n);
+    size_t taken = 0;
+    for (uint64_t i = 0; i < n; i++)
+        taken += accepted[i];
+    assert_int_equal(n, 40);
+    assert_int_equal(taken, 5); /* of each batch of 8 */
+    memcpy(world.made.truth, truth, sizeof truth);
+    mem_free(accepted);
+    object_close(o);
+    object_close(select);
+    object_close(rows);
+    candidates_fini(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(polish_lowers_kl_within_the_size),
         cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
+        cmocka_unit_test(the_largest_growth_does_not_wrap),
     };
     return cmocka_run_group_tests(tests, world_set_up, world_tear_down);
 }
