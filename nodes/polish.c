@@ -46,11 +46,12 @@ static void tell(void *context, const struct descent_move *m)
     const struct candidate *c = &p->table.list[m->candidate];
     char *const *unit = p->menu->unit_names, *const *format = p->menu->format_names;
     if (m->unit2 < 0)
-        node_log(p->n, "%s: %s to %s; KL %.6g to %.6g at %.4f bpp", unit[m->unit], format[m->from], format[m->to],
-                 m->kl_before, m->kl_after, c->bpp);
+        node_log(p->n, "%s: %s to %s; KL %.6g to %.6g at %.4f bpp [%s]", unit[m->unit], format[m->from],
+                 format[m->to], m->kl_before, m->kl_after, c->bpp, p->table.numeric);
     else
-        node_log(p->n, "%s: %s to %s, %s: %s to %s; KL %.6g to %.6g at %.4f bpp", unit[m->unit], format[m->from],
-                 format[m->to], unit[m->unit2], format[m->from2], format[m->to2], m->kl_before, m->kl_after, c->bpp);
+        node_log(p->n, "%s: %s to %s, %s: %s to %s; KL %.6g to %.6g at %.4f bpp [%s]", unit[m->unit], format[m->from],
+                 format[m->to], unit[m->unit2], format[m->from2], format[m->to2], m->kl_before, m->kl_after, c->bpp,
+                 p->table.numeric);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- results */

@@ -18,12 +18,18 @@ static void polish_lowers_kl_within_the_size(void **state)
     uint8_t *accepted = load(o, "moves/accepted", DTYPE_U8, &n);
     double *before = load(o, "moves/kl_before", DTYPE_F64, NULL), *after = load(o, "moves/kl_after", DTYPE_F64, NULL);
     assert_true(n <= 100 && world.measured == n + 1 && c.n == n + 1);
+    size_t lines = 0;
+    for (char *line = strtok(world.log, "\n"); line; line = strtok(NULL, "\n")) {
+        assert_true(!strstr(line, "KL") || strstr(line, " [fp32 made]")); /* the numeric mode is printed with every KL */
+        lines += strstr(line, "KL") != NULL;
+    }
     size_t taken = 0;
     for (uint64_t i = 0; i < n; i++) {
         taken += accepted[i];
         assert_true(!accepted[i] || after[i] < before[i]);
     }
     assert_true(taken > 0);
+    assert_int_equal(lines, taken + 1);
     assert_true(c.list[chosen].kl_mean < c.list[0].kl_mean && c.list[chosen].bytes <= c.list[0].bytes);
     for (size_t i = 0; i < c.n; i++)
         assert_true(c.list[i].kl_mean >= c.list[chosen].kl_mean);
