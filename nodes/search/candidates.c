@@ -94,14 +94,6 @@ bool menu_check(const struct menu *m, struct object *o, const char *what, struct
            check_names(o, "formats/name", m->format_names, m->n_formats, what, e);
 }
 
-int menu_format(const struct menu *m, const char *name)
-{
-    for (int f = 0; f < m->n_formats; f++)
-        if (strcmp(m->format_names[f], name) == 0)
-            return f;
-    return -1;
-}
-
 uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment)
 {
     uint64_t sum = 0;

@@ -20,8 +20,6 @@ void menu_fini(struct menu *m);
 /* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in
  * both. `what` names the object in the message: "rows 'measure'". */
 bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
-/* Index of the format of that name, or -1. */
-int menu_format(const struct menu *m, const char *name);
 /* Sum of bytes of an assignment (a format index per unit). */
 uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment);
 /* 8 * bytes / parameters. */

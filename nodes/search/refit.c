@@ -36,7 +36,8 @@ struct fit {
     double *residual, *alpha, *best, *column;
 };
 
-double refit_predict(const struct menu *m, const double *cost, const uint8_t *assignment)
+/* Sum over units of cost[unit, assignment[unit]]. */
+static double sum_costs(const struct menu *m, const double *cost, const uint8_t *assignment)
 {
     double sum = 0;
     for (int u = 0; u < m->n_units; u++)
@@ -65,7 +66,7 @@ static bool choose_rows(struct fit *f, const struct candidates *const *tables, s
             const struct candidate *c = &tables[t]->list[i];
             if (!candidate_is_complete(tables[t], c) || !(c->kl_mean > 0))
                 continue;
-            double sum = refit_predict(f->menu, f->cost, c->assignment);
+            double sum = sum_costs(f->menu, f->cost, c->assignment);
             if (!(sum > 0 && sum < INFINITY))
                 continue;
             double distance = isnan(centre) ? 0 : fabs(c->bpp - centre);

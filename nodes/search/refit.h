@@ -33,7 +33,5 @@ struct refit {
  * array; NaN stays NaN. With no such row out = cost. Deterministic; f64. */
 bool refit_costs(const struct menu *m, const double *cost, const struct candidates *const *tables, size_t n_tables,
                  double centre, double *out, struct refit *result, struct err *e) ERR_CHECK;
-/* Sum over units of cost[unit, assignment[unit]]. */
-double refit_predict(const struct menu *m, const double *cost, const uint8_t *assignment);
 
 #endif

@@ -1,5 +1,5 @@
-/* Statistics: the random sequence, resamples of documents, quantiles, Student's t, intervals over clusters, Spearman's
- * rank correlation. All sums run in index order, so results do not depend on anything but their arguments. */
+/* Statistics: the random sequence, resamples of documents, Student's t, intervals over clusters. All sums run in index
+ * order, so results do not depend on anything but their arguments. */
 #include "nodes/search/stats.h"
 
 #include <math.h>
@@ -74,22 +74,7 @@ void stats_resample(uint64_t *state, uint32_t *counts, uint32_t n)
         counts[stats_below(state, n)]++;
 }
 
-/* ---------------------------------------------------------------------------------------------- means and intervals */
-
-double stats_mean(const double *x, size_t n)
-{
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += x[i];
-    return sum / (double)n;
-}
-
-double stats_quantile(const double *x, size_t n, double q)
-{
-    double rank = ceil(q * (double)n);
-    size_t i = rank < 1 ? 1 : rank > (double)n ? n : (size_t)rank;
-    return x[i - 1];
-}
+/* ------------------------------------------------------------------------------------------------------- intervals */
 
 /* The continued fraction of the incomplete beta function by Lentz' method (DLMF 8.17.22). */
 static double beta_fraction(double x, double a, double b)
@@ -167,56 +152,5 @@ bool stats_cluster_interval(const double *value, const double *weight, const uin
     }
     mem_free(residual);
     mem_free(index);
-    return ok;
-}
-
-/* ------------------------------------------------------------------------------------------------------ correlation */
-
-struct ranked {
-    double x;
-    size_t at;
-};
-
-static int by_value(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-    if (x->x != y->x)
-        return x->x < y->x ? -1 : 1;
-    return (x->at > y->at) - (x->at < y->at);
-}
-
-/* Ranks from 1, equal values sharing the mean of theirs. */
-static void rank_values(const double *x, size_t n, struct ranked *sorted, double *ranks)
-{
-    for (size_t i = 0; i < n; i++)
-        sorted[i] = (struct ranked){x[i], i};
-    qsort(sorted, n, sizeof *sorted, by_value);
-    for (size_t i = 0, end; i < n; i = end) {
-        for (end = i + 1; end < n && sorted[end].x == sorted[i].x; end++)
-            ;
-        for (size_t j = i; j < end; j++)
-            ranks[sorted[j].at] = (double)(i + end + 1) / 2;
-    }
-}
-
-bool stats_spearman(const double *x, const double *y, size_t n, double *out, struct err *e)
-{
-    struct ranked *sorted = NULL;
-    double *ranks = NULL;
-    bool ok = mem_new(&sorted, n, e) && mem_new(&ranks, 2 * n, e);
-    if (ok) {
-        rank_values(x, n, sorted, ranks);
-        rank_values(y, n, sorted, ranks + n);
-        double mean = (double)(n + 1) / 2, xy = 0, xx = 0, yy = 0;
-        for (size_t i = 0; i < n; i++) {
-            double a = ranks[i] - mean, b = ranks[n + i] - mean;
-            xy += a * b;
-            xx += a * a;
-            yy += b * b;
-        }
-        *out = xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : NAN;
-    }
-    mem_free(ranks);
-    mem_free(sorted);
     return ok;
 }

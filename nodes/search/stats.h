@@ -19,9 +19,6 @@ bool stats_documents(const uint32_t *document, size_t n, uint32_t *index, uint32
  * several candidates makes their comparison paired. */
 void stats_resample(uint64_t *state, uint32_t *counts, uint32_t n);
 
-double stats_mean(const double *x, size_t n);
-/* Nearest rank: the smallest x with at least a share q of all values not above it; n > 0, x ascending. */
-double stats_quantile(const double *x, size_t n, double q);
 /* The q-quantile (0 < q < 1) of Student's t with `freedom` > 0 degrees of freedom, to 1e-9 relative. */
 double stats_student(double q, double freedom);
 /* Confidence interval of sum(value) / sum(weight) over n windows in clusters: value[w] is a sum (nats), weight[w] what
@@ -30,7 +27,5 @@ double stats_student(double q, double freedom);
  * (sum weight)^2. Both ends are NaN when there are fewer than two clusters. */
 bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
                             double level, double *low, double *high, struct err *e) ERR_CHECK;
-/* Spearman's rank correlation, ties by their mean rank. NaN when n < 2 or either side is constant; no value is NaN. */
-bool stats_spearman(const double *x, const double *y, size_t n, double *out, struct err *e) ERR_CHECK;
 
 #endif

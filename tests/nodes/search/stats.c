@@ -56,18 +56,6 @@ static void a_resample_draws_as_many_as_there_are_and_again_the_same(void **stat
     }
 }
 
-static void quantiles_are_of_the_nearest_rank(void **state)
-{
-    (void)state;
-    static const double x[] = {15, 20, 35, 40, 50};
-    static const struct {
-        double q, expected;
-    } cases[] = {{0, 15}, {0.05, 15}, {0.2, 15}, {0.3, 20}, {0.4, 20}, {0.5, 35}, {0.99, 50}, {1, 50}};
-    for (size_t i = 0; i < COUNT(cases); i++)
-        assert_true(stats_quantile(x, 5, cases[i].q) == cases[i].expected);
-    assert_true(stats_mean(x, 5) == 32);
-}
-
 static void students_t_agrees_with_the_tables(void **state)
 {
     (void)state;
@@ -122,31 +110,6 @@ static void intervals_over_documents_cover_as_they_say(void **state)
     assert_in_range(covered, 1860, 1940); /* 1900 +- 4 standard deviations */
 }
 
-static void spearman_ranks_ties_by_their_mean(void **state)
-{
-    (void)state;
-    struct err e;
-    static const struct {
-        double x[10], y[10];
-        size_t n;
-        double expected;
-    } cases[] = {
-        {{106, 100, 86, 101, 99, 103, 97, 113, 112, 110}, {7, 27, 2, 50, 28, 29, 20, 12, 6, 17}, 10, -29.0 / 165},
-        {{1, 2, 3}, {10, 20, 30}, 3, 1},
-        {{1, 2, 3}, {9, 4, 1}, 3, -1},
-        {{1, 2, 2, 3}, {1, 2, 3, 4}, 4, 0.9486832980505138}, /* ranks 1 2.5 2.5 4: 4.5 / sqrt(4.5 * 5) */
-    };
-    double r;
-    for (size_t i = 0; i < COUNT(cases); i++) {
-        assert_ok(stats_spearman(cases[i].x, cases[i].y, cases[i].n, &r, &e), e);
-        if (fabs(r - cases[i].expected) > 1e-12)
-            fail_msg("case %zu: %.17g, expected %.17g", i, r, cases[i].expected);
-    }
-    static const double constant[] = {2, 2, 2};
-    assert_ok(stats_spearman(constant, cases[1].x, 3, &r, &e), e);
-    assert_true(isnan(r));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -154,11 +117,9 @@ int main(void)
         cmocka_unit_test(draws_below_a_bound_are_even),
         cmocka_unit_test(documents_are_numbered_as_they_come),
         cmocka_unit_test(a_resample_draws_as_many_as_there_are_and_again_the_same),
-        cmocka_unit_test(quantiles_are_of_the_nearest_rank),
         cmocka_unit_test(students_t_agrees_with_the_tables),
         cmocka_unit_test(windows_of_their_own_documents_give_the_interval_of_a_mean),
         cmocka_unit_test(intervals_over_documents_cover_as_they_say),
-        cmocka_unit_test(spearman_ranks_ties_by_their_mean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
