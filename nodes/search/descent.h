@@ -7,7 +7,8 @@
  * and one to fewer), such that the result has at most `most_bytes`. Moves are taken in the order of what the surrogate
  * costs say that they gain; one batch is measured together, and of the batch the one with the lowest KL is accepted if
  * that is strictly below the base's. Then it is the base. Only the 256 best changes to more bytes and the 256 best to
- * fewer are paired into swaps. It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs and the measured numbers. */
+ * fewer are paired into swaps. It ends when no move is left that was not tried, or at a limit. Everything is a
+ * function of the table, the costs and the measured numbers. */
 #include "nodes/search/candidates.h"
 
 struct descent_move {

@@ -6,11 +6,11 @@
  * taken as e = (predicted - KL) / (KL + floor): relative, since KL spans decades, but not below the floor, which is the
  * larger of
  *     1e-7 nat, what fp32 arithmetic makes of a log-probability: a KL below it is rounding;
- *     10 % of the median KL of the rows: what lies a decade below the place that is searched needs no relative accuracy,
- *     and in coarser arithmetic the noise is higher.
- * Without it a near-lossless candidate (KL 5e-8 where 1e-6 was predicted: e = 19) would outweigh all others. Measured on
- * the quickstart's model, with the second round predicted from the first: the error is 19 % without a floor and at 1 %,
- * 8 % at 10 %, 9 % at 100 %.
+ *     10 % of the median KL of the rows: what lies a decade below the place that is searched needs no relative
+ *     accuracy, and in coarser arithmetic the noise is higher.
+ * Without it a near-lossless candidate (KL 5e-8 where 1e-6 was predicted: e = 19) would outweigh all others. Measured
+ * on the quickstart's model, with the second round predicted from the first: the error is 19 % without a floor and at
+ * 1 %, 8 % at 10 %, 9 % at 100 %.
  *
  * g is the geometric mean of KL / summed cost, a candidate's weight being (KL / (KL + floor))^2, the square of what e
  * makes of its relative error. t and q are found by ridge regression with 0, that is the costs as they were, as the

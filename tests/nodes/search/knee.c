@@ -92,8 +92,8 @@ static void the_reference_itself_is_not_on_a_logarithmic_curve(void **state)
 }
 
 /* A frontier that was measured on a model of a million parameters (bpp, KL). Its last point is the reference itself,
- * with a KL of nothing but rounding: whatever that is, the knee on linear axes is the same, also without the point. On a
- * logarithmic axis it decides. */
+ * with a KL of nothing but rounding: whatever that is, the knee on linear axes is the same, also without the point. On
+ * a logarithmic axis it decides. */
 static void a_point_at_the_noise_floor_does_not_move_the_knee_of_a_linear_scale(void **state)
 {
     (void)state;

@@ -20,7 +20,7 @@ static void polish_lowers_kl_within_the_size(void **state)
     assert_true(n <= 100 && world.measured == n + 1 && c.n == n + 1);
     size_t lines = 0;
     for (char *line = strtok(world.log, "\n"); line; line = strtok(NULL, "\n")) {
-        assert_true(!strstr(line, "KL") || strstr(line, " [fp32 made]")); /* the numeric mode is printed with every KL */
+        assert_true(!strstr(line, "KL") || strstr(line, " [fp32 made]")); /* the numeric mode is with every KL */
         lines += strstr(line, "KL") != NULL;
     }
     size_t taken = 0;

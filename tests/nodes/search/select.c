@@ -4,7 +4,7 @@
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
 
-/* ------------------------------------------------------------------------------- what select says, computed once more */
+/* ----------------------------------------------------------------------------- what select says, computed once more */
 
 /* Rows whose documents do not agree on which candidate is better: KL times a factor of each (candidate, document). */
 static struct object *noisy_rows(double spread)
@@ -87,7 +87,7 @@ static double load_mass(struct object *o)
     return mass;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- the tests */
+/* -------------------------------------------------------------------------------------------------------- the tests */
 
 static void select_finds_frontier_and_knee(void **state)
 {
