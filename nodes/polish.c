@@ -8,6 +8,7 @@
 
 #include "nodes/model/evaluator.h"
 #include "nodes/nodes.h"
+#include "nodes/search/column.h"
 #include "nodes/search/descent.h"
 #include "nodes/search/l1.h"
 #include "nodes/search/refit.h"
@@ -58,13 +59,6 @@ static void tell(void *context, const struct descent_move *m)
 
 enum { UNIT, FROM, TO, UNIT2, FROM2, TO2, N_CHANGES };
 
-static bool add(struct writer *w, const char *name, enum dtype t, const void *data, size_t n, const char *unit,
-                const char *description, struct err *e)
-{
-    return writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = 1, .shape = {n}, .unit = unit,
-                                           .axes = "move", .description = description}, data, e);
-}
-
 static bool write_changes(const struct descent *d, struct writer *w, int32_t *column, struct err *e)
 {
     static const struct {
@@ -82,7 +76,7 @@ static bool write_changes(const struct descent *d, struct writer *w, int32_t *co
             const int32_t values[N_CHANGES] = {m->unit, m->from, m->to, m->unit2, m->from2, m->to2};
             column[i] = values[k];
         }
-        if (!add(w, columns[k].name, DTYPE_I32, column, d->n_moves, "1", columns[k].description, e))
+        if (!column_write(w, columns[k].name, DTYPE_I32, column, d->n_moves, "1", "move", columns[k].description, e))
             return false;
     }
     return true;
@@ -104,11 +98,11 @@ static bool write_moves(const struct descent *d, struct writer *w, struct err *e
         accepted[i] = d->moves[i].is_accepted;
     }
     ok = ok && write_changes(d, w, changes, e) &&
-         add(w, "moves/base", DTYPE_U32, ids, n, "1", "id of the candidate that is changed", e) &&
-         add(w, "moves/candidate", DTYPE_U32, ids + n, n, "1", "id of the result", e) &&
-         add(w, "moves/kl_before", DTYPE_F64, kl, n, "nat", "mean KL of the base", e) &&
-         add(w, "moves/kl_after", DTYPE_F64, kl + n, n, "nat", "mean KL of the result", e) &&
-         add(w, "moves/accepted", DTYPE_U8, accepted, n, "1", "1: the result became the base", e);
+         column_write(w, "moves/base", DTYPE_U32, ids, n, "1", "move", "id of the candidate that is changed", e) &&
+         column_write(w, "moves/candidate", DTYPE_U32, ids + n, n, "1", "move", "id of the result", e) &&
+         column_write(w, "moves/kl_before", DTYPE_F64, kl, n, "nat", "move", "mean KL of the base", e) &&
+         column_write(w, "moves/kl_after", DTYPE_F64, kl + n, n, "nat", "move", "mean KL of the result", e) &&
+         column_write(w, "moves/accepted", DTYPE_U8, accepted, n, "1", "move", "1: the result became the base", e);
     mem_free(accepted);
     mem_free(kl);
     mem_free(ids);
@@ -183,9 +177,8 @@ static bool polish(struct polish *p, struct err *e)
     tell_result(p);
     struct writer *w = node_output(p->n);
     return candidates_write(&p->table, p->menu, w, e) && write_moves(&p->descent, w, e) &&
-           writer_add(w, &(struct dataset){.name = "chosen", .dtype = DTYPE_U32, .rank = 1, .shape = {1}, .unit = "1",
-                                           .axes = "value", .description = "id of the candidate that is chosen"},
-                      &p->descent.chosen, e);
+           column_write(w, "chosen", DTYPE_U32, &p->descent.chosen, 1, "1", "value",
+                        "id of the candidate that is chosen", e);
 }
 
 static bool run(struct node *n, struct err *e)

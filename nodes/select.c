@@ -11,6 +11,7 @@
 #include "engine/base/str.h"
 #include "nodes/nodes.h"
 #include "nodes/search/candidates.h"
+#include "nodes/search/column.h"
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
 #include "nodes/search/stats.h"
@@ -217,38 +218,31 @@ static bool choose(struct select *s, struct err *e)
 
 /* ---------------------------------------------------------------------------------------------------------- results */
 
-static bool write_column(struct writer *w, const char *name, enum dtype t, const void *data, size_t n, const char *unit,
-                         const char *axes, const char *description, struct err *e)
-{
-    return writer_add(w, &(struct dataset){.name = name, .dtype = t, .rank = 1, .shape = {n}, .unit = unit,
-                                           .axes = axes, .description = description}, data, e);
-}
-
 static bool write_result(const struct select *s, struct err *e)
 {
     struct writer *w = node_output(s->n);
     uint32_t knee = knee_id(&s->curve);
     uint8_t found = s->curve.knee.is_found;
     return candidates_write(&s->rows, &s->menu, w, e) &&
-           write_column(w, "frontier", DTYPE_U32, s->curve.points, s->curve.n, "1", "point",
+           column_write(w, "frontier", DTYPE_U32, s->curve.points, s->curve.n, "1", "point",
                         "ids of the candidates that no other one beats in both bpp and KL, bytes ascending", e) &&
-           write_column(w, "dominated_by", DTYPE_I32, s->curve.dominated, s->rows.n, "1", "candidate",
+           column_write(w, "dominated_by", DTYPE_I32, s->curve.dominated, s->rows.n, "1", "candidate",
                         "id of the frontier's candidate of lowest KL that beats it; -1: on the frontier, or incomplete",
                         e) &&
-           write_column(w, "knee/id", DTYPE_U32, &knee, 1, "1", "value", "id of the knee", e) &&
-           write_column(w, "knee/mass", DTYPE_F64, &s->mass, 1, "1", "value",
+           column_write(w, "knee/id", DTYPE_U32, &knee, 1, "1", "value", "id of the knee", e) &&
+           column_write(w, "knee/mass", DTYPE_F64, &s->mass, 1, "1", "value",
                         "share of resamples of documents with the same knee; NaN: not drawn, or one document", e) &&
-           write_column(w, "knee/found", DTYPE_U8, &found, 1, "1", "value",
+           column_write(w, "knee/found", DTYPE_U8, &found, 1, "1", "value",
                         "1: it passes Kneedle's test; 0: the point farthest from the line between the ends", e) &&
-           write_column(w, "leave_one_out/dropped", DTYPE_U32, s->dropped, s->n_dropped, "1", "drop",
+           column_write(w, "leave_one_out/dropped", DTYPE_U32, s->dropped, s->n_dropped, "1", "drop",
                         "id of the frontier's candidate that is left out", e) &&
-           write_column(w, "leave_one_out/knee", DTYPE_U32, s->dropped_knee, s->n_dropped, "1", "drop",
+           column_write(w, "leave_one_out/knee", DTYPE_U32, s->dropped_knee, s->n_dropped, "1", "drop",
                         "id of the knee without it", e) &&
-           write_column(w, "interval/low", DTYPE_F64, s->low, s->rows.n, "nat", "candidate",
+           column_write(w, "interval/low", DTYPE_F64, s->low, s->rows.n, "nat", "candidate",
                         "lower end of the 95 % interval of kl_mean over documents; NaN: one document, or incomplete",
                         e) &&
-           write_column(w, "interval/high", DTYPE_F64, s->high, s->rows.n, "nat", "candidate", "upper end", e) &&
-           write_column(w, "chosen", DTYPE_U32, &s->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
+           column_write(w, "interval/high", DTYPE_F64, s->high, s->rows.n, "nat", "candidate", "upper end", e) &&
+           column_write(w, "chosen", DTYPE_U32, &s->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
 }
 
 static void tell(const struct select *s)
