@@ -9,12 +9,38 @@
 #include <time.h>
 #include <unistd.h>
 
+/* What waits to be written: `log_bytes` for the log, then the rest for the stream. */
+struct line {
+    struct line *next;
+    size_t log_bytes, bytes;
+    char text[];
+};
+
+/* A thread of its own writes, so that a stream that nobody reads (a pager, a stalled terminal) holds up nobody else. */
 struct progress {
-    pthread_mutex_t lock;
+    pthread_t thread;
+    pthread_mutex_t lock; /* of the queue; never held while something is written */
+    pthread_cond_t more, drained;
+    struct line *first, *last;
+    bool writing, ending;
+    pthread_mutex_t out;  /* of what follows */
     FILE *log, *stream;
     enum run_output output;
     size_t drawn; /* live lines now on the screen */
 };
+
+static void *write_main(void *context);
+
+static void release(struct progress *p)
+{
+    if (p->log)
+        fclose(p->log);
+    pthread_cond_destroy(&p->more);
+    pthread_cond_destroy(&p->drained);
+    pthread_mutex_destroy(&p->lock);
+    pthread_mutex_destroy(&p->out);
+    mem_free(p);
+}
 
 bool progress_new(struct progress **out, const char *log_path, enum run_output output, FILE *stream, struct err *e)
 {
@@ -29,8 +55,16 @@ bool progress_new(struct progress **out, const char *log_path, enum run_output o
         }
     }
     pthread_mutex_init(&p->lock, NULL);
+    pthread_mutex_init(&p->out, NULL);
+    pthread_cond_init(&p->more, NULL);
+    pthread_cond_init(&p->drained, NULL);
     p->output = stream ? output : RUN_SILENT;
     p->stream = stream;
+    int failed = pthread_create(&p->thread, NULL, write_main, p);
+    if (failed) {
+        release(p);
+        return err_set(e, ERR_RESOURCE, "cannot start a thread: %s", strerror(failed));
+    }
     *out = p;
     return true;
 }
@@ -43,54 +77,123 @@ static void clear_block(struct progress *p)
     p->drawn = 0;
 }
 
+static void write_line(struct progress *p, const struct line *l)
+{
+    pthread_mutex_lock(&p->out);
+    if (p->log) {
+        fwrite(l->text, 1, l->log_bytes, p->log);
+        fflush(p->log);
+    }
+    if (l->bytes > l->log_bytes) {
+        clear_block(p);
+        fwrite(l->text + l->log_bytes, 1, l->bytes - l->log_bytes, p->stream);
+        fflush(p->stream);
+    }
+    pthread_mutex_unlock(&p->out);
+}
+
+static void *write_main(void *context)
+{
+    struct progress *p = context;
+    pthread_mutex_lock(&p->lock);
+    while (p->first || !p->ending) {
+        struct line *l = p->first;
+        if (!l) {
+            pthread_cond_wait(&p->more, &p->lock);
+            continue;
+        }
+        p->first = l->next;
+        p->writing = true;
+        pthread_mutex_unlock(&p->lock);
+        write_line(p, l);
+        mem_free(l);
+        pthread_mutex_lock(&p->lock);
+        p->writing = false;
+        if (!p->first)
+            pthread_cond_broadcast(&p->drained);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+void progress_flush(struct progress *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    while (p->first || p->writing)
+        pthread_cond_wait(&p->drained, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
 void progress_free(struct progress *p)
 {
     if (!p)
         return;
+    pthread_mutex_lock(&p->lock);
+    p->ending = true;
+    pthread_cond_signal(&p->more);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
     if (p->output == RUN_TERMINAL) {
         clear_block(p);
         fflush(p->stream);
     }
-    if (p->log)
-        fclose(p->log);
-    pthread_mutex_destroy(&p->lock);
-    mem_free(p);
+    release(p);
 }
 
 /* "name: text" on one line: newlines within become spaces. */
-static void print_line(FILE *f, const char *name, const char *text)
+static void add_plain(struct str *s, const char *name, const char *text)
 {
+    size_t from = s->length;
     if (name)
-        fprintf(f, "%s: ", name);
-    for (const char *c = text; *c; c++)
-        fputc(*c == '\n' || *c == '\r' ? ' ' : *c, f);
-    fputc('\n', f);
+        str_printf(s, "%s: ", name);
+    str_add(s, text);
+    for (size_t i = from; !s->failed && i < s->length; i++)
+        if (s->text[i] == '\n' || s->text[i] == '\r')
+            s->text[i] = ' ';
+    str_add(s, "\n");
+}
+
+/* Put it in the queue. Without memory for it, it is lost: the run goes on. */
+static void queue(struct progress *p, const struct str *s, size_t log_bytes)
+{
+    struct line *l = NULL;
+    if (s->failed || !mem_raw_bytes((void **)&l, 1, sizeof *l + s->length, NULL))
+        return;
+    *l = (struct line){.log_bytes = log_bytes, .bytes = s->length};
+    memcpy(l->text, s->text, s->length);
+    pthread_mutex_lock(&p->lock);
+    if (p->first)
+        p->last->next = l;
+    else
+        p->first = l;
+    p->last = l;
+    pthread_cond_signal(&p->more);
+    pthread_mutex_unlock(&p->lock);
 }
 
 void progress_event(struct progress *p, const char *name, const char *text, const char *json)
 {
     if (!p)
         return;
+    struct str s = {0};
     char when[32];
     time_t now = time(NULL);
     struct tm utc;
     gmtime_r(&now, &utc);
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ ", &utc);
-    pthread_mutex_lock(&p->lock);
     if (p->log) {
-        fputs(when, p->log);
-        print_line(p->log, name, text);
-        fflush(p->log);
+        str_add(&s, when);
+        add_plain(&s, name, text);
     }
-    if (p->output == RUN_JSON) {
-        fprintf(p->stream, "%s\n", json);
-    } else if (p->output != RUN_SILENT) {
-        clear_block(p);
-        print_line(p->stream, name, text);
-    }
-    if (p->output != RUN_SILENT)
-        fflush(p->stream);
-    pthread_mutex_unlock(&p->lock);
+    size_t log_bytes = s.length;
+    if (p->output == RUN_JSON)
+        str_printf(&s, "%s\n", json);
+    else if (p->output != RUN_SILENT)
+        add_plain(&s, name, text);
+    queue(p, &s, log_bytes);
+    str_free(&s);
 }
 
 void progress_line(struct progress *p, const char *name, const char *text)
@@ -167,7 +270,7 @@ void progress_draw(struct progress *p, const struct progress_live *lines, size_t
         rows = w.ws_row;
     }
     size_t most = rows > 4 ? (size_t)rows - 2 : 2;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->out);
     clear_block(p);
     for (size_t i = 0; i < n && i < most; i++) {
         char text[512];
@@ -176,7 +279,7 @@ void progress_draw(struct progress *p, const struct progress_live *lines, size_t
         p->drawn++;
     }
     fflush(p->stream);
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->out);
 }
 
 bool progress_is_live(const struct progress *p)

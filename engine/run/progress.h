@@ -1,8 +1,8 @@
 #ifndef ENGINE_RUN_PROGRESS_H
 #define ENGINE_RUN_PROGRESS_H
 /* What a run says while it goes: plain lines with UTC times in RUN/run.log, and on the caller's stream plain lines,
- * JSON lines, or a block of live lines that is redrawn in place. Thread-safe. Failures to write are ignored: the run
- * goes on. */
+ * JSON lines, or a block of live lines that is redrawn in place. Thread-safe, and nobody who says something waits for
+ * it to be written. Failures to write are ignored: the run goes on. */
 #include "engine/run/run.h"
 
 struct progress;
@@ -10,7 +10,9 @@ struct progress;
 /* `log_path` NULL: no log file. */
 bool progress_new(struct progress **out, const char *log_path, enum run_output output, FILE *stream,
                   struct err *e) ERR_CHECK;
-void progress_free(struct progress *p); /* NULL is fine */
+void progress_free(struct progress *p); /* writes what waits; NULL is fine */
+/* Wait until all that was said is written. NULL is fine. */
+void progress_flush(struct progress *p);
 
 /* "name: text" (or only text when name is NULL) in the log and on the stream; in JSON an event "log". */
 void progress_line(struct progress *p, const char *name, const char *text);

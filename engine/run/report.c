@@ -273,6 +273,7 @@ void report_stop(struct report *p)
     pthread_cond_signal(&p->wake);
     pthread_mutex_unlock(&p->lock);
     pthread_join(p->thread, NULL);
+    progress_flush(p->run->progress);
     progress_draw(p->run->progress, NULL, 0);
     if (p->run->planned)
         report_index(p->run);

@@ -266,10 +266,13 @@ static void sum_up(const struct run *r, struct run_summary *s)
 static void report_reused(struct run *r)
 {
     pthread_mutex_lock(&r->lock);
-    r->planned = true;
     for (size_t i = 0; i < r->n; i++)
         if (r->nodes[i].state == STATE_REUSED)
             report_state(&r->nodes[i]);
+    pthread_mutex_unlock(&r->lock);
+    report_index(r); /* before `planned`, from when on the report's thread writes it too */
+    pthread_mutex_lock(&r->lock);
+    r->planned = true;
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -283,7 +286,6 @@ bool run_execute(struct run *r, struct run_summary *summary, struct err *e)
     bool ok = run_plan(r, e);
     if (ok && !atomic_load(&r->stopping)) {
         report_reused(r);
-        report_index(r);
         summary->started = true;
         ok = sched_run(r, e);
     }
@@ -292,6 +294,7 @@ bool run_execute(struct run *r, struct run_summary *summary, struct err *e)
     summary->seconds = report_clock() - began;
     if (!ok)
         progress_line(r->progress, NULL, e->text);
+    progress_flush(r->progress);
     return ok;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Kill -9 at random moments, resuming each time: the same final bytes of every object as the undisturbed run, no ledger row
-lost or measured twice, and the directory left by each kill resumes with no manual step.
+"""Kill -9 at random moments, resuming each time: the same final bytes of every object as the undisturbed run, no ledger
+row lost or measured twice, and the directory left by each kill resumes with no manual step.
 
 usage: kills.py SCOUT ROOT [KILLS]    (KILLS defaults to 50; prints what it did; exits with 1 on any difference)
 """
@@ -39,7 +39,7 @@ def objects(run):
 
 
 def rows(run):
-    """(ledger, candidate, window, bytes) of every acknowledged row, by the rule that readers are told: seq counts up from 1."""
+    """(ledger, candidate, window, bytes) of every acknowledged row, by the rule for readers: seq counts up from 1."""
     found = []
     for p in sorted(pathlib.Path(run, "store/ledger").rglob("*.h5")):
         with h5py.File(p, "r") as f:
@@ -85,9 +85,8 @@ def main():
                 done += 1
                 longest *= 1.05
                 now = rows(target)
-                if [r[3] for r in now[: len(before)]] != [r[3] for r in before] and len(now) >= len(before):
-                    if not set(r[3] for r in before) <= set(r[3] for r in now):
-                        sys.exit(f"kill {done}: an acknowledged row is gone")
+                if not {r[3] for r in before} <= {r[3] for r in now}:
+                    sys.exit(f"kill {done}: an acknowledged row is gone")
                 before = now
             else:
                 finished += 1

@@ -30,7 +30,8 @@ SMALL = ["calibration=4", "selection=4", "report=4", "window=128", "proposals=6"
 
 
 def command(scout, root, run, *more, settings=SMALL):
-    return [scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run, *more] + [w for s in settings for w in ("--set", s)]
+    words = [w for s in settings for w in ("--set", s)]
+    return [scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run, *more, *words]
 
 
 def must(cmd, code=0, **options):
@@ -68,7 +69,7 @@ def read_while_running(cmd, run):
                     if "result" in node:
                         list(node["result"])
                         followed += 1
-                for ledger in f.get("live", {}).values():
+                for ledger in f["live"].values():
                     for segment in ledger.values():
                         rows = segment["rows"][:]
                         live += int((rows["seq"] > 0).sum())
@@ -77,6 +78,8 @@ def read_while_running(cmd, run):
         sys.exit(f"run failed: {p.stderr.read().decode()}")
     if not (opened and followed):
         sys.exit("run.h5 was never readable during the run")
+    if not live:
+        sys.exit("no row of a live ledger was seen during the run")
     print(f"run.h5 opened {opened} times while it was written, {followed} results followed, {live} live rows seen")
 
 
@@ -145,7 +148,8 @@ def main():
                         keys.add(key)
         if len(keys) != rows + fresh or not stat(c, "rows_reused"):
             sys.exit(f"{len(keys)} rows in the ledger, {rows} + {fresh} measured")
-        print(f"a second graph on the store: {fresh:.0f} rows measured, {stat(c, 'rows_reused'):.0f} reused, none twice")
+        print(f"a second graph on the store: {fresh:.0f} rows measured, {stat(c, 'rows_reused'):.0f} reused, "
+              "none twice")
 
         if full_disk(scout, root, folder) != first:
             sys.exit("a run that went on after a full disk gave other bytes")
