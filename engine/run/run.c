@@ -54,41 +54,49 @@ static bool make_directory(const char *path, struct err *e)
 
 bool run_find_store(const char *dir, char *out, size_t size, struct err *e)
 {
-    char line[PATH_MAX] = "";
     struct str path = {0};
     str_printf(&path, "%s/store.path", dir);
-    if (!str_ok(&path, e)) {
-        str_free(&path);
-        return false;
-    }
-    FILE *f = fopen(path.text, "re");
-    str_free(&path);
-    if (f) {
-        if (fgets(line, sizeof line, f))
+    bool ok = str_ok(&path, e);
+    FILE *f = ok ? fopen(path.text, "re") : NULL;
+    if (ok && !f && errno != ENOENT && errno != ENOTDIR)
+        ok = err_errno(e, ERR_INPUT, "cannot read '%s'", path.text);
+    if (ok) {
+        char line[PATH_MAX] = "";
+        if (f && fgets(line, sizeof line, f))
             line[strcspn(line, "\n")] = '\0';
-        fclose(f);
+        int n = f ? snprintf(out, size, "%s", line) : snprintf(out, size, "%s/store", dir);
+        ok = (n >= 0 && (size_t)n < size) || err_set(e, ERR_INPUT, "the path of the store of '%s' is too long", dir);
     }
-    int n = line[0] ? snprintf(out, size, "%s", line) : snprintf(out, size, "%s/store", dir);
-    if (n < 0 || (size_t)n >= size)
-        return err_set(e, ERR_INPUT, "the path of the store of '%s' is too long", dir);
-    return true;
+    if (ok && f && access(out, F_OK) != 0)
+        ok = err_set(e, ERR_INPUT, "'%s' says that the results are in the store '%s', which is not there: bring it "
+                                   "back, give another with --store, or remove '%s' to begin with an empty one",
+                     path.text, out, path.text);
+    if (f)
+        fclose(f);
+    str_free(&path);
+    return ok;
 }
 
-/* RUN/store.path says which store was used, when it is not RUN/store. */
+/* RUN/store.path says which store is used, when it is not RUN/store. Written aside and renamed: half a path would be
+ * another store. */
 static bool note_store(const struct run *r, struct err *e)
 {
-    struct str path = {0};
+    struct str path = {0}, own = {0}, aside = {0};
     str_printf(&path, "%s/store.path", r->dir);
-    bool ok = str_ok(&path, e);
-    if (ok && !r->options.store) {
+    str_printf(&own, "%s/store", r->dir);
+    str_printf(&aside, "%s/store.path.tmp", r->dir);
+    bool ok = str_ok(&path, e) && str_ok(&own, e) && str_ok(&aside, e);
+    if (ok && strcmp(r->store_path, own.text) == 0) {
         unlink(path.text);
     } else if (ok) {
-        FILE *f = fopen(path.text, "we");
+        FILE *f = fopen(aside.text, "we");
         bool written = f && fprintf(f, "%s\n", r->store_path) > 0;
-        if ((f && fclose(f) != 0) || !written)
+        if ((f && fclose(f) != 0) || !written || rename(aside.text, path.text) != 0)
             ok = err_errno(e, ERR_RESOURCE, "cannot write '%s'", path.text);
     }
     str_free(&path);
+    str_free(&own);
+    str_free(&aside);
     return ok;
 }
 
@@ -136,7 +144,7 @@ static bool check_device(const struct run *r, struct err *e)
 static bool open_store(struct run *r, struct err *e)
 {
     if (!r->options.plan_only)
-        return store_open(&r->store, r->store_path, e) && note_store(r, e);
+        return store_open(&r->store, r->store_path, e) && (!r->options.store || note_store(r, e));
     if (access(r->store_path, F_OK) != 0)
         return true; /* nothing there yet: everything is new */
     return store_open_readonly(&r->store, r->store_path, e);
@@ -154,14 +162,9 @@ static bool open_directories(struct run *r, struct err *e)
         return false;
     if (!o->plan_only && (!make_directory(r->dir, e) || !run_lock_take(&r->dir_lock, r->dir, e)))
         return false;
-    /* A plan looks where the last run looked. */
-    if (o->plan_only && !o->store && !run_find_store(r->dir, found, sizeof found, e))
+    if (!o->store && !run_find_store(r->dir, found, sizeof found, e))
         return false;
-    if (o->store)
-        r->store_path = absolute(&r->arena, o->store, e);
-    else
-        r->store_path = o->plan_only ? arena_strdup(&r->arena, found, e)
-                                     : arena_printf(&r->arena, e, "%s/store", r->dir);
+    r->store_path = absolute(&r->arena, o->store ? o->store : found, e);
     return r->store_path && open_store(r, e);
 }
 

@@ -28,7 +28,7 @@ enum run_output {
 
 struct run_options {
     const char *dir;            /* RUN; NULL: runs/<graph name> */
-    const char *store;          /* STORE; NULL: RUN/store */
+    const char *store;          /* STORE; NULL: the one that this run used last, at first RUN/store */
     const char *const *targets; /* names of the nodes that must be there at the end; none: all that nobody reads */
     size_t n_targets;
     const char *device;         /* auto, cpu, cuda, cuda:1; NULL: auto. Anything but auto goes before a node's `on:` */
@@ -93,7 +93,8 @@ const char *run_store_path(const struct run *r);
  * several lines, in *out. Call after run_plan with plan_only. */
 bool run_explain(struct run *r, size_t i, struct str *out, struct err *e) ERR_CHECK;
 
-/* The STORE that the run in directory `dir` used: what its store.path says, else dir/store. */
+/* The STORE that the run in directory `dir` used: what its store.path says, else dir/store. ERR_INPUT when store.path
+ * names one that is gone. */
 bool run_find_store(const char *dir, char *out, size_t size, struct err *e) ERR_CHECK;
 
 #endif

@@ -217,6 +217,19 @@ class Runs(unittest.TestCase):
         self.assertIn("reused 5 of 5", self.scout("run", "g.yaml", "--dir", "b", "--store", "shared").stdout)
         self.assertIn("13 objects, 0 damaged", self.scout("check", "b").stdout)
 
+    def test_run_goes_on_in_the_store_that_the_run_used_last(self):
+        self.scout("run", "g.yaml", "--dir", "a", "--store", "shared")
+        self.assertIn("0 to run, 5 to reuse", self.scout("plan", "g.yaml", "--dir", "a").stdout)
+        self.assertIn("reused 5 of 5", self.scout("run", "g.yaml", "--dir", "a").stdout)
+        self.assertFalse(os.path.exists(os.path.join(self.dir, "a/store")))
+        os.rename(os.path.join(self.dir, "shared"), os.path.join(self.dir, "moved"))
+        for words in (("plan", "g.yaml", "--dir", "a"), ("run", "g.yaml", "--dir", "a"), ("check", "a")):
+            self.assertRegex(self.scout(*words, code=2).stderr, "a/store.path' says .*shared', which is not there: .*--store")
+        self.assertIn("reused 5 of 5", self.scout("run", "g.yaml", "--dir", "a", "--store", "moved").stdout)
+        self.assertIn("0 to run, 5 to reuse", self.scout("plan", "g.yaml", "--dir", "a").stdout)
+        self.assertIn("reused 0 of 5", self.scout("run", "g.yaml", "--dir", "a", "--store", "a/store").stdout)
+        self.assertFalse(os.path.exists(os.path.join(self.dir, "a/store.path")))
+
 
 if __name__ == "__main__":
     unittest.main()
