@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@ struct interrupt {
     pthread_mutex_t lock;
     sigset_t set;
     struct run *run;
+    atomic_bool ending;
 };
 
 static void say(const char *text)
@@ -21,7 +23,9 @@ static void *watch(void *context)
 {
     struct interrupt *i = context;
     bool asked = false;
-    for (int got; sigwait(&i->set, &got) == 0 && got != SIGUSR1;) {
+    for (int got; sigwait(&i->set, &got) == 0 && !atomic_load(&i->ending);) {
+        if (got == SIGUSR1)
+            continue; /* from outside: Slurm can be told to send it, and to die of it would be no better */
         pthread_mutex_lock(&i->lock);
         bool graceful = !asked && i->run;
         if (graceful)
@@ -43,7 +47,8 @@ bool interrupt_start(struct interrupt **out, struct err *e)
     sigemptyset(&i->set);
     sigaddset(&i->set, SIGINT);
     sigaddset(&i->set, SIGTERM);
-    sigaddset(&i->set, SIGUSR1); /* interrupt_stop's own */
+    sigaddset(&i->set, SIGUSR1); /* wakes the thread for interrupt_stop */
+    atomic_init(&i->ending, false);
     pthread_sigmask(SIG_BLOCK, &i->set, NULL);
     pthread_mutex_init(&i->lock, NULL);
     int failed = pthread_create(&i->thread, NULL, watch, i);
@@ -67,6 +72,7 @@ void interrupt_stop(struct interrupt *i)
 {
     if (!i)
         return;
+    atomic_store(&i->ending, true);
     pthread_kill(i->thread, SIGUSR1);
     pthread_join(i->thread, NULL);
     pthread_mutex_destroy(&i->lock);

@@ -128,6 +128,17 @@ class Runs(unittest.TestCase):
         self.scout("run", "g.yaml")
         self.assertEqual(self.objects(), whole)
 
+    def test_a_stray_signal_leaves_the_run_stoppable(self):
+        with subprocess.Popen([SCOUT, "run", "g.yaml", "--set", "ms=200"], cwd=self.dir, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True) as p:
+            time.sleep(0.3)
+            p.send_signal(signal.SIGUSR1)
+            time.sleep(0.2)
+            self.assertIsNone(p.poll())
+            p.send_signal(signal.SIGINT)
+            _, err = p.communicate(timeout=30)
+        self.assertEqual(p.returncode, 130, err)
+
     def test_second_signal_ends_at_once(self):
         self.write("slow.yaml", "scout: 1\nname: slow\nnodes:\n  s: {type: needy, with: {ms: 20000}}\n")
         with subprocess.Popen([SCOUT, "run", "slow.yaml"], cwd=self.dir, stdout=subprocess.DEVNULL,
