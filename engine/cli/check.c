@@ -1,5 +1,6 @@
 /* `scout check`: read every object and every ledger of a run's store in full, and name what is damaged. */
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,9 @@ static void print_damage(const struct args *a, const char *what, const char *nam
 {
     if (args_flag(a, "--json")) {
         struct str s = {0};
-        str_printf(&s, "{\"event\":\"damaged\",\"kind\":\"%s\",\"name\":\"%s\",\"text\":", what, name);
+        str_printf(&s, "{\"event\":\"damaged\",\"kind\":\"%s\",\"name\":", what);
+        str_add_json(&s, name);
+        str_add(&s, ",\"text\":");
         str_add_json(&s, why->text);
         str_add(&s, "}");
         printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"damaged\"}");
@@ -34,9 +37,11 @@ static bool check_object(void *context, const struct key *key, struct err *e)
     struct tally *t = context;
     struct err why = {0};
     char text[KEY_TEXT];
-    (void)e;
     if (object_verify(t->store, key, &why)) {
         t->fine++;
+    } else if (why.code == ERR_RESOURCE) { /* says nothing about the object */
+        *e = why;
+        return false;
     } else {
         t->damaged++;
         print_damage(t->args, "object", key_text(key, text), &why);
@@ -50,21 +55,31 @@ static int not_hidden(const struct dirent *d)
 }
 
 /* Entries of the folder `path` in order; none when it is not there. */
-static size_t list_folder(const char *path, struct dirent ***out)
+static bool list_folder(const char *path, struct dirent ***out, size_t *count, struct err *e)
 {
     int n = scandir(path, out, not_hidden, alphasort);
-    if (n < 0)
-        *out = NULL;
-    return n < 0 ? 0 : (size_t)n;
+    *count = n < 0 ? 0 : (size_t)n;
+    return n >= 0 || errno == ENOENT || err_errno(e, ERR_IO, "cannot list '%s'", path);
 }
 
-static void check_segment(struct tally *t, const char *ledger, const char *file)
+static void free_folder(struct dirent **entries, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        free(entries[i]);
+    free(entries);
+}
+
+static bool check_segment(struct tally *t, const char *ledger, const char *file, struct err *e)
 {
     char name[2 * NAME_MAX + 16];
     uint64_t rows = 0, damaged = 0;
     struct err why = {0};
     snprintf(name, sizeof name, "ledger/%s/%s", ledger, file);
     bool whole = ledger_verify(t->store, name, &rows, &damaged, &why);
+    if (!whole && why.code == ERR_RESOURCE) {
+        *e = why;
+        return false;
+    }
     if (whole && damaged > 0)
         err_set(&why, ERR_INPUT, "%llu of its rows are damaged: they will be measured again",
                 (unsigned long long)damaged);
@@ -72,27 +87,36 @@ static void check_segment(struct tally *t, const char *ledger, const char *file)
         print_damage(t->args, "ledger", name, &why);
     t->rows += rows;
     t->damaged_rows += whole ? damaged : 1;
+    return true;
 }
 
-static void check_ledgers(struct tally *t, const char *store)
+static bool check_ledger(struct tally *t, const char *store, const char *ledger, struct err *e)
 {
     char path[PATH_MAX + 2 * NAME_MAX];
-    struct dirent **ledgers, **segments;
-    snprintf(path, sizeof path, "%s/ledger", store);
-    size_t n = list_folder(path, &ledgers);
-    for (size_t i = 0; i < n; i++) {
-        snprintf(path, sizeof path, "%s/ledger/%s", store, ledgers[i]->d_name);
-        size_t m = list_folder(path, &segments);
-        for (size_t k = 0; k < m; k++) {
-            size_t length = strlen(segments[k]->d_name);
-            if (length > 3 && strcmp(segments[k]->d_name + length - 3, ".h5") == 0)
-                check_segment(t, ledgers[i]->d_name, segments[k]->d_name);
-            free(segments[k]);
-        }
-        free(segments);
-        free(ledgers[i]);
+    struct dirent **segments = NULL;
+    size_t n;
+    snprintf(path, sizeof path, "%s/ledger/%s", store, ledger);
+    bool ok = list_folder(path, &segments, &n, e);
+    for (size_t i = 0; ok && i < n; i++) {
+        size_t length = strlen(segments[i]->d_name);
+        if (length > 3 && strcmp(segments[i]->d_name + length - 3, ".h5") == 0)
+            ok = check_segment(t, ledger, segments[i]->d_name, e);
     }
-    free(ledgers);
+    free_folder(segments, n);
+    return ok;
+}
+
+static bool check_ledgers(struct tally *t, const char *store, struct err *e)
+{
+    char path[PATH_MAX + NAME_MAX];
+    struct dirent **ledgers = NULL;
+    size_t n;
+    snprintf(path, sizeof path, "%s/ledger", store);
+    bool ok = list_folder(path, &ledgers, &n, e);
+    for (size_t i = 0; ok && i < n; i++)
+        ok = check_ledger(t, store, ledgers[i]->d_name, e);
+    free_folder(ledgers, n);
+    return ok;
 }
 
 static bool find_store(const char *dir, char *out, size_t size, struct err *e)
@@ -119,13 +143,11 @@ static int check_main(const struct args *a)
     if (!find_store(args_operand(a, 0), path, sizeof path, &e) || !store_open_readonly(&s, path, &e))
         return cli_fail(a, &e);
     t.store = s;
-    bool ok = store_each_object(s, check_object, &t, &e);
-    if (ok)
-        check_ledgers(&t, path);
+    bool ok = store_each_object(s, check_object, &t, &e) && check_ledgers(&t, path, &e);
     store_close(s);
     if (!ok) {
         cli_error(a, &e);
-        return CLI_FAILED;
+        return e.code == ERR_RESOURCE ? CLI_RESOURCE : CLI_FAILED;
     }
     const unsigned long long rows = t.rows, damaged_rows = t.damaged_rows;
     if (args_flag(a, "--json"))

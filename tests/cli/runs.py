@@ -211,6 +211,14 @@ class Runs(unittest.TestCase):
         self.assertIn("29 ledger rows, 1 damaged", found)
         self.assertIn("damaged ledger " + os.path.relpath(path, os.path.join(self.dir, "runs/g/store")), found)
 
+    def test_check_fails_when_a_folder_cannot_be_listed(self):
+        self.scout("run", "g.yaml")
+        ledger = os.path.join(self.dir, "runs/g/store/ledger")
+        shutil.rmtree(ledger)
+        self.assertIn("13 objects, 0 damaged; 0 ledger rows", self.scout("check", "runs/g").stdout)
+        open(ledger, "w", encoding="utf-8").close()
+        self.assertIn("store/ledger': Not a directory", self.scout("check", "runs/g", code=1).stderr)
+
     def test_graph_prints_dot(self):
         dot = self.scout("graph", "g.yaml", "--format", "dot").stdout
         self.assertIn('"p" -> "r"', dot)
