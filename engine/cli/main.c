@@ -51,11 +51,8 @@ static int run_command(const struct command *c, int argc, char **argv)
     return code;
 }
 
-int main(int argc, char **argv)
+static int dispatch(int argc, char **argv)
 {
-    /* A full disk limit or a closed pipe is an error of the write that meets it, with a message; not a silent death. */
-    signal(SIGXFSZ, SIG_IGN);
-    signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         print_help(stderr);
         return CLI_WRONG;
@@ -72,4 +69,26 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], commands[i]->name) == 0)
             return run_command(commands[i], argc - 2, argv + 2);
     return unknown(argv[1]);
+}
+
+/* What was printed must have arrived: a script that reads half a list has to know. */
+static int finish_output(int code)
+{
+    struct err e;
+    if (fflush(stdout) != 0)
+        err_errno(&e, ERR_RESOURCE, "cannot write to the standard output");
+    else if (ferror(stdout)) /* an earlier write failed; its reason is gone */
+        err_set(&e, ERR_RESOURCE, "cannot write to the standard output: it is incomplete");
+    else
+        return code;
+    cli_error(NULL, &e);
+    return code == CLI_DONE ? CLI_RESOURCE : code;
+}
+
+int main(int argc, char **argv)
+{
+    /* A full disk limit or a closed pipe is an error of the write that meets it, with a message; not a silent death. */
+    signal(SIGXFSZ, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    return finish_output(dispatch(argc, argv));
 }

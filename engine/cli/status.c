@@ -130,7 +130,7 @@ static int status_main(const struct args *a)
     while (live) {
         if (!show(a, dir, &live, &e))
             return cli_fail(a, &e);
-        if (!args_flag(a, "--watch"))
+        if (!args_flag(a, "--watch") || ferror(stdout)) /* nobody sees it any more */
             break;
         if (live)
             nanosleep(&(struct timespec){.tv_sec = 1}, NULL);

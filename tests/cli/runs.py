@@ -219,6 +219,23 @@ class Runs(unittest.TestCase):
         open(ledger, "w", encoding="utf-8").close()
         self.assertIn("store/ledger': Not a directory", self.scout("check", "runs/g", code=1).stderr)
 
+    def test_output_that_cannot_be_written_is_an_error(self):
+        def to_full(*words):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                return subprocess.run([SCOUT, *words], cwd=self.dir, stdout=full, stderr=subprocess.PIPE, text=True,
+                                      timeout=20, check=False)
+
+        for words in (("--help",), ("nodes",), ("plan", "g.yaml"), ("graph", "g.yaml"), ("run", "g.yaml")):
+            done = to_full(*words)
+            self.assertEqual(done.returncode, 3, words)
+            self.assertIn("cannot write to the standard output", done.stderr)
+        self.assertEqual(to_full("plan", "missing.yaml", "--json").returncode, 2)
+        self.write("slow.yaml", "scout: 1\nname: slow\nnodes:\n  s: {type: needy, with: {ms: 20000}}\n")
+        with subprocess.Popen([SCOUT, "run", "slow.yaml"], cwd=self.dir, stdout=subprocess.DEVNULL) as p:
+            time.sleep(0.5)
+            self.assertEqual(to_full("status", "runs/slow", "--watch").returncode, 3)
+            p.kill()
+
     def test_graph_prints_dot(self):
         dot = self.scout("graph", "g.yaml", "--format", "dot").stdout
         self.assertIn('"p" -> "r"', dot)
