@@ -84,6 +84,14 @@ class Runs(unittest.TestCase):
         self.assertEqual(set(states.values()), {"run"})
         self.assertEqual(sorted(glob.glob(os.path.join(self.dir, "runs", "**"), recursive=True)), before)
 
+    def test_ten_thousand_nodes_with_parameters_are_planned(self):
+        lines = [f"  v{i}: {{type: value, with: {{value: {i}, scale: 0.5, extra: [{i}, 2], note: n{i}}}}}"
+                 for i in range(10000)]
+        self.write("many.yaml", "scout: 1\nnodes:\n" + "\n".join(lines) + "\n")
+        began = time.monotonic()
+        self.assertIn("10000 to run, 0 to reuse", self.scout("plan", "many.yaml").stdout)
+        self.assertLess(time.monotonic() - began, 20)  # a second or less; the bound is for sanitizers
+
     def test_json_is_one_object_per_line(self):
         events = self.events("run", "g.yaml")
         self.assertEqual(events[-1]["event"], "result")

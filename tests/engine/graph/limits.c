@@ -93,8 +93,8 @@ static void too_much_of_anything_is_refused(void **state)
     repeat(&s, "# a comment of thirty-two bytes\n", (4 << 20) / 32 + 1);
     refuse(&s, "a graph has at most 4194304");
     str_add(&s, "scout: 1\nname: [");
-    repeat(&s, "a,", 100001);
-    refuse(&s, "more than 100000 YAML events");
+    repeat(&s, "a,", 1000001);
+    refuse(&s, "more than 1000000 YAML events");
     str_add(&s, "scout: 1\nparams:\n");
     for (int i = 0; i < 1001; i++)
         str_printf(&s, "  p%d: 1\n", i);
@@ -166,6 +166,11 @@ static void ten_thousand_nodes_load(void **state)
         str_printf(&s, "  n%d: {type: list, in: {of: n%d}}\n", i, i + 1);
     str_add(&s, "  n9990: {type: list}\n");
     load_timed("written, in reverse", &s, 9991);
+    str_add(&s, "scout: 1\nnodes:\n  c0: {type: corpus, with: {text: text.txt}}\n  m: {type: model, with: {path: .}}\n");
+    for (int i = 1; i < 10000; i++)
+        str_printf(&s, "  c%d: {type: corpus, in: {tokenizer: m}, with: {text: text.txt, window: %d, documents: a%d}}\n", i,
+                   i + 1, i);
+    load_timed("with parameters", &s, 10001);
 }
 
 /* The n-th request fails, for every n, once and from then on: a clean error each time, and what is left is nothing (the
