@@ -188,10 +188,13 @@ static bool bad_round(const struct place *p, const struct ref *r, const struct w
 /* Read "node", "node.output", "node.round" or "node.round.output" into *r. */
 static bool read_ref(const struct place *p, const struct tree *t, struct ref *r)
 {
-    char *name = arena_strdup(&p->l->scratch, t->text, &p->l->fatal), *rest;
+    char *name, *rest;
     const struct written *to;
     bool ok;
     *r = (struct ref){.text = t->text, .mark = t->mark, .output = ""};
+    if (strlen(t->text) > LOADING_REFERENCE) /* no name is so long, and a parameter may be said by every node */
+        return unknown_node(p, r, t->text);
+    name = arena_strdup(&p->l->scratch, t->text, &p->l->fatal);
     if (!name)
         return false;
     rest = strchr(name, '.');
@@ -336,6 +339,9 @@ static bool connect_written(struct place *p, struct draft *d, struct graph *g, s
     if (n == 0 && !p->port->optional)
         return loading_problem(p->l, &t->mark, NULL, "%s: the list is empty, but the port needs at least one node",
                                p->where);
+    d->n_refs += n;
+    if (d->n_refs > LOADING_CONNECTIONS)
+        return true; /* reported by the caller */
     struct ref *refs = loading_new(p->l, (n + 1) * sizeof *refs);
     if (!refs)
         return false;
@@ -406,7 +412,7 @@ bool connect_nodes(struct loading *l, struct draft *d, struct graph *g)
         const struct written *w = &d->written[i];
         if (w->class && !connect_node(l, d, w, g))
             return false;
-        if (d->n_connections > LOADING_CONNECTIONS)
+        if (d->n_refs > LOADING_CONNECTIONS || d->n_connections > LOADING_CONNECTIONS)
             return loading_problem(l, &w->mark, NULL, "more than %d connections by here", LOADING_CONNECTIONS);
     }
     return true;

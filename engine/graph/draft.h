@@ -24,7 +24,7 @@ struct draft {
     size_t n_written;
     const char **names;             /* of all written nodes */
     const struct written **by_name; /* the same, sorted */
-    size_t n_connections;
+    size_t n_refs, n_connections; /* references read, and what they connect in all rounds */
 };
 
 /* Fill *d from the merged tree: classes, parameters, places, rounds. */

@@ -17,8 +17,9 @@
 #define LOADING_ROUNDS 64
 #define LOADING_CONNECTIONS 1000000
 #define LOADING_NAME 64
+#define LOADING_REFERENCE 256               /* bytes of a reference: "node.round.output" */
 #define LOADING_TEXT ((size_t)16 << 10)     /* bytes of one text after $(...) */
-#define LOADING_ALL_TEXT ((size_t)64 << 20) /* bytes of all of them */
+#define LOADING_ALL_TEXT ((size_t)64 << 20) /* bytes of all of them, and of all values */
 #define LOADING_REPORTED 50
 
 struct problem {
@@ -38,6 +39,7 @@ struct loading {
     struct problem *problems;
     size_t n_problems, problem_capacity;
     size_t substituted; /* bytes made by $(...) so far */
+    size_t valued;      /* bytes of values so far */
     struct err fatal;   /* code is ERR_NONE until something failed that is no mistake of the text */
 };
 

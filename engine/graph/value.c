@@ -17,6 +17,9 @@
 /* Integers are kept in a double, too. */
 #define LARGEST_EXACT (1LL << 53)
 
+/* What an element takes in memory, its text when short included. */
+#define ELEMENT_BYTES 32
+
 /* One element while it is typed. */
 struct element {
     const char *where;
@@ -200,6 +203,21 @@ struct mark value_mark(const struct mark *m)
     return loading_in_file(m) ? *m : (struct mark){0};
 }
 
+/* Count what a value takes before it is made: a long parameter, or a long list, may be the value of every node. Noted
+ * once. */
+static bool within_limits(struct loading *l, const char *where, const struct tree *t, struct tree **items, size_t n,
+                          bool *ok)
+{
+    bool was_full = l->valued > LOADING_ALL_TEXT;
+    l->valued += n * ELEMENT_BYTES;
+    for (size_t i = 0; i < n && l->valued <= LOADING_ALL_TEXT; i++)
+        l->valued += items[i]->kind == TREE_SCALAR ? strlen(items[i]->text) + 1 : 0;
+    *ok = l->valued <= LOADING_ALL_TEXT;
+    return *ok || was_full ||
+           loading_problem(l, &t->mark, NULL, "%s: the values of all parameters take more than %zu bytes by here", where,
+                           LOADING_ALL_TEXT);
+}
+
 bool value_make(struct loading *l, const char *where, const struct param *p, struct tree *t, struct value *out,
                 bool *ok)
 {
@@ -210,6 +228,9 @@ bool value_make(struct loading *l, const char *where, const struct param *p, str
         return loading_problem(l, &t->mark, NULL, "%s: expected a single value, found a list", where);
     if (n == 0 && !p->fallback)
         return loading_problem(l, &t->mark, NULL, "%s: the list is empty: at least one element is needed", where);
+    bool fits;
+    if (!within_limits(l, where, t, items, n, &fits) || !fits)
+        return l->fatal.code == ERR_NONE;
     out->n = n;
     out->mark = value_mark(&t->mark);
     out->text = arena_new(l->arena, (n + 1) * sizeof *out->text, &l->fatal);

@@ -109,6 +109,34 @@ static void too_much_of_anything_is_refused(void **state)
     refuse(&s, "more than 1000000 connections");
 }
 
+/* One long text or list, said whole by thousands of nodes: what they make of it counts, not what is written. */
+static void a_long_parameter_that_all_nodes_say_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *piece; /* of the parameter */
+        int pieces;
+        const char *node, *part;
+    } cases[] = {
+        {"0123456789", 300000, "{type: corpus, with: {text: text.txt, documents: $(p)}}", "take more than 67108864 bytes"},
+        {"0123456789", 300000, "{type: corpus, with: {text: $(p)}}", "take more than 67108864 bytes"},
+        {"0123456789", 300000, "{type: list, in: {of: $(p)}}", "there is no node"},
+        {"0123456789", 300000, "{type: $(p)}", "there is no node type"},
+        {"1, ", 300000, "{type: quantize, with: {weights: $(p)}}", "take more than 67108864 bytes"},
+        {"n0, ", 300000, "{type: list, in: {of: $(p)}}", "more than 1000000 connections"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct str s = {0};
+        bool is_list = strchr(cases[i].piece, ',');
+        str_printf(&s, "scout: 1\nparams:\n  p: %s", is_list ? "[" : "");
+        repeat(&s, cases[i].piece, (size_t)cases[i].pieces);
+        str_printf(&s, "%s\nnodes:\n", is_list ? "]" : "");
+        for (int k = 0; k < 9000; k++)
+            str_printf(&s, "  n%d: %s\n", k, cases[i].node);
+        refuse(&s, cases[i].part);
+    }
+}
+
 /* 40,000 unknown names, duplicate keys and circles: quadratic work would show. */
 static void many_mistakes_are_quick_to_report(void **state)
 {
@@ -220,6 +248,7 @@ int main(void)
         cmocka_unit_test(deep_nesting_is_refused_before_it_costs_time),
         cmocka_unit_test(many_directives_are_refused_before_libyaml_compares_them),
         cmocka_unit_test(too_much_of_anything_is_refused),
+        cmocka_unit_test(a_long_parameter_that_all_nodes_say_is_refused),
         cmocka_unit_test(many_mistakes_are_quick_to_report),
         cmocka_unit_test(ten_thousand_nodes_load),
         cmocka_unit_test(every_allocation_may_fail),
