@@ -69,21 +69,41 @@ void graph_errors_free(struct graph_errors *errors)
 
 /* --------------------------------------------------------------------------------------------------------- loading */
 
-/* "graphs/quickstart.yaml" is called quickstart when it does not say its name. */
+/* May be the name of a directory wherever it is put: ASCII letters, digits, - _ ., the first no dot. */
+static bool is_plain(const char *text)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    return *text && *text != '.' && !text[strspn(text, plain)] && strlen(text) <= LOADING_NAME;
+}
+
+/* "graphs/quickstart.yaml" is called quickstart when it does not say its name; what is not plain becomes '_'. */
 static const char *stem(struct loading *l, const char *path)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    return arena_strndup(l->arena, name, dot && dot > name ? (size_t)(dot - name) : strlen(name), &l->fatal);
+    size_t n = dot && dot > name ? (size_t)(dot - name) : strlen(name);
+    char *out = arena_strndup(l->arena, name, n < LOADING_NAME ? n : LOADING_NAME, &l->fatal);
+    for (char *c = out; c && *c; c++) {
+        const char one[2] = {*c};
+        if (!is_plain(one) && (c == out || *c != '.'))
+            *c = '_';
+    }
+    return out;
 }
 
 static bool read_name(struct loading *l, struct tree *tree, struct tree *params, struct graph *g)
 {
     struct tree *name = yaml_get(tree, "name");
+    char shown[64];
     if (name && !params_fill(l, params, name, &name))
         return false;
     if (name && name->kind == TREE_LIST)
         return loading_problem(l, &name->mark, NULL, "name must be a single value, but is a list");
     bool is_given = name && name->kind == TREE_SCALAR && *name->text;
+    if (is_given && !is_plain(name->text))
+        return loading_problem(l, &name->mark, NULL,
+                               "the graph's name %s cannot be a directory's: letters, digits, '-', '_' and '.', at most "
+                               "%d, the first no '.'",
+                               loading_shown(name->text, shown), LOADING_NAME);
     g->name = is_given ? arena_strdup(l->arena, name->text, &l->fatal) : stem(l, l->path);
     return g->name != NULL;
 }

@@ -313,6 +313,15 @@ static void a_graph_without_a_name_is_called_as_its_file(void **state)
     struct graph *g = load("scout: 1\nnodes: {a: {type: list}}\n");
     assert_string_equal(g->name, "g");
     graph_free(g);
+    static const char *const files[][2] = {{"a b.c.yaml", "a_b.c"}, {".yaml", "_yaml"}, {"\xc3\xa9\n.x", "___"}};
+    for (size_t i = 0; i < COUNT(files); i++) {
+        struct graph_options o = {.classes = classes};
+        struct graph_errors errors;
+        check_write(folder, files[i][0], "scout: 1\nnodes: {a: {type: list}}\n", 34);
+        assert_true(graph_load(&g, files[i][0], &o, &errors));
+        assert_string_equal(g->name, files[i][1]);
+        graph_free(g);
+    }
 }
 
 int main(void)
