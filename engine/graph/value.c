@@ -218,6 +218,20 @@ static bool within_limits(struct loading *l, const char *where, const struct tre
                            LOADING_ALL_TEXT);
 }
 
+/* A choice made twice is a mistake: no two elements of a menu are alike. */
+static bool check_repeats(struct loading *l, const char *where, const struct param *p, struct tree **items,
+                          const struct value *v, bool *ok)
+{
+    *ok = true;
+    for (size_t i = 0; p->type == PARAM_ENUM && i < v->n; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(v->text[i], v->text[k]) == 0) {
+                *ok = false;
+                return loading_problem(l, &items[i]->mark, NULL, "%s: '%s' is in the list twice", where, v->text[i]);
+            }
+    return true;
+}
+
 bool value_make(struct loading *l, const char *where, const struct param *p, struct tree *t, struct value *out,
                 bool *ok)
 {
@@ -226,7 +240,7 @@ bool value_make(struct loading *l, const char *where, const struct param *p, str
     *ok = false;
     if (t->kind == TREE_LIST && !p->many)
         return loading_problem(l, &t->mark, NULL, "%s: expected a single value, found a list", where);
-    if (n == 0 && !p->fallback)
+    if (n == 0 && !(p->fallback && !*p->fallback)) /* only where none is the default */
         return loading_problem(l, &t->mark, NULL, "%s: the list is empty: at least one element is needed", where);
     bool fits;
     if (!within_limits(l, where, t, items, n, &fits) || !fits)
@@ -247,8 +261,7 @@ bool value_make(struct loading *l, const char *where, const struct param *p, str
         out->text[i] = x.text;
         out->number[i] = x.number;
     }
-    *ok = all;
-    return true;
+    return all ? check_repeats(l, where, p, items, out, ok) : true;
 }
 
 /* "a, b" as a list of texts. */
