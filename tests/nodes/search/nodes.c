@@ -99,8 +99,8 @@ static void frontier_says_what_its_epsilon_is_worth(void **state)
     } cases[] = {{"0", "100000", 1, 0}, {"0.01", "100000", 0, 0}, {"0.01", "20", 0, 1}, {"0", "20", 0, 1}};
     struct object *rank = rank_object();
     for (size_t i = 0; i < COUNT(cases); i++) {
-        int64_t exact, capped;
-        double gap, epsilon;
+        int64_t exact = -1, capped = -1;
+        double gap = -1, epsilon = -1;
         struct object *o = run_fine(&node_frontier, "epsilon", (struct setting[]){{"surrogate", rank, NULL},
             {"epsilon", NULL, cases[i].epsilon}, {"limit", NULL, cases[i].limit}, {0}});
         assert_true(object_int(o, "predicted_exact", &exact) && object_int(o, "predicted_capped", &capped) &&
