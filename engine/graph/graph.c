@@ -125,6 +125,8 @@ static bool load(struct loading *l, struct graph *g)
         return false;
     if (!ok)
         return true;
+    if (!params_check_used(l, tree))
+        return false;
     if (!read_name(l, tree, d.params, g) || !draft_read(l, tree, &d) || !draft_unroll(l, &d, g, &ok))
         return false;
     return !ok || (connect_nodes(l, &d, g) && order_nodes(l, g));

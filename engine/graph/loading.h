@@ -22,6 +22,8 @@
 #define LOADING_ALL_TEXT ((size_t)64 << 20) /* bytes of all of them, and of all values */
 #define LOADING_REPORTED 50
 
+struct tree;
+
 struct problem {
     struct mark mark;
     int source;       /* rank of the mark's file: files in the order of reading, then --variant, then --set */
@@ -35,6 +37,7 @@ struct loading {
     struct arena scratch;               /* trees, problems */
     const char *path;                   /* of the graph, as the user gave it */
     const char *sources[LOADING_FILES]; /* the files read, the graph first */
+    struct tree *trees[LOADING_FILES];  /* of those, as they are written; NULL when not read to the end */
     size_t n_sources;
     struct problem *problems;
     size_t n_problems, problem_capacity;

@@ -143,6 +143,7 @@ static bool read_file(struct loading *l, const char *path, const struct mark *fr
         return false;
     if (!file)
         return true;
+    l->trees[l->n_sources - 1] = file;
     if (!shape_file(l, file))
         return false;
     if (file->kind != TREE_MAP)

@@ -3,6 +3,7 @@
 #include "engine/graph/params.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/str.h"
@@ -225,5 +226,120 @@ bool params_check(struct loading *l, struct tree *params, bool *ok)
         if (!lookup(l, params, pair->value, pair->key->text, NULL, &unused))
             return false;
     }
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------- what is used */
+
+/* The names of all graph parameters, sorted, each once. */
+struct names {
+    const char **list;
+    bool *is_used;
+    size_t n;
+    bool is_misspelt; /* some text says a name that is none of them: it may be meant for any */
+};
+
+/* A name that ends where its text may go on: "window)...". */
+struct slice {
+    const char *text;
+    size_t length;
+};
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int by_slice(const void *a, const void *b)
+{
+    const struct slice *s = a;
+    const char *name = *(const char *const *)b;
+    int order = strncmp(s->text, name, s->length);
+    return order ? order : name[s->length] ? -1 : 0;
+}
+
+static void add_names(struct names *names, const struct tree *params)
+{
+    for (size_t i = 0; params && params->kind == TREE_MAP && i < params->n; i++)
+        names->list[names->n++] = params->pairs[i].key->text;
+}
+
+/* Mark what the text says. */
+static void note_text(struct names *names, const char *text)
+{
+    for (const char *p = text; (p = strstr(p, "$(")); p += 2) {
+        if (p > text && p[-1] == '$')
+            continue;
+        struct slice s = {.text = p + 2};
+        while (s.length <= LOADING_NAME && s.text[s.length] && s.text[s.length] != ')')
+            s.length++;
+        const char **found = bsearch(&s, names->list, names->n, sizeof *names->list, by_slice);
+        names->is_misspelt = names->is_misspelt || !found;
+        if (found)
+            names->is_used[found - names->list] = true;
+    }
+}
+
+/* All texts of a tree; those of what was refused, too, since it was meant to say them. */
+static void note_tree(struct names *names, const struct tree *t)
+{
+    if (t->text)
+        note_text(names, t->text);
+    for (size_t i = 0; t->items && i < t->n; i++)
+        note_tree(names, t->items[i]);
+    for (size_t i = 0; t->pairs && i < t->n; i++)
+        note_tree(names, t->pairs[i].value);
+}
+
+static bool report_unused(struct loading *l, const struct names *names, const struct tree *params)
+{
+    const char **used = loading_new(l, (names->n + 1) * sizeof *used);
+    size_t n = 0;
+    if (!used)
+        return false;
+    for (size_t i = 0; i < names->n; i++)
+        if (names->is_used[i])
+            used[n++] = names->list[i];
+    for (size_t i = 0; params && params->kind == TREE_MAP && i < params->n; i++) {
+        const struct tree *key = params->pairs[i].key, *value = params->pairs[i].value;
+        const char **at = bsearch(&key->text, names->list, names->n, sizeof *names->list, by_text);
+        if (names->is_used[at - names->list] || value->kind == TREE_BAD)
+            continue;
+        if (!loading_problem(l, &key->mark, loading_nearest(l, key->text, used, n),
+                             "graph parameter '%s' is used nowhere: no value says $(%s)", key->text, key->text))
+            return false;
+    }
+    return true;
+}
+
+bool params_check_used(struct loading *l, struct tree *graph)
+{
+    struct tree *params = yaml_get(graph, "params"), *variants = yaml_get(graph, "variants");
+    size_t n_variants = variants && variants->kind == TREE_MAP ? variants->n : 0;
+    size_t all = params && params->kind == TREE_MAP ? params->n : 0, kept = 0;
+    for (size_t i = 0; i < n_variants; i++) {
+        const struct tree *more = yaml_get(variants->pairs[i].value, "params");
+        all += more && more->kind == TREE_MAP ? more->n : 0;
+    }
+    struct names names = {.list = loading_new(l, (all + 1) * sizeof *names.list), .is_used = loading_new(l, all + 1)};
+    if (!names.list || !names.is_used)
+        return false;
+    add_names(&names, params);
+    for (size_t i = 0; i < n_variants; i++)
+        add_names(&names, yaml_get(variants->pairs[i].value, "params"));
+    qsort(names.list, names.n, sizeof *names.list, by_text);
+    for (size_t i = 0; i < names.n; i++)
+        if (kept == 0 || strcmp(names.list[kept - 1], names.list[i]) != 0)
+            names.list[kept++] = names.list[i];
+    names.n = kept;
+    for (size_t i = 0; i < l->n_sources; i++)
+        if (l->trees[i])
+            note_tree(&names, l->trees[i]);
+    note_tree(&names, graph); /* what --set says */
+    if (!names.is_misspelt && !report_unused(l, &names, params))
+        return false;
+    for (size_t i = 0; !names.is_misspelt && i < n_variants; i++)
+        if (!report_unused(l, &names, yaml_get(variants->pairs[i].value, "params")))
+            return false;
     return true;
 }

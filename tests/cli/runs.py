@@ -19,7 +19,7 @@ SCOUT = os.path.abspath(sys.argv.pop(1))
 
 GRAPH = """scout: 1
 name: g
-params: {value: 1, ms: 0, how: none}
+params: {value: 1, ms: 0}
 nodes:
   v: {type: value, with: {value: $(value)}}
   p: {type: parts, in: {in: v.a}, with: {ms: $(ms)}}
