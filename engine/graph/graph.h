@@ -49,7 +49,8 @@ struct graph {
 struct graph_options {
     const char *variant;             /* NULL: none */
     const char *const *set;          /* "params.windows=8" or "windows=8" (a graph parameter), or
-                                        "nodes.corpus.with.window=128" */
+                                        "nodes.corpus.with.window=128". The value is the text as it stands, unless it
+                                        begins with [ { " ' or is null or ~: then YAML */
     size_t n_set;
     const struct node_class *const *classes; /* the node table, NULL-terminated */
 };

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/str.h"
 #include "engine/graph/shape.h"
 
 /* The files that are being read, innermost first. */
@@ -252,6 +253,24 @@ static size_t split_path(char *text, const char *parts[MOST_PARTS])
     return n;
 }
 
+/* What --set gives: a text as it stands, so that "a # b" loses nothing; YAML where only YAML can say it: lists, quoted
+ * texts, null. *out is NULL when a problem was noted. */
+static bool set_value(struct loading *l, const struct mark *m, const char *text, struct tree **out)
+{
+    bool is_yaml = (*text && strchr("[{\"'", *text)) || strcmp(text, "null") == 0 || strcmp(text, "~") == 0;
+    *out = NULL;
+    if (is_yaml)
+        return yaml_parse(l, m->file, text, strlen(text), false, out);
+    if (!str_is_utf8(text, strlen(text)))
+        return loading_problem(l, m, NULL, "the value is not valid UTF-8");
+    struct tree *t = loading_new(l, sizeof *t);
+    if (!t)
+        return false;
+    *t = (struct tree){.kind = TREE_SCALAR, .mark = *m, .text = text};
+    *out = t;
+    return true;
+}
+
 /* One "path=value". */
 static bool apply_set(struct loading *l, const char *text, struct tree **graph)
 {
@@ -270,12 +289,10 @@ static bool apply_set(struct loading *l, const char *text, struct tree **graph)
         return false;
     if (!ok)
         return true;
-    if (!yaml_parse(l, m.file, equals + 1, strlen(equals + 1), false, &value))
+    if (!set_value(l, &m, equals + 1, &value))
         return false;
     if (!value)
         return true;
-    if (!equals[1]) /* NAME= is the empty text; null or ~ deletes */
-        value->kind = TREE_SCALAR;
     struct tree *part = nest(l, parts, n, value, &m);
     if (!part || !shape_part(l, part, "--set"))
         return false;

@@ -253,6 +253,26 @@ static void layers_merge_base_file_variant_set(void **state)
     graph_free(g);
 }
 
+static void set_takes_texts_as_they_stand(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"a # b", "a # b"}, {"# x", "# x"}, {"a: b", "a: b"},   {"- a", "- a"}, {"&a", "&a"},     {"!t", "!t"},
+        {"%x", "%x"},       {"", ""},       {"'a # b'", "a # b"}, {"\"\\t\"", "\t"}, {"null", ""}, {"~", ""},
+        {"nulls", "nulls"}, {" x ", " x "}, {"$(p)", "8"},      {"a]", "a]"},   {"|", "|"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char text[64];
+        const char *const set[] = {text};
+        snprintf(text, sizeof text, "nodes.c.with.documents=%s", cases[i][0]);
+        struct graph *g = load_with("scout: 1\nparams: {p: 8}\nnodes:\n"
+                                    "  c: {type: corpus, with: {text: text.txt, window: $(p), documents: x}}\n",
+                                    NULL, set, 1);
+        assert_param(g, "c", "documents", cases[i][1]);
+        graph_free(g);
+    }
+}
+
 static void repeated_nodes_are_unrolled_and_their_references_follow(void **state)
 {
     (void)state;
@@ -332,6 +352,7 @@ int main(void)
         cmocka_unit_test(graph_parameters_fill_values_and_parts_of_values),
         cmocka_unit_test(sources_are_absolute_and_relative_to_the_file_that_says_them),
         cmocka_unit_test(layers_merge_base_file_variant_set),
+        cmocka_unit_test(set_takes_texts_as_they_stand),
         cmocka_unit_test(repeated_nodes_are_unrolled_and_their_references_follow),
         cmocka_unit_test(ties_keep_the_order_of_the_text),
         cmocka_unit_test(an_optional_port_may_stay_open),
