@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/base/str.h"
 
@@ -99,26 +100,36 @@ bool loading_is_round_word(const char *text)
     return false;
 }
 
-/* Take "." and ".." and doubled slashes out of `path`, in place; leading ".." of a relative path stay. "" becomes
- * ".". */
+/* A folder, and no link to one: from a link, ".." leads to where it points. */
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Take "." and doubled slashes out of `path`, in place, and ".." after a folder; other ".." stay. "" becomes ".". */
 static void normalise(char *path)
 {
     bool absolute = path[0] == '/';
     size_t out = absolute, kept = 0; /* kept: named folders in the output that ".." may take away */
     for (const char *in = path; *in;) {
         size_t n = strcspn(in, "/");
-        bool up = n == 2 && in[0] == '.' && in[1] == '.';
+        bool up = n == 2 && in[0] == '.' && in[1] == '.', is_removed = false;
         if (up && kept > 0) {
+            path[out] = '\0'; /* before `in`: at least a slash lies between */
+            is_removed = is_folder(path);
+        }
+        if (is_removed) {
             while (out > absolute && path[out - 1] != '/')
                 out--;
             out -= out > absolute;
             kept--;
-        } else if (n > 0 && !(n == 1 && in[0] == '.') && !(up && absolute)) {
+        } else if (n > 0 && !(n == 1 && in[0] == '.') && !(up && absolute && out == 1)) {
             if (out > absolute)
                 path[out++] = '/';
             memmove(path + out, in, n);
             out += n;
-            kept += !up;
+            kept = up ? 0 : kept + 1;
         }
         in += n;
         in += *in == '/';

@@ -76,8 +76,8 @@ static inline bool loading_in_file(const struct mark *m)
 }
 
 /* The path that `path` means when the file `from` says it: `path` if it is absolute or `from` is NULL, else joined to
- * the folder of `from`; "." and ".." are taken away where the text allows. In the graph's arena; NULL when memory is
- * out. */
+ * the folder of `from`; "." is taken away, and ".." after a folder that is no link. In the graph's arena; NULL when
+ * memory is out. */
 const char *loading_join(struct loading *l, const char *from, const char *path);
 
 #endif

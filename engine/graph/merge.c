@@ -2,7 +2,9 @@
  * a merged map is new, its keys and values are borrowed, so that every mark still says where its text stands. */
 #include "engine/graph/merge.h"
 
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/str.h"
@@ -10,7 +12,7 @@
 
 /* The files that are being read, innermost first. */
 struct chain {
-    const char *path;
+    const char *path, *real; /* as it is said; without links and "..": one name for one file */
     const struct chain *up;
 };
 
@@ -85,14 +87,22 @@ static struct tree *merge(struct loading *l, struct tree *base, struct tree *ove
 static bool read_file(struct loading *l, const char *path, const struct mark *from, const struct chain *up,
                       struct tree **out, const char **text);
 
-static bool circle(struct loading *l, const struct mark *m, const char *path, const struct chain *chain)
+/* The file's one name; `path` as it is when there is no such file, which is said when it is read. */
+static const char *real_path(struct loading *l, const char *path)
+{
+    char real[PATH_MAX];
+    return arena_strdup(&l->scratch, realpath(path, real) ? real : path, &l->fatal);
+}
+
+static bool circle(struct loading *l, const struct mark *m, const char *path, const char *real,
+                   const struct chain *chain)
 {
     char text[512];
     const char *names[LOADING_FILES];
     size_t n = 0, at = 0;
     for (const struct chain *c = chain; c && n < LOADING_FILES; c = c->up) {
         names[n++] = c->path;
-        if (strcmp(c->path, path) == 0)
+        if (strcmp(c->real, real) == 0)
             break;
     }
     for (size_t i = n; i > 0 && at < sizeof text; i--)
@@ -103,7 +113,7 @@ static bool circle(struct loading *l, const struct mark *m, const char *path, co
 /* The merged tree of the file that `extends` names. */
 static bool read_base(struct loading *l, const struct tree *extends, const struct chain *chain, struct tree **out)
 {
-    const char *unused;
+    const char *unused, *real;
     char shown[64];
     *out = NULL;
     if (extends->kind != TREE_SCALAR)
@@ -114,11 +124,11 @@ static bool read_base(struct loading *l, const struct tree *extends, const struc
         return loading_problem(l, &extends->mark, NULL, "'extends' cannot use graph parameters, but is %s",
                                loading_shown(extends->text, shown));
     const char *path = loading_join(l, extends->origin, extends->text);
-    if (!path)
+    if (!path || !(real = real_path(l, path)))
         return false;
     for (const struct chain *c = chain; c; c = c->up)
-        if (strcmp(c->path, path) == 0)
-            return circle(l, &extends->mark, path, chain);
+        if (strcmp(c->real, real) == 0)
+            return circle(l, &extends->mark, path, real, chain);
     return read_file(l, path, &extends->mark, chain, out, &unused);
 }
 
@@ -126,12 +136,12 @@ static bool read_base(struct loading *l, const struct tree *extends, const struc
 static bool read_file(struct loading *l, const char *path, const struct mark *from, const struct chain *up,
                       struct tree **out, const char **text)
 {
-    const char *plain = loading_join(l, NULL, path);
-    struct chain chain = {plain, up};
+    const char *plain = loading_join(l, NULL, path), *real = plain ? real_path(l, plain) : NULL;
+    struct chain chain = {plain, real, up};
     struct tree *file, *base = NULL;
     size_t bytes;
     *out = NULL;
-    if (!plain)
+    if (!real)
         return false;
     if (l->n_sources == LOADING_FILES)
         return loading_problem(l, from, NULL, "more than %d files extend one another", LOADING_FILES);

@@ -211,6 +211,30 @@ static void sources_are_absolute_and_relative_to_the_file_that_says_them(void **
     graph_free(g);
 }
 
+/* link -> far/near: link/.. is far, whatever the text looks like. */
+static void dots_after_a_link_lead_to_where_it_points(void **state)
+{
+    (void)state;
+    char real[512], expected[600];
+    assert_non_null(getcwd(real, sizeof real));
+    assert_int_equal(mkdir("far", 0755) | mkdir("far/near", 0755) | symlink("far/near", "link"), 0);
+    check_write(folder, "far/text.txt", "far\n", 4);
+    struct graph *g = load("scout: 1\nnodes:\n  a: {type: corpus, with: {text: link/../text.txt}}\n"
+                           "  b: {type: corpus, with: {text: far/near/../../far/./text.txt}}\n");
+    snprintf(expected, sizeof expected, "%s/link/../text.txt", real);
+    assert_param(g, "a", "text", expected);
+    snprintf(expected, sizeof expected, "%s/far/text.txt", real);
+    assert_param(g, "b", "text", expected);
+    graph_free(g);
+    static const char round[] = "scout: 1\nextends: ../link/../round.yaml\n";
+    struct graph_options o = {.classes = classes};
+    struct graph_errors errors;
+    check_write(folder, "far/round.yaml", round, strlen(round));
+    assert_false(graph_load(&g, "far/round.yaml", &o, &errors));
+    assert_non_null(strstr(errors.list[0].text, "circle"));
+    graph_errors_free(&errors);
+}
+
 static void layers_merge_base_file_variant_set(void **state)
 {
     (void)state;
@@ -351,6 +375,7 @@ int main(void)
         cmocka_unit_test(values_are_typed_by_their_parameter_and_canonical),
         cmocka_unit_test(graph_parameters_fill_values_and_parts_of_values),
         cmocka_unit_test(sources_are_absolute_and_relative_to_the_file_that_says_them),
+        cmocka_unit_test(dots_after_a_link_lead_to_where_it_points),
         cmocka_unit_test(layers_merge_base_file_variant_set),
         cmocka_unit_test(set_takes_texts_as_they_stand),
         cmocka_unit_test(repeated_nodes_are_unrolled_and_their_references_follow),
