@@ -148,12 +148,12 @@ const char *str_nearest(const char *name, const char *const *names, size_t n)
     const char *best = NULL;
     size_t best_distance = 0, length = strlen(name);
     for (size_t i = 0; i < n && length <= LONGEST; i++) {
-        size_t other = strlen(names[i]), longer = length > other ? length : other;
+        size_t other = strlen(names[i]), longer = length > other ? length : other, shorter = length + other - longer;
         size_t limit = longer / 3 < 1 ? 1 : longer / 3 > 4 ? 4 : longer / 3;
         if (other > LONGEST || (length > other ? length - other : other - length) > limit)
             continue;
         size_t d = distance(name, names[i]);
-        if (d <= limit && (!best || d < best_distance)) {
+        if (d <= limit && d < shorter && (!best || d < best_distance)) {
             best = names[i];
             best_distance = d;
         }

@@ -24,7 +24,7 @@ bool str_ok(const struct str *s, struct err *e) ERR_CHECK; /* ERR_RESOURCE when 
 void str_free(struct str *s);
 
 /* The entry of names[0..n) nearest to `name` by edit distance, or NULL when none is near (distance more than a third of
- * the longer name, at least 1, at most 4). */
+ * the longer name, at least 1, at most 4, or nothing of the shorter one left). */
 const char *str_nearest(const char *name, const char *const *names, size_t n);
 
 /* "8GiB", "512 MiB", "1000": to bytes. Suffixes KiB MiB GiB TiB (and K M G T as the same), B; false if malformed. */

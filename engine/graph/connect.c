@@ -165,10 +165,26 @@ static bool check_form(const struct place *p, const struct ref *r, bool *ok)
     return true;
 }
 
+/* The nearest node to `name`; not the one that is speaking, which could only mean itself when it is repeated. */
+static bool nearest_node(const struct place *p, const char *name, const char **near)
+{
+    const char **names = loading_new(p->l, (p->d->n_written + 1) * sizeof *names);
+    size_t n = 0;
+    if (!names)
+        return false;
+    for (size_t i = 0; i < p->d->n_written; i++)
+        if (&p->d->written[i] != p->w || p->w->rounds > 0)
+            names[n++] = p->d->names[i];
+    *near = loading_nearest(p->l, name, names, n);
+    return true;
+}
+
 static bool unknown_node(const struct place *p, const struct ref *r, const char *name)
 {
     char shown[64];
-    const char *near = loading_nearest(p->l, name, p->d->names, p->d->n_written), *rest = strchr(r->text, '.');
+    const char *near, *rest = strchr(r->text, '.');
+    if (!nearest_node(p, name, &near))
+        return false;
     if (near && rest)
         near = arena_printf(&p->l->scratch, &p->l->fatal, "%s%s", near, rest);
     return loading_problem(p->l, &r->mark, near, "%s: there is no node %s", p->where, loading_shown(name, shown));

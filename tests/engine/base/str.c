@@ -55,13 +55,14 @@ static void json_strings_are_escaped(void **state)
 static void the_nearest_name_is_within_a_third_of_the_longer(void **state)
 {
     (void)state;
-    static const char *const names[] = {"model", "corpus", "calibration", "select", "quantize", "on"};
+    static const char *const names[] = {"model", "corpus", "calibration", "select", "quantize", "on", "a"};
     static const struct {
         const char *name, *nearest;
     } cases[] = {
         {"modle", "model"}, {"Model", "model"}, {"corps", "corpus"}, {"calibraton", "calibration"},
         {"kalibrashun", NULL},
         {"xyz", NULL}, {"", NULL}, {"in", "on"}, {"selects", "select"}, {"qauntize", "quantize"}, {"hessian", NULL},
+        {"b", NULL}, {"A", "a"}, {"ab", NULL}, {"at", NULL},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *got = str_nearest(cases[i].name, names, COUNT(names)), *wanted = cases[i].nearest;
