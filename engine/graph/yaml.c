@@ -373,6 +373,16 @@ static bool on_event(struct parse *p, const yaml_event_t *event, int *documents,
     }
 }
 
+/* The first byte of a character; libyaml's marks count characters. */
+static char character_at(const char *text, size_t bytes, size_t index)
+{
+    size_t at = 0;
+    for (; at < bytes && index > 0; index--)
+        for (at++; at < bytes && ((unsigned char)text[at] & 0xc0) == 0x80; at++)
+            ;
+    return at < bytes ? text[at] : '\0';
+}
+
 /* libyaml gave up: say where and why. */
 static bool syntax_problem(struct parse *p, const yaml_parser_t *y, const char *text, size_t bytes)
 {
@@ -386,6 +396,9 @@ static bool syntax_problem(struct parse *p, const yaml_parser_t *y, const char *
         return loading_problem(p->l, &m, NULL, "not valid YAML: %s (character 0x%02x)", problem,
                                (unsigned)y->problem_value);
     }
+    bool is_tab = strstr(problem, "cannot start any token") && character_at(text, bytes, y->problem_mark.index) == '\t';
+    if (is_tab || strstr(problem, "tab character"))
+        return loading_problem(p->l, &m, NULL, "a tab: indent with spaces");
     if (y->context)
         return loading_problem(p->l, &m, NULL, "not valid YAML: %s, %s", y->context, problem);
     return loading_problem(p->l, &m, NULL, "not valid YAML: %s", problem);
