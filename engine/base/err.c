@@ -37,8 +37,10 @@ bool err_errno_at(struct err *e, enum err_code code, const char *file, int line,
     va_start(args, format);
     fill(e, code, file, line, format, args);
     va_end(args);
-    size_t n = strlen(e->text);
-    snprintf(e->text + n, sizeof e->text - n, ": %s", strerror(cause));
+    const char *why = strerror(cause);
+    size_t n = strlen(e->text), most = sizeof e->text - strlen(why) - sizeof ": ";
+    n = n < most ? n : most; /* a path may be longer than the text; its cause is what helps */
+    snprintf(e->text + n, sizeof e->text - n, ": %s", why);
     return false;
 }
 
@@ -52,9 +54,9 @@ bool err_context(struct err *e, const char *format, ...)
     va_start(args, format);
     int n = vsnprintf(e->text, sizeof e->text, format, args);
     va_end(args);
-    int room = (int)sizeof e->text - n - 3; /* for ": ", the old text, NUL */
-    if (n >= 0 && room > 0)
-        snprintf(e->text + n, sizeof e->text - (size_t)n, ": %.*s", room, old);
+    const int most = (int)sizeof e->text / 2; /* what happened is not crowded out by where */
+    n = n < 0 ? 0 : n < most ? n : most;
+    snprintf(e->text + n, sizeof e->text - (size_t)n, ": %.*s", (int)sizeof e->text - n - 3, old);
     return false;
 }
 

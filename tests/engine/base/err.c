@@ -38,6 +38,11 @@ static void a_long_context_keeps_the_text_within_bounds(void **state)
     assert_int_equal(strncmp(e.text, "299 bottles: 298 bottles: ", 26), 0);
     err_context(&e, "%s", big);
     assert_int_equal(strlen(e.text), sizeof e.text - 1);
+    assert_non_null(strstr(e.text, "xxx: 299 bottles: "));
+    errno = EACCES;
+    err_errno(&e, ERR_IO, "cannot open '%s'", big);
+    assert_int_equal(strlen(e.text), sizeof e.text - 1);
+    assert_non_null(strstr(e.text, "xxx: Permission denied"));
 }
 
 static void a_full_disk_is_a_resource_error_whatever_failed(void **state)
