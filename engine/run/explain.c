@@ -1,6 +1,7 @@
 /* Why a node would run again: what went into its key now, against what its last object says went into it then. A
  * changed input is followed to the node that it comes from, until the changes that began it all are found. */
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/run/state.h"
 
@@ -9,6 +10,7 @@ struct explanation {
     struct str *out;
     const struct index_node *last; /* of run.h5 */
     size_t n_last;
+    const char *unread;            /* why run.h5 is there but cannot be read; NULL: it was read, or is not there */
     bool *seen;                    /* nodes explained already */
 };
 
@@ -161,6 +163,11 @@ static bool explain_node(struct explanation *x, const struct node *n, int depth,
         str_printf(x->out, "node '%s': %s\n", n->def->name, n->reason ? n->reason : "unknown");
         return true;
     }
+    if (x->unread) {
+        str_printf(x->out, "node '%s': what it was cannot be told, the run's index cannot be read: %s\n", n->def->name,
+                   x->unread);
+        return true;
+    }
     if (!last || !last->has_key) {
         str_printf(x->out, "node '%s' has not run in this directory before\n", n->def->name);
         return true;
@@ -206,6 +213,15 @@ static bool add_record(const struct node *n, struct str *out, struct err *e)
     return ok;
 }
 
+static bool has_index(const char *dir)
+{
+    struct str path = {0};
+    str_printf(&path, "%s/run.h5", dir);
+    bool is_there = path.text && !path.failed && access(path.text, F_OK) == 0;
+    str_free(&path);
+    return is_there;
+}
+
 bool run_explain(struct run *r, size_t i, struct str *out, struct err *e)
 {
     struct explanation x = {.run = r, .out = out};
@@ -215,8 +231,10 @@ bool run_explain(struct run *r, size_t i, struct str *out, struct err *e)
     struct err why;
     if (index_read(r->dir, &about, &last, &x.n_last, &arena, &why))
         x.last = last;
-    else
-        x.n_last = 0; /* no run yet */
+    else if (has_index(r->dir))
+        x.unread = why.text;
+    if (!x.last)
+        x.n_last = 0;
     x.seen = arena_new(&arena, r->n + 1, e);
     bool ok = x.seen && explain_node(&x, &r->nodes[i], 0, e);
     if (ok) {

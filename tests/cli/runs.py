@@ -112,6 +112,12 @@ class Runs(unittest.TestCase):
         self.assertIn("parameter 'value': was 1, is 7", text)
         self.assertIn("it would run: ", text)
         self.assertIn("it would be reused: ", self.scout("explain", "g.yaml", "total").stdout)
+        self.assertIn("has not run in this directory before", self.scout("explain", "g.yaml", "v", "--dir", "x").stdout)
+        with open(os.path.join(self.dir, "runs/g/run.h5"), "wb") as f:
+            f.write(b"no HDF5")
+        text = self.scout("explain", "g.yaml", "total").stdout
+        self.assertIn("the run's index cannot be read: ", text)
+        self.assertIn("it would be reused: ", text)
 
     def test_failures_have_their_codes_and_spare_the_rest(self):
         for how, code in (("numeric", 1), ("resource", 3)):
