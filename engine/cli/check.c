@@ -147,7 +147,7 @@ static int check_main(const struct args *a)
     store_close(s);
     if (!ok) {
         cli_error(a, &e);
-        return e.code == ERR_RESOURCE ? CLI_RESOURCE : CLI_FAILED;
+        return cli_exit(&e, true);
     }
     const unsigned long long rows = t.rows, damaged_rows = t.damaged_rows;
     if (args_flag(a, "--json"))

@@ -41,20 +41,29 @@ void cli_error(const struct args *a, const struct err *e)
         print_json_error(e);
 }
 
-int cli_exit_early(const struct err *e)
+int cli_exit(const struct err *e, bool started)
 {
-    if (e->code == ERR_STOPPED)
+    switch (e->code) {
+    case ERR_STOPPED:
         return CLI_INTERRUPTED;
-    return e->code == ERR_RESOURCE ? CLI_RESOURCE : CLI_WRONG;
+    case ERR_RESOURCE:
+    case ERR_DEVICE:
+        return CLI_RESOURCE;
+    case ERR_USAGE:
+    case ERR_INPUT:
+        return started ? CLI_FAILED : CLI_WRONG;
+    default:
+        return CLI_FAILED;
+    }
 }
 
 int cli_fail(const struct args *a, const struct err *e)
 {
     cli_error(a, e);
-    return cli_exit_early(e);
+    return cli_exit(e, false);
 }
 
-bool cli_load(const struct args *a, struct graph **out)
+bool cli_load(const struct args *a, struct graph **out, int *code)
 {
     struct graph_errors errors = {0};
     struct graph_options o = {.variant = args_value(a, "--variant"), .classes = node_table};
@@ -62,7 +71,7 @@ bool cli_load(const struct args *a, struct graph **out)
     if (graph_load(out, args_operand(a, 0), &o, &errors))
         return true;
     for (size_t i = 0; i < errors.n; i++)
-        cli_error(a, &errors.list[i]);
+        *code = cli_fail(a, &errors.list[i]);
     graph_errors_free(&errors);
     return false;
 }
@@ -129,12 +138,11 @@ bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)
     struct err e = {0};
     *g = NULL;
     *r = NULL;
-    *code = CLI_WRONG;
     if (!cli_run_options(a, &o, &e)) {
         *code = cli_fail(a, &e);
         return false;
     }
-    if (!cli_load(a, g))
+    if (!cli_load(a, g, code))
         return false;
     o.plan_only = true;
     if (run_open(r, *g, &o, &e) && run_plan(*r, &e))

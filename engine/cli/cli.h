@@ -7,7 +7,7 @@
 
 enum cli_exit {
     CLI_DONE = 0,
-    CLI_FAILED = 1,      /* after the start */
+    CLI_FAILED = 1,      /* after the start, or our own mistake */
     CLI_WRONG = 2,       /* usage, graph or input found wrong before anything started */
     CLI_RESOURCE = 3,    /* disk, memory, device, directory in use */
     CLI_INTERRUPTED = 130
@@ -18,13 +18,15 @@ const char *cli_version(void);
 
 /* "scout: error: text" on stderr; with --json an event "error" on stdout as well; with --debug where it was raised. */
 void cli_error(const struct args *a, const struct err *e);
-/* The exit code for an error that came before anything started. */
-int cli_exit_early(const struct err *e);
-/* cli_error and cli_exit_early. */
+/* The exit code for an error; `started`: after the first node started, when no graph or input was wrong from the
+ * beginning. */
+int cli_exit(const struct err *e, bool started);
+/* cli_error, and cli_exit of an error that came before anything started. */
 int cli_fail(const struct args *a, const struct err *e);
 
-/* Load the graph of the first operand with --variant and --set; prints what is wrong and returns false. */
-bool cli_load(const struct args *a, struct graph **out);
+/* Load the graph of the first operand with --variant and --set; prints what is wrong and returns false, with the exit
+ * code in *code. */
+bool cli_load(const struct args *a, struct graph **out, int *code);
 /* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. */
 bool cli_run_options(const struct args *a, struct run_options *o, struct err *e);
 /* One line of a table of nodes: state, seconds (NaN: none), figures, and `error` (NULL: none). Figures in seconds are a

@@ -57,13 +57,14 @@ static int graph_main(const struct args *a)
 {
     const char *format = args_value(a, "--format");
     struct graph *g;
+    int code;
     if (format && strcmp(format, "dot") != 0) {
         struct err e;
         err_set(&e, ERR_USAGE, "graph: format '%s' is not known; the one there is: dot", format);
         return cli_fail(a, &e);
     }
-    if (!cli_load(a, &g))
-        return CLI_WRONG;
+    if (!cli_load(a, &g, &code))
+        return code;
     print_dot(g);
     graph_free(g);
     return CLI_DONE;

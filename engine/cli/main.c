@@ -82,7 +82,7 @@ static int finish_output(int code)
     else
         return code;
     cli_error(NULL, &e);
-    return code == CLI_DONE ? CLI_RESOURCE : code;
+    return code == CLI_DONE ? cli_exit(&e, true) : code;
 }
 
 int main(int argc, char **argv)

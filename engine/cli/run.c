@@ -85,7 +85,7 @@ static int execute(const struct args *a, const struct graph *g, struct run *r)
     struct err e = {0};
     if (!run_execute(r, &s, &e)) {
         cli_error(a, &e);
-        return s.started ? e.code == ERR_RESOURCE ? CLI_RESOURCE : CLI_FAILED : cli_exit_early(&e);
+        return cli_exit(&e, s.started);
     }
     if (!s.started) {
         fprintf(stderr, "scout: interrupted before anything started\n");
@@ -110,8 +110,7 @@ static int run_main(const struct args *a)
         code = cli_fail(a, &e);
         goto out;
     }
-    code = CLI_WRONG;
-    if (!cli_load(a, &g))
+    if (!cli_load(a, &g, &code))
         goto out;
     o.output = args_flag(a, "--json") ? RUN_JSON : isatty(STDOUT_FILENO) ? RUN_TERMINAL : RUN_PLAIN;
     o.out = stdout;

@@ -261,7 +261,8 @@ static void sum_up(const struct run *r, struct run_summary *s)
         s->blocked += n->state == STATE_BLOCKED;
         s->interrupted += n->state == STATE_INTERRUPTED;
         s->waiting += n->state == STATE_WAITING || n->state == STATE_READY;
-        s->resource |= n->state == STATE_FAILED && (!n->error || n->error->code == ERR_RESOURCE);
+        s->resource |= n->state == STATE_FAILED &&
+                       (!n->error || n->error->code == ERR_RESOURCE || n->error->code == ERR_DEVICE);
     }
     s->stopped = atomic_load(&r->stopping) && s->interrupted + s->waiting > 0;
 }
