@@ -8,6 +8,8 @@
 #include "engine/graph/params.h"
 #include "engine/graph/value.h"
 
+#define MOST_OUTPUTS 32 /* named in a message */
+
 enum form { FORM_ONLY, FORM_ROUND, FORM_THIS, FORM_PREV, FORM_PAST, FORM_ALL, FORM_LAST };
 
 /* One reference of a port. */
@@ -31,22 +33,26 @@ struct place {
 
 /* ---------------------------------------------------------------------------------------------- reading references */
 
-/* "a, b or c", each with "prefix." in front. */
-static const char *outputs_of(const struct node_class *c, const char *prefix, char *out, size_t size)
+/* "stem.a, stem.b or stem.c" */
+static const char *outputs_of(const struct node_class *c, const char *stem, char *out, size_t size)
 {
-    size_t at = 0;
-    for (const struct output *o = c->outputs; o->name && at < size; o++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s.%s", loading_separator(o == c->outputs, !o[1].name), prefix,
-                               o->name);
-    return out;
+    const char *names[MOST_OUTPUTS];
+    char prefix[LOADING_REFERENCE + 2];
+    size_t n = 0;
+    for (const struct output *o = c->outputs; o->name && n < MOST_OUTPUTS; o++)
+        names[n++] = o->name;
+    snprintf(prefix, sizeof prefix, "%s.", stem);
+    return loading_listed(prefix, names, n, out, size);
 }
 
 static const char *types_of(const struct port *p, char *out, size_t size)
 {
-    size_t at = (size_t)snprintf(out, size, "%s", p->types ? "" : "any node");
-    for (size_t i = 0; p->types && p->types[i] && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", loading_separator(i == 0, !p->types[i + 1]), p->types[i]);
-    return out;
+    static const char *const any[] = {"any node", NULL};
+    const char *const *types = p->types ? p->types : any;
+    size_t n = 0;
+    while (types[n])
+        n++;
+    return loading_listed("", types, n, out, size);
 }
 
 /* Does entry `type` of a port ("corpus", "corpus.selection") name class `c`? *output is what it wants after the dot, or
@@ -84,7 +90,7 @@ static bool check_type(const struct place *p, const struct ref *r, bool *ok)
 static bool check_output(const struct place *p, const struct ref *r, bool *ok)
 {
     const struct node_class *c = r->to->class;
-    const char *names[32], *near;
+    const char *names[MOST_OUTPUTS], *near;
     char list[256], shown[64], prefix[128];
     int stem = (int)(strlen(r->text) - strlen(r->output));
     size_t n = 0;
@@ -95,7 +101,7 @@ static bool check_output(const struct place *p, const struct ref *r, bool *ok)
         return *ok || loading_problem(p->l, &r->mark, prefix, "%s: node '%s' has one result without outputs, so no %s",
                                       p->where, r->to->name, loading_shown(r->output, shown));
     }
-    for (const struct output *o = c->outputs; o->name && n < 32; o++) {
+    for (const struct output *o = c->outputs; o->name && n < MOST_OUTPUTS; o++) {
         names[n++] = o->name;
         *ok = *ok || strcmp(o->name, r->output) == 0;
     }

@@ -257,8 +257,6 @@ bool draft_read(struct loading *l, struct tree *graph, struct draft *d)
             w->rounds = -1;
             continue;
         }
-        if (w->tree->kind != TREE_MAP) /* a text or list that replaced a map; its place was said with its shape */
-            w->tree->kind = TREE_BAD;
         if (!find_class(l, d, w) || !read_repeat(l, d, w) || !read_on(l, d, w) || (w->class && !read_params(l, d, w)))
             return false;
     }

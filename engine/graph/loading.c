@@ -80,6 +80,15 @@ const char *loading_shown(const char *text, char out[64])
     return out;
 }
 
+const char *loading_listed(const char *prefix, const char *const *names, size_t n, char *out, size_t size)
+{
+    size_t at = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < n && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", prefix, names[i]);
+    return out;
+}
+
 bool loading_is_name(const char *text)
 {
     size_t n = 0;

@@ -57,13 +57,8 @@ void *loading_new(struct loading *l, size_t bytes);
 /* "'text'" for a message, shortened when long. `out` has at least 64 bytes; returns `out`. */
 const char *loading_shown(const char *text, char out[64]);
 
-/* What stands before an element of "a, b or c". */
-static inline const char *loading_separator(bool is_first, bool is_last)
-{
-    if (is_first)
-        return "";
-    return is_last ? " or " : ", ";
-}
+/* "a, b or c", each with `prefix` before it, in `out`, cut off when long; returns `out`. */
+const char *loading_listed(const char *prefix, const char *const *names, size_t n, char *out, size_t size);
 
 /* True for a name of a node or graph parameter: a letter or _, then letters, digits, _ and -, at most LOADING_NAME. */
 bool loading_is_name(const char *text);

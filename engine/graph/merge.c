@@ -171,34 +171,28 @@ static bool read_file(struct loading *l, const char *path, const struct mark *fr
 
 /* ---------------------------------------------------------------------------------------------- variants and --set */
 
-/* The nearest key of a map to `name`, or NULL. */
-static bool nearest_key(struct loading *l, const struct tree *map, const char *name, const char **near)
+/* The keys of a map, if it is one. */
+static bool list_keys(struct loading *l, const struct tree *map, const char ***keys, size_t *n)
 {
-    size_t n = map && map->kind == TREE_MAP ? map->n : 0;
-    const char **keys = loading_new(l, (n + 1) * sizeof *keys);
-    if (!keys)
-        return false;
-    for (size_t i = 0; i < n; i++)
-        keys[i] = map->pairs[i].key->text;
-    *near = loading_nearest(l, name, keys, n);
-    return true;
+    *n = map && map->kind == TREE_MAP ? map->n : 0;
+    *keys = loading_new(l, (*n + 1) * sizeof **keys);
+    for (size_t i = 0; *keys && i < *n; i++)
+        (*keys)[i] = map->pairs[i].key->text;
+    return *keys != NULL;
 }
 
 static bool apply_variant(struct loading *l, struct tree **graph)
 {
-    const char *name = l->options->variant, *near;
+    const char *name = l->options->variant, **keys;
+    char list[256];
+    size_t n;
     struct tree *variants = yaml_get(*graph, "variants"), *variant = yaml_get(variants, name);
     struct mark m = {.file = arena_printf(l->arena, &l->fatal, "--variant %s", name)};
-    if (!m.file || !nearest_key(l, variants, name, &near))
+    if (!m.file || !list_keys(l, variants, &keys, &n))
         return false;
-    if (!variant || variant->kind == TREE_NULL) {
-        char list[256] = "";
-        size_t n = variants && variants->kind == TREE_MAP ? variants->n : 0, at = 0;
-        for (size_t i = 0; i < n && at < sizeof list; i++)
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", loading_separator(i == 0, i + 1 == n),
-                                   variants->pairs[i].key->text);
-        return loading_problem(l, &m, near, "the graph has no variant '%s': it has %s", name, n ? list : "none");
-    }
+    if (!variant || variant->kind == TREE_NULL)
+        return loading_problem(l, &m, loading_nearest(l, name, keys, n), "the graph has no variant '%s': it has %s", name,
+                               n ? loading_listed("", keys, n, list, sizeof list) : "none");
     if (variant->kind != TREE_MAP)
         return true;
     *graph = merge(l, *graph, variant, MODE_PLAIN);
@@ -229,8 +223,9 @@ static bool check_path(struct loading *l, const struct tree *graph, const char *
 {
     bool is_param = strcmp(parts[0], "params") == 0 && n == 2, is_node = strcmp(parts[0], "nodes") == 0 && n >= 2;
     const struct tree *map = yaml_get(graph, parts[0]);
-    const char *near;
+    const char **keys;
     char shown[64];
+    size_t n_keys;
     *ok = false;
     if (!is_param && !is_node)
         return loading_problem(l, m, NULL,
@@ -239,8 +234,8 @@ static bool check_path(struct loading *l, const struct tree *graph, const char *
         *ok = true;
         return true;
     }
-    return nearest_key(l, map, parts[1], &near) &&
-           loading_problem(l, m, near, "the graph has no %s %s", is_param ? "parameter" : "node",
+    return list_keys(l, map, &keys, &n_keys) &&
+           loading_problem(l, m, loading_nearest(l, parts[1], keys, n_keys), "the graph has no %s %s", is_param ? "parameter" : "node",
                            loading_shown(parts[1], shown));
 }
 

@@ -11,15 +11,6 @@ static const char *const part_keys[] = {"name", "params", "nodes"};
 static const char *const node_keys[] = {"type", "in", "with", "on", "repeat"};
 static const char *const on_keys[] = {"device", "threads", "memory"};
 
-/* "a, b or c" for messages. */
-static const char *listed(const char *const *names, size_t n, char *out, size_t size)
-{
-    size_t at = 0;
-    for (size_t i = 0; i < n && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", loading_separator(i == 0, i + 1 == n), names[i]);
-    return out;
-}
-
 /* `t` must be a map, or null. *ok says whether it is a map. */
 static bool want_map(struct loading *l, struct tree *t, const char *what, bool *ok)
 {
@@ -75,7 +66,7 @@ static bool known_keys(struct loading *l, struct tree *map, const char *const *k
         map->pairs[i].value->kind = TREE_BAD;
         map->is_damaged = true;
         if (!loading_problem(l, &key->mark, loading_nearest(l, key->text, keys, n), "%s has no key %s: it may have %s",
-                             what, loading_shown(key->text, shown), listed(keys, n, list, sizeof list)))
+                             what, loading_shown(key->text, shown), loading_listed("", keys, n, list, sizeof list)))
             return false;
     }
     return true;

@@ -59,16 +59,15 @@ const char *value_expected(const struct param *p, char out[256])
                                         [PARAM_SIZE] = "a size like 512MiB or 8GiB",
                                         [PARAM_SOURCE] = "a file or directory",
                                         [PARAM_PATH] = "a path"};
-    size_t n = 0, at;
+    size_t n = 0;
     if (p->type != PARAM_ENUM) {
         snprintf(out, 256, "%s", names[p->type]);
         return out;
     }
     while (p->choices[n])
         n++;
-    at = (size_t)snprintf(out, 256, n > 1 ? "one of " : "");
-    for (size_t i = 0; i < n && at < 256; i++)
-        at += (size_t)snprintf(out + at, 256 - at, "%s%s", loading_separator(i == 0, i + 1 == n), p->choices[i]);
+    size_t at = (size_t)snprintf(out, 256, n > 1 ? "one of " : "");
+    loading_listed("", p->choices, n, out + at, 256 - at);
     return out;
 }
 
