@@ -60,6 +60,14 @@ bool err_context(struct err *e, const char *format, ...)
     return false;
 }
 
+bool err_suggest(struct err *e, const char *near)
+{
+    size_t n = e && near ? strlen(e->text) : 0;
+    if (n > 0)
+        snprintf(e->text + n, sizeof e->text - n, "; did you mean '%s'?", near);
+    return false;
+}
+
 bool err_at(struct err *e, const char *input, int line, int column, int width)
 {
     if (!e)

@@ -44,6 +44,9 @@ bool err_errno_at(struct err *e, enum err_code code, const char *file, int line,
 /* Put "<text>: " in front of the message. Returns false. */
 bool err_context(struct err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Put "; did you mean '<near>'?" behind the message, unless `near` is NULL. Returns false. */
+bool err_suggest(struct err *e, const char *near);
+
 /* Say where in a graph file the cause lies (line and column from 1). Returns false. */
 bool err_at(struct err *e, const char *input, int line, int column, int width);
 

@@ -2,6 +2,7 @@
  * begin with a dash. Nothing is abbreviated, so that a script keeps its meaning when options are added. */
 #include "engine/cli/args.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,10 +63,11 @@ static bool unknown_option(const struct args *a, const char *word, size_t length
         names[i] = a->options[i].option->name;
     snprintf(shown, sizeof shown, "%.*s", (int)(length < 100 ? length : 100), word);
     const char *near = str_nearest(shown, names, a->n_options);
-    if (near)
-        return err_set(e, ERR_USAGE, "%s: unknown option '%s'; did you mean '%s'?", a->command->name, shown, near);
-    return err_set(e, ERR_USAGE, "%s: unknown option '%s'; 'scout %s --help' lists them", a->command->name, shown,
-                   a->command->name);
+    if (!near)
+        return err_set(e, ERR_USAGE, "%s: unknown option '%s'; 'scout %s --help' lists them", a->command->name, shown,
+                       a->command->name);
+    err_set(e, ERR_USAGE, "%s: unknown option '%s'", a->command->name, shown);
+    return err_suggest(e, near);
 }
 
 /* One word that begins with a dash. *used is set when the next word was its value. */
@@ -134,8 +136,10 @@ bool args_parse(struct args **out, const struct command *c, int argc, char **arg
     if (!mem_new(&a, 1, e))
         return false;
     a->command = c;
-    for (const struct option *o = c->options; o && o->name && a->n_options < OPTIONS_MOST - N_COMMON; o++)
+    for (const struct option *o = c->options; o && o->name; o++) {
+        assert(a->n_options < OPTIONS_MOST - N_COMMON);
         a->options[a->n_options++].option = o;
+    }
     for (size_t i = 0; i < N_COMMON; i++)
         a->options[a->n_options++].option = &common[i];
     a->operands_most = count_operands(c);

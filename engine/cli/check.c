@@ -25,8 +25,7 @@ static void print_damage(const struct args *a, const char *what, const char *nam
         str_add(&s, ",\"text\":");
         str_add_json(&s, why->text);
         str_add(&s, "}");
-        printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"damaged\"}");
-        str_free(&s);
+        cli_print_json(&s, "damaged");
     } else {
         printf("damaged %s %s: %s\n", what, name, why->text);
     }

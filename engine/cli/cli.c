@@ -12,6 +12,15 @@ const char *cli_version(void)
     return SCOUT_VERSION;
 }
 
+void cli_print_json(struct str *s, const char *event)
+{
+    if (s->text && !s->failed)
+        puts(s->text);
+    else
+        printf("{\"event\":\"%s\"}\n", event);
+    str_free(s);
+}
+
 static void print_json_error(const struct err *e)
 {
     struct str s = {0};
@@ -24,8 +33,7 @@ static void print_json_error(const struct err *e)
             str_printf(&s, ",\"line\":%d,\"column\":%d", e->input_line, e->input_column);
     }
     str_add(&s, "}");
-    printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"error\"}");
-    str_free(&s);
+    cli_print_json(&s, "error");
 }
 
 void cli_error(const struct args *a, const struct err *e)

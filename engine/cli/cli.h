@@ -16,6 +16,8 @@ enum cli_exit {
 /* "0.1.0" */
 const char *cli_version(void);
 
+/* Print a line of --json and free it; just its event when memory was out while it was made. */
+void cli_print_json(struct str *s, const char *event);
 /* "scout: error: text" on stderr; with --json an event "error" on stdout as well; with --debug where it was raised. */
 void cli_error(const struct args *a, const struct err *e);
 /* The exit code for an error; `started`: after the first node started, when no graph or input was wrong from the

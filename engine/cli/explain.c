@@ -18,8 +18,8 @@ static int explain_main(const struct args *a)
             for (size_t i = 0; i < g->n_nodes; i++)
                 names[i] = g->nodes[i].name;
             const char *near = str_nearest(name, names, g->n_nodes);
-            err_set(&e, ERR_USAGE, "explain: '%s' is no node of graph '%s'%s%s%s", name, g->name,
-                    near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+            err_set(&e, ERR_USAGE, "explain: '%s' is no node of graph '%s'", name, g->name);
+            err_suggest(&e, near);
             mem_free(names);
         }
         code = cli_fail(a, &e);
@@ -34,8 +34,7 @@ static int explain_main(const struct args *a)
             str_add(&json, ",\"text\":");
             str_add_json(&json, text.text);
             str_add(&json, "}");
-            printf("%s\n", json.text ? json.text : "");
-            str_free(&json);
+            cli_print_json(&json, "explain");
         } else {
             fputs(text.text, stdout);
         }

@@ -29,10 +29,8 @@ static int unknown(const char *word)
         names[i + 2] = commands[i]->name;
     const char *near = str_nearest(word, names, N_COMMANDS + 2);
     const char *what = word[0] == '-' ? "option" : "command";
-    if (near)
-        err_set(&e, ERR_USAGE, "unknown %s '%s'; did you mean '%s'?", what, word, near);
-    else
-        err_set(&e, ERR_USAGE, "unknown %s '%s'; 'scout --help' lists what there is", what, word);
+    err_set(&e, ERR_USAGE, near ? "unknown %s '%s'" : "unknown %s '%s'; 'scout --help' lists what there is", what, word);
+    err_suggest(&e, near);
     return cli_fail(NULL, &e);
 }
 

@@ -89,8 +89,7 @@ static void print_json(const struct node_class *c)
         str_free(&type);
     }
     str_add(&s, "]}");
-    printf("%s\n", s.text ? s.text : "");
-    str_free(&s);
+    cli_print_json(&s, "type");
 }
 
 static bool unknown_type(const char *name, struct err *e)
@@ -100,8 +99,8 @@ static bool unknown_type(const char *name, struct err *e)
     for (; n < 256 && node_table[n]; n++)
         names[n] = node_table[n]->name;
     const char *near = str_nearest(name, names, n);
-    return err_set(e, ERR_USAGE, "nodes: '%s' is no node type%s%s%s", name, near ? "; did you mean '" : "",
-                   near ? near : "", near ? "'?" : "");
+    err_set(e, ERR_USAGE, "nodes: '%s' is no node type", name);
+    return err_suggest(e, near);
 }
 
 static int nodes_main(const struct args *a)

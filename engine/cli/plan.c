@@ -16,8 +16,7 @@ static void print_json(const struct run_view *v)
     str_add(&s, ",\"reason\":");
     str_add_json(&s, v->reason);
     str_add(&s, "}");
-    printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"plan\"}");
-    str_free(&s);
+    cli_print_json(&s, "plan");
 }
 
 static int plan_main(const struct args *a)

@@ -57,8 +57,7 @@ static void print_json(const struct run *r, const struct graph *g, const struct 
                s->needed, s->reused, s->done, s->failed, s->blocked, s->interrupted, s->waiting);
     str_add_json_double(&t, s->seconds);
     str_printf(&t, ",\"exit\":%d}", code);
-    printf("%s\n", t.text && !t.failed ? t.text : "{\"event\":\"result\"}");
-    str_free(&t);
+    cli_print_json(&t, "result");
 }
 
 static void print_summary(const struct args *a, const struct run *r, const struct graph *g, const struct run_summary *s)

@@ -51,8 +51,7 @@ static void print_json(const struct index_node *n)
     }
     run_stats_json(n->stats, n->n_stats, &s);
     str_add(&s, "}");
-    printf("%s\n", s.text && !s.failed ? s.text : "{\"event\":\"node\"}");
-    str_free(&s);
+    cli_print_json(&s, "node");
 }
 
 struct count {

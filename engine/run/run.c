@@ -113,8 +113,8 @@ static bool check_targets(struct run *r, struct err *e)
         int at = graph_find(r->graph, r->options.targets[i]);
         if (at < 0) {
             const char *near = str_nearest(r->options.targets[i], names, r->n);
-            return err_set(e, ERR_USAGE, "target '%s' is no node of graph '%s'%s%s%s", r->options.targets[i],
-                           r->graph->name, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+            err_set(e, ERR_USAGE, "target '%s' is no node of graph '%s'", r->options.targets[i], r->graph->name);
+            return err_suggest(e, near);
         }
         r->nodes[at].target = true;
     }

@@ -12,6 +12,10 @@ static void errors_keep_code_text_context_and_place(void **state)
     assert_true(e.line > 0 && strstr(e.file, "err.c"));
     assert_false(err_context(&e, "node '%s'", "quantize"));
     assert_string_equal(e.text, "node 'quantize': group size 16 does not divide 40 columns");
+    assert_false(err_suggest(&e, NULL) || err_suggest(NULL, "x"));
+    assert_string_equal(e.text, "node 'quantize': group size 16 does not divide 40 columns");
+    assert_false(err_suggest(&e, "16"));
+    assert_string_equal(e.text, "node 'quantize': group size 16 does not divide 40 columns; did you mean '16'?");
     assert_false(err_at(&e, "g.yaml", 3, 7, 2));
     assert_string_equal(e.input, "g.yaml");
     assert_int_equal(e.input_line, 3);
