@@ -70,9 +70,11 @@ static bool unknown_option(const struct args *a, const char *word, size_t length
     return err_suggest(e, near);
 }
 
-/* One word that begins with a dash. *used is set when the next word was its value. */
+/* One word that begins with a dash, `-h` being short for --help. *used is set when the next word was its value. */
 static bool parse_option(struct args *a, const char *word, const char *next, bool *used, struct err *e)
 {
+    if (strcmp(word, "-h") == 0)
+        word = "--help";
     const char *equals = strchr(word, '=');
     size_t length = equals ? (size_t)(equals - word) : strlen(word);
     struct values *v = find(a, word, length);
@@ -82,7 +84,9 @@ static bool parse_option(struct args *a, const char *word, const char *next, boo
     *used = false;
     if (!o->value && equals)
         return err_set(e, ERR_USAGE, "%s: option '%s' takes no value", a->command->name, o->name);
-    if (o->value && !equals && !next)
+    const char *value = !o->value ? "" : equals ? equals + 1 : next;
+    bool is_option = o->value && !equals && next && strncmp(next, "--", 2) == 0; /* forgotten: "--dir --json" */
+    if (o->value && (!value || !*value || is_option))
         return err_set(e, ERR_USAGE, "%s: option '%s' needs a value: %s %s", a->command->name, o->name, o->name,
                        o->value);
     if (o->value && v->n > 0 && !o->many)
@@ -90,7 +94,7 @@ static bool parse_option(struct args *a, const char *word, const char *next, boo
     if (!mem_grow(&v->list, v->n, v->n + 1, e))
         return false;
     *used = o->value && !equals;
-    v->list[v->n++] = !o->value ? "" : equals ? equals + 1 : next;
+    v->list[v->n++] = value;
     return true;
 }
 
@@ -98,6 +102,8 @@ static bool parse_operand(struct args *a, const char *word, struct err *e)
 {
     if (a->n_operands == a->operands_most)
         return err_set(e, ERR_USAGE, "%s: unexpected argument '%s'", a->command->name, word);
+    if (!*word)
+        return err_set(e, ERR_USAGE, "%s: %s is empty", a->command->name, a->command->operands[a->n_operands]);
     a->operands[a->n_operands++] = word;
     return true;
 }

@@ -49,23 +49,36 @@ static int run_command(const struct command *c, int argc, char **argv)
     return code;
 }
 
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (strcmp(name, commands[i]->name) == 0)
+            return commands[i];
+    return NULL;
+}
+
 static int dispatch(int argc, char **argv)
 {
     if (argc < 2) {
         print_help(stderr);
         return CLI_WRONG;
     }
+    const struct command *c = find_command(argv[1]);
+    if (c)
+        return run_command(c, argc - 2, argv + 2);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
-        print_help(stdout);
+        if (argc > 2 && !(c = find_command(argv[2])))
+            return unknown(argv[2]);
+        if (c)
+            args_help(c, stdout);
+        else
+            print_help(stdout);
         return CLI_DONE;
     }
     if (strcmp(argv[1], "--version") == 0) {
         printf("scout %s\n", cli_version());
         return CLI_DONE;
     }
-    for (size_t i = 0; i < N_COMMANDS; i++)
-        if (strcmp(argv[1], commands[i]->name) == 0)
-            return run_command(commands[i], argc - 2, argv + 2);
     return unknown(argv[1]);
 }
 
