@@ -21,7 +21,7 @@ void cli_print_json(struct str *s, const char *event)
     str_free(s);
 }
 
-static void print_json_error(const struct err *e)
+void cli_error_json(const struct err *e)
 {
     struct str s = {0};
     str_printf(&s, "{\"event\":\"error\",\"code\":\"%s\",\"text\":", err_name(e->code));
@@ -46,7 +46,7 @@ void cli_error(const struct args *a, const struct err *e)
     if (a && args_flag(a, "--debug") && e->file)
         fprintf(stderr, "  raised at %s:%d\n", e->file, e->line);
     if (a && args_flag(a, "--json"))
-        print_json_error(e);
+        cli_error_json(e);
 }
 
 int cli_exit(const struct err *e, bool started)
@@ -146,6 +146,7 @@ bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)
     struct err e = {0};
     *g = NULL;
     *r = NULL;
+    *code = CLI_DONE;
     if (!cli_run_options(a, &o, &e)) {
         *code = cli_fail(a, &e);
         return false;

@@ -20,6 +20,8 @@ const char *cli_version(void);
 void cli_print_json(struct str *s, const char *event);
 /* "scout: error: text" on stderr; with --json an event "error" on stdout as well; with --debug where it was raised. */
 void cli_error(const struct args *a, const struct err *e);
+/* The event alone, for what goes wrong before there are `args`. */
+void cli_error_json(const struct err *e);
 /* The exit code for an error; `started`: after the first node started, when no graph or input was wrong from the
  * beginning. */
 int cli_exit(const struct err *e, bool started);
@@ -35,7 +37,8 @@ bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
  * profile: they are in run.h5 and in --json, not here. */
 void cli_print_node(int width, const char *name, const char *state, double seconds, const struct index_stat *stats,
                     size_t n_stats, const char *error);
-/* Open a run for planning only, and plan it. On failure prints and returns false, with the exit code in *code. */
+/* Open a run for planning only, and plan it. On failure prints and returns false. *code is the exit code, CLI_DONE
+ * when it went well. */
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
 
 extern const struct command command_run, command_plan, command_status, command_explain, command_nodes, command_graph,

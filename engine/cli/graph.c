@@ -1,4 +1,4 @@
-/* `scout graph`: the graph as text for graphviz. */
+/* `scout graph`: the graph as text for graphviz, or its nodes and what they take with --json. */
 #include <string.h>
 
 #include "engine/cli/cli.h"
@@ -53,6 +53,25 @@ static void print_dot(const struct graph *g)
     printf("}\n");
 }
 
+static void print_json(const struct graph *g, const struct graph_node *n)
+{
+    struct str s = {0};
+    bool is_first = true;
+    str_add(&s, "{\"event\":\"node\",\"node\":");
+    str_add_json(&s, n->name);
+    str_printf(&s, ",\"type\":\"%s\",\"inputs\":[", n->class->name);
+    for (size_t p = 0; n->class->ports && n->class->ports[p].name; p++)
+        for (size_t i = 0; i < n->n_inputs[p]; i++) {
+            const struct graph_input *in = &n->inputs[p][i];
+            str_printf(&s, "%s{\"port\":\"%s\",\"node\":", is_first ? "" : ",", n->class->ports[p].name);
+            str_add_json(&s, g->nodes[in->node].name);
+            str_printf(&s, ",\"output\":\"%s\"}", in->output);
+            is_first = false;
+        }
+    str_add(&s, "]}");
+    cli_print_json(&s, "node");
+}
+
 static int graph_main(const struct args *a)
 {
     const char *format = args_value(a, "--format");
@@ -65,7 +84,10 @@ static int graph_main(const struct args *a)
     }
     if (!cli_load(a, &g, &code))
         return code;
-    print_dot(g);
+    for (size_t i = 0; args_flag(a, "--json") && i < g->n_nodes; i++)
+        print_json(g, &g->nodes[i]);
+    if (!args_flag(a, "--json"))
+        print_dot(g);
     graph_free(g);
     return CLI_DONE;
 }

@@ -21,7 +21,19 @@ static void print_help(FILE *out)
             "in use;\n130 interrupted, and the same command resumes.\n");
 }
 
-static int unknown(const char *word)
+/* The command line is wrong: there are no parsed options yet that could say --json. */
+static int fail(int argc, char **argv, const struct err *e)
+{
+    int code = cli_fail(NULL, e);
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--json") == 0) {
+            cli_error_json(e);
+            break;
+        }
+    return code;
+}
+
+static int unknown(const char *word, int argc, char **argv)
 {
     const char *names[N_COMMANDS + 2] = {"--help", "--version"};
     struct err e;
@@ -31,7 +43,7 @@ static int unknown(const char *word)
     const char *what = word[0] == '-' ? "option" : "command";
     err_set(&e, ERR_USAGE, near ? "unknown %s '%s'" : "unknown %s '%s'; 'scout --help' lists what there is", what, word);
     err_suggest(&e, near);
-    return cli_fail(NULL, &e);
+    return fail(argc, argv, &e);
 }
 
 static int run_command(const struct command *c, int argc, char **argv)
@@ -39,7 +51,7 @@ static int run_command(const struct command *c, int argc, char **argv)
     struct args *a;
     struct err e = {0};
     if (!args_parse(&a, c, argc, argv, &e))
-        return cli_fail(NULL, &e);
+        return fail(argc, argv, &e);
     int code = CLI_DONE;
     if (args_flag(a, "--help"))
         args_help(c, stdout);
@@ -68,7 +80,7 @@ static int dispatch(int argc, char **argv)
         return run_command(c, argc - 2, argv + 2);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         if (argc > 2 && !(c = find_command(argv[2])))
-            return unknown(argv[2]);
+            return unknown(argv[2], argc, argv);
         if (c)
             args_help(c, stdout);
         else
@@ -79,7 +91,7 @@ static int dispatch(int argc, char **argv)
         printf("scout %s\n", cli_version());
         return CLI_DONE;
     }
-    return unknown(argv[1]);
+    return unknown(argv[1], argc, argv);
 }
 
 /* What was printed must have arrived: a script that reads half a list has to know. */

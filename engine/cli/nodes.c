@@ -1,6 +1,7 @@
 /* `scout nodes`: the node types of this build, from their tables. */
 #include "nodes/nodes.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "engine/cli/cli.h"
@@ -13,6 +14,11 @@ static const char *type_name(const struct param *p)
     return names[p->type];
 }
 
+static bool has_range(const struct param *p)
+{
+    return p->least != 0 || p->most != 0;
+}
+
 static void add_param_type(const struct param *p, struct str *s)
 {
     str_add(s, p->many ? "list of " : "");
@@ -22,9 +28,12 @@ static void add_param_type(const struct param *p, struct str *s)
     } else {
         str_add(s, type_name(p));
     }
-    if (p->least != 0 || p->most != 0)
-        str_printf(s, " %g to %g", p->least, p->most);
-    if (p->unit)
+    char least[32], most[32];
+    if (has_range(p) && isinf(p->most))
+        str_printf(s, ", at least %s", param_bound(p, p->least, least));
+    else if (has_range(p))
+        str_printf(s, " %s to %s", param_bound(p, p->least, least), param_bound(p, p->most, most));
+    if (p->unit && strcmp(p->unit, "1") != 0 && p->type != PARAM_SIZE)
         str_printf(s, ", %s", p->unit);
 }
 
@@ -59,6 +68,50 @@ static void add_field(struct str *s, const char *name, const char *text)
     str_add_json(s, text ? text : "");
 }
 
+/* ,"name":["a","b"], and null when there is no list */
+static void add_list(struct str *s, const char *name, const char *const *list)
+{
+    str_printf(s, ",\"%s\":%s", name, list ? "[" : "null");
+    for (size_t i = 0; list && list[i]; i++) {
+        str_add(s, i ? "," : "");
+        str_add_json(s, list[i]);
+    }
+    str_add(s, list ? "]" : "");
+}
+
+static void add_port(struct str *s, const struct port *p)
+{
+    str_add(s, "{\"name\":");
+    str_add_json(s, p->name);
+    add_list(s, "types", p->types);
+    str_printf(s, ",\"many\":%s,\"optional\":%s", p->many ? "true" : "false", p->optional ? "true" : "false");
+    add_field(s, "help", p->help);
+    str_add(s, "}");
+}
+
+static void add_param(struct str *s, const struct param *p)
+{
+    str_add(s, "{\"name\":");
+    str_add_json(s, p->name);
+    add_field(s, "type", p->type == PARAM_ENUM ? "enum" : type_name(p));
+    str_printf(s, ",\"many\":%s", p->many ? "true" : "false");
+    if (p->fallback)
+        add_field(s, "default", p->fallback);
+    if (has_range(p)) {
+        str_add(s, ",\"least\":");
+        str_add_json_double(s, p->least);
+        str_add(s, ",\"most\":");
+        str_add_json_double(s, p->most);
+    }
+    if (p->choices)
+        add_list(s, "choices", p->choices);
+    if (p->unit)
+        add_field(s, "unit", p->unit);
+    str_printf(s, ",\"in_key\":%s", p->outside_key || p->type == PARAM_PATH ? "false" : "true");
+    add_field(s, "help", p->help);
+    str_add(s, "}");
+}
+
 static void print_json(const struct node_class *c)
 {
     struct str s = {0};
@@ -68,25 +121,20 @@ static void print_json(const struct node_class *c)
     add_field(&s, "summary", c->summary);
     str_add(&s, ",\"ports\":[");
     for (const struct port *p = c->ports; p && p->name; p++) {
-        str_add(&s, p == c->ports ? "{\"name\":" : ",{\"name\":");
-        str_add_json(&s, p->name);
-        str_printf(&s, ",\"many\":%s,\"optional\":%s", p->many ? "true" : "false", p->optional ? "true" : "false");
-        add_field(&s, "help", p->help);
-        str_add(&s, "}");
+        str_add(&s, p == c->ports ? "" : ",");
+        add_port(&s, p);
     }
     str_add(&s, "],\"params\":[");
     for (const struct param *p = c->params; p && p->name; p++) {
-        struct str type = {0};
-        add_param_type(p, &type);
-        str_add(&s, p == c->params ? "{\"name\":" : ",{\"name\":");
-        str_add_json(&s, p->name);
-        add_field(&s, "type", type.text);
-        if (p->fallback)
-            add_field(&s, "default", p->fallback);
-        str_printf(&s, ",\"in_key\":%s", p->outside_key || p->type == PARAM_PATH ? "false" : "true");
-        add_field(&s, "help", p->help);
+        str_add(&s, p == c->params ? "" : ",");
+        add_param(&s, p);
+    }
+    str_add(&s, "],\"outputs\":[");
+    for (const struct output *o = c->outputs; o && o->name; o++) {
+        str_add(&s, o == c->outputs ? "{\"name\":" : ",{\"name\":");
+        str_add_json(&s, o->name);
+        add_field(&s, "help", o->help);
         str_add(&s, "}");
-        str_free(&type);
     }
     str_add(&s, "]}");
     cli_print_json(&s, "type");

@@ -1,4 +1,5 @@
 /* `scout run`: load, run, and say what came of it. With --dry-run it is `scout plan`. */
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -88,6 +89,8 @@ static int execute(const struct args *a, const struct graph *g, struct run *r)
     }
     if (!s.started) {
         fprintf(stderr, "scout: interrupted before anything started\n");
+        if (args_flag(a, "--json"))
+            print_json(r, g, &s, CLI_INTERRUPTED);
         return CLI_INTERRUPTED;
     }
     print_summary(a, r, g, &s);

@@ -78,5 +78,7 @@ int graph_find(const struct graph *g, const char *name);
 /* Index of a param or port in a class by name, or -1. */
 int class_param(const struct node_class *c, const char *name);
 int class_port(const struct node_class *c, const char *name);
+/* A bound of a parameter as it is written: sizes with their unit. Returns `out`. */
+const char *param_bound(const struct param *p, double x, char out[32]);
 
 #endif

@@ -78,14 +78,13 @@ static bool wrong(struct loading *l, const struct element *x, const char *near)
                            loading_shown(x->t->text, shown));
 }
 
-/* A bound as it is written: sizes with their unit. */
-static const char *bound(const struct param *p, double x, char out[32])
+const char *param_bound(const struct param *p, double x, char out[32])
 {
     char size[16];
     if (p->type == PARAM_SIZE)
         snprintf(out, 32, "%s", x < 0x1p63 ? str_size((uint64_t)x, size) : "8 EiB");
     else
-        snprintf(out, 32, "%.15g", x);
+        snprintf(out, 32, p->type == PARAM_INT && fabs(x) < 1e18 ? "%.0f" : "%.15g", x);
     return out;
 }
 
@@ -100,9 +99,9 @@ static bool check_range(struct loading *l, const struct element *x, bool *ok)
         snprintf(unit, sizeof unit, " (unit: %s)", p->unit);
     if (isinf(p->most))
         return loading_problem(l, &x->t->mark, NULL, "%s: %s is out of range: it must be at least %s%s", x->where,
-                               loading_shown(x->t->text, shown), bound(p, p->least, least), unit);
+                               loading_shown(x->t->text, shown), param_bound(p, p->least, least), unit);
     return loading_problem(l, &x->t->mark, NULL, "%s: %s is out of range: it must be %s to %s%s", x->where,
-                           loading_shown(x->t->text, shown), bound(p, p->least, least), bound(p, p->most, most), unit);
+                           loading_shown(x->t->text, shown), param_bound(p, p->least, least), param_bound(p, p->most, most), unit);
 }
 
 static bool make_number(struct loading *l, struct element *x, bool *ok)

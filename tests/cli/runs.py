@@ -233,6 +233,15 @@ class Runs(unittest.TestCase):
         open(ledger, "w", encoding="utf-8").close()
         self.assertIn("store/ledger': Not a directory", self.scout("check", "runs/g", code=1).stderr)
 
+    def test_want_of_memory_for_a_graph_is_a_resource_error(self):
+        def little():
+            resource.setrlimit(resource.RLIMIT_AS, (120 << 20, 120 << 20))
+
+        if subprocess.run([SCOUT, "--version"], preexec_fn=little, capture_output=True, check=False).returncode:
+            self.skipTest("the program itself takes more")
+        self.write("large.yaml", "scout: 1\nname: [" + "a," * 900000 + "]\n")
+        self.assertIn("out of memory", self.scout("graph", "large.yaml", code=3, preexec_fn=little).stderr)
+
     def test_output_that_cannot_be_written_is_an_error(self):
         def to_full(*words):
             with open("/dev/full", "w", encoding="utf-8") as full:
@@ -260,7 +269,21 @@ class Runs(unittest.TestCase):
         text = self.scout("nodes", "value").stdout
         self.assertIn("with  speed", text)
         self.assertIn("not in the key", text)
-        self.assertEqual(self.events("nodes", "value")[0]["name"], "value")
+        value, = self.events("nodes", "value")
+        self.assertEqual([o["name"] for o in value["outputs"]], ["a", "b"])
+        params = {p["name"]: p for p in value["params"]}
+        self.assertEqual((params["extra"]["type"], params["extra"]["many"]), ("float", True))
+        self.assertFalse(params["speed"]["in_key"])
+        self.assertTrue(all("types" in p for p in self.events("nodes", "sum")[0]["ports"]))
+
+    def test_graph_and_explain_have_json(self):
+        nodes = {e["node"]: e for e in self.events("graph", "g.yaml")}
+        self.assertEqual(nodes["p"]["inputs"], [{"port": "in", "node": "v", "output": "a"}])
+        self.assertEqual(nodes["total"]["type"], "sum")
+        explained, = self.events("explain", "g.yaml", "total")
+        self.assertEqual(explained["state"], "run")
+        self.assertEqual(len(explained["key"]), 64)
+        self.assertIn(explained["key"], explained["text"])
 
     def test_shared_store_is_reused_by_another_run(self):
         self.scout("run", "g.yaml", "--dir", "a", "--store", "shared")
