@@ -225,7 +225,7 @@ static bool read_ref(const struct place *p, const struct tree *t, struct ref *r)
     to = draft_find(p->d, name);
     if (!to)
         return unknown_node(p, r, name);
-    if (to->rounds < 0 || p->w->rounds < 0)
+    if (to->rounds < 0)
         return true;
     if (to->rounds > 0) {
         char *word = rest;
@@ -393,6 +393,15 @@ static bool unknown_port(struct loading *l, const struct written *w, const struc
                            w->name, w->class->name, loading_shown(key->text, shown), n ? "" : ": it takes no inputs");
 }
 
+bool connect_names(struct loading *l, const struct written *w)
+{
+    const struct tree *in = yaml_get(w->tree, "in");
+    for (size_t i = 0; in && in->kind == TREE_MAP && i < in->n; i++)
+        if (class_port(w->class, in->pairs[i].key->text) < 0 && !unknown_port(l, w, in->pairs[i].key))
+            return false;
+    return true;
+}
+
 /* Room for the connections of every round. */
 static bool make_ports(struct loading *l, const struct written *w, size_t n, struct graph *g)
 {
@@ -416,9 +425,8 @@ static bool connect_node(struct loading *l, struct draft *d, const struct writte
         return false;
     if (in && in->kind == TREE_BAD)
         return true;
-    for (size_t i = 0; in && in->kind == TREE_MAP && i < in->n; i++)
-        if (class_port(w->class, in->pairs[i].key->text) < 0 && !unknown_port(l, w, in->pairs[i].key))
-            return false;
+    if (!connect_names(l, w))
+        return false;
     for (size_t i = 0; i < n; i++) {
         struct place p = {.l = l, .d = d, .w = w, .port = &w->class->ports[i]};
         snprintf(p.where, sizeof p.where, "node '%s', port '%s'", w->name, p.port->name);

@@ -93,15 +93,23 @@ static bool make_param(struct loading *l, struct draft *d, struct written *w, si
     return (t->kind != TREE_SCALAR && t->kind != TREE_LIST) || value_make(l, where, p, t, &w->params[at], &ok);
 }
 
+static bool check_names(struct loading *l, const struct written *w)
+{
+    const struct tree *with = yaml_get(w->tree, "with");
+    for (size_t i = 0; with && with->kind == TREE_MAP && i < with->n; i++)
+        if (class_param(w->class, with->pairs[i].key->text) < 0 && !unknown_param(l, w, with->pairs[i].key))
+            return false;
+    return true;
+}
+
 static bool read_params(struct loading *l, struct draft *d, struct written *w)
 {
     const struct tree *with = yaml_get(w->tree, "with");
     size_t n = 0;
     if (with && with->kind == TREE_BAD)
         return true;
-    for (size_t i = 0; with && with->kind == TREE_MAP && i < with->n; i++)
-        if (class_param(w->class, with->pairs[i].key->text) < 0 && !unknown_param(l, w, with->pairs[i].key))
-            return false;
+    if (!check_names(l, w))
+        return false;
     while (w->class->params && w->class->params[n].name)
         n++;
     w->params = arena_new(l->arena, (n + 1) * sizeof *w->params, &l->fatal);
@@ -258,6 +266,25 @@ bool draft_read(struct loading *l, struct tree *graph, struct draft *d)
             continue;
         }
         if (!find_class(l, d, w) || !read_repeat(l, d, w) || !read_on(l, d, w) || (w->class && !read_params(l, d, w)))
+            return false;
+    }
+    return true;
+}
+
+bool draft_check_part(struct loading *l, struct tree *file)
+{
+    struct draft d = {0};
+    const struct tree *nodes = yaml_get(file, "nodes");
+    if (!nodes || nodes->kind != TREE_MAP)
+        return true;
+    if (!list_nodes(l, nodes, &d))
+        return false;
+    for (size_t i = 0; i < d.n_written; i++) {
+        struct written *w = &d.written[i];
+        const struct tree *type = yaml_get(w->tree, "type");
+        if (!type || type->kind != TREE_SCALAR || strstr(type->text, "$("))
+            continue; /* the base may say it */
+        if (!find_class(l, &d, w) || (w->class && (!check_names(l, w) || !connect_names(l, w))))
             return false;
     }
     return true;

@@ -29,6 +29,8 @@ struct draft {
 
 /* Fill *d from the merged tree: classes, parameters, places, rounds. */
 bool draft_read(struct loading *l, struct tree *graph, struct draft *d) ERR_CHECK;
+/* Of a file whose base could not be read: the types that it says, and the names under `with` and `in` of those nodes. */
+bool draft_check_part(struct loading *l, struct tree *file) ERR_CHECK;
 /* Make g->nodes, unrolled, without connections. *ok is false when they are too many to go on. */
 bool draft_unroll(struct loading *l, struct draft *d, struct graph *g, bool *ok) ERR_CHECK;
 /* The written node of that name, or NULL. */
@@ -39,6 +41,8 @@ const struct written *draft_find(const struct draft *d, const char *name);
 bool draft_is_misspelt(const struct tree *map, const struct tree *other, const char *key, const struct node_class *c,
                        int (*known)(const struct node_class *c, const char *key));
 
+/* connect.c: are the names under `in` ports of the node's class? */
+bool connect_names(struct loading *l, const struct written *w) ERR_CHECK;
 /* connect.c: read every `in` and connect the ports of g->nodes. */
 bool connect_nodes(struct loading *l, struct draft *d, struct graph *g) ERR_CHECK;
 /* order.c: sort g->nodes so that every node comes after its inputs, ties in the order of the text. A circle is a

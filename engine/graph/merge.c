@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/str.h"
+#include "engine/graph/draft.h"
 #include "engine/graph/shape.h"
 
 /* The files that are being read, innermost first. */
@@ -164,7 +165,7 @@ static bool read_file(struct loading *l, const char *path, const struct mark *fr
     if (has_base && !read_base(l, extends, &chain, &base))
         return false;
     if (has_base && !base)
-        return true;
+        return draft_check_part(l, file);
     *out = merge(l, base, file, MODE_FILE);
     return *out != NULL;
 }
