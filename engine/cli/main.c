@@ -41,7 +41,7 @@ static int unknown(const char *word, int argc, char **argv)
         names[i + 2] = commands[i]->name;
     const char *near = str_nearest(word, names, N_COMMANDS + 2);
     const char *what = word[0] == '-' ? "option" : "command";
-    err_set(&e, ERR_USAGE, near ? "unknown %s '%s'" : "unknown %s '%s'; 'scout --help' lists what there is", what, word);
+    err_set(&e, ERR_USAGE, "unknown %s '%s'%s", what, word, near ? "" : "; 'scout --help' lists what there is");
     err_suggest(&e, near);
     return fail(argc, argv, &e);
 }

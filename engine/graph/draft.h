@@ -29,7 +29,7 @@ struct draft {
 
 /* Fill *d from the merged tree: classes, parameters, places, rounds. */
 bool draft_read(struct loading *l, struct tree *graph, struct draft *d) ERR_CHECK;
-/* Of a file whose base could not be read: the types that it says, and the names under `with` and `in` of those nodes. */
+/* Of a file whose base could not be read: the types that it says, and the names under their `with` and `in`. */
 bool draft_check_part(struct loading *l, struct tree *file) ERR_CHECK;
 /* Make g->nodes, unrolled, without connections. *ok is false when they are too many to go on. */
 bool draft_unroll(struct loading *l, struct draft *d, struct graph *g, bool *ok) ERR_CHECK;

@@ -101,8 +101,8 @@ static bool read_name(struct loading *l, struct tree *tree, struct tree *params,
     bool is_given = name && name->kind == TREE_SCALAR && *name->text;
     if (is_given && !is_plain(name->text))
         return loading_problem(l, &name->mark, NULL,
-                               "the graph's name %s cannot be a directory's: letters, digits, '-', '_' and '.', at most "
-                               "%d, the first no '.'",
+                               "the graph's name %s cannot be a directory's: letters, digits, '-', '_' and '.', at "
+                               "most %d, the first no '.'",
                                loading_shown(name->text, shown), LOADING_NAME);
     g->name = is_given ? arena_strdup(l->arena, name->text, &l->fatal) : stem(l, l->path);
     return g->name != NULL;

@@ -85,7 +85,8 @@ const char *loading_listed(const char *prefix, const char *const *names, size_t 
     size_t at = 0;
     out[0] = '\0';
     for (size_t i = 0; i < n && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", prefix, names[i]);
+        at += (size_t)snprintf(out + at, size - at, "%s%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", prefix,
+                               names[i]);
     return out;
 }
 

@@ -192,8 +192,8 @@ static bool apply_variant(struct loading *l, struct tree **graph)
     if (!m.file || !list_keys(l, variants, &keys, &n))
         return false;
     if (!variant || variant->kind == TREE_NULL)
-        return loading_problem(l, &m, loading_nearest(l, name, keys, n), "the graph has no variant '%s': it has %s", name,
-                               n ? loading_listed("", keys, n, list, sizeof list) : "none");
+        return loading_problem(l, &m, loading_nearest(l, name, keys, n), "the graph has no variant '%s': it has %s",
+                               name, n ? loading_listed("", keys, n, list, sizeof list) : "none");
     if (variant->kind != TREE_MAP)
         return true;
     *graph = merge(l, *graph, variant, MODE_PLAIN);
@@ -236,8 +236,8 @@ static bool check_path(struct loading *l, const struct tree *graph, const char *
         return true;
     }
     return list_keys(l, map, &keys, &n_keys) &&
-           loading_problem(l, m, loading_nearest(l, parts[1], keys, n_keys), "the graph has no %s %s", is_param ? "parameter" : "node",
-                           loading_shown(parts[1], shown));
+           loading_problem(l, m, loading_nearest(l, parts[1], keys, n_keys), "the graph has no %s %s",
+                           is_param ? "parameter" : "node", loading_shown(parts[1], shown));
 }
 
 #define MOST_PARTS 8

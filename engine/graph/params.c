@@ -229,7 +229,7 @@ bool params_check(struct loading *l, struct tree *params, bool *ok)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------------------- what is used */
+/* ----------------------------------------------------------------------------------------------------- what is used */
 
 /* The names of all graph parameters, sorted, each once. */
 struct names {

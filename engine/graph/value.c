@@ -101,7 +101,8 @@ static bool check_range(struct loading *l, const struct element *x, bool *ok)
         return loading_problem(l, &x->t->mark, NULL, "%s: %s is out of range: it must be at least %s%s", x->where,
                                loading_shown(x->t->text, shown), param_bound(p, p->least, least), unit);
     return loading_problem(l, &x->t->mark, NULL, "%s: %s is out of range: it must be %s to %s%s", x->where,
-                           loading_shown(x->t->text, shown), param_bound(p, p->least, least), param_bound(p, p->most, most), unit);
+                           loading_shown(x->t->text, shown), param_bound(p, p->least, least),
+                           param_bound(p, p->most, most), unit);
 }
 
 static bool make_number(struct loading *l, struct element *x, bool *ok)
@@ -212,8 +213,8 @@ static bool within_limits(struct loading *l, const char *where, const struct tre
         l->valued += items[i]->kind == TREE_SCALAR ? strlen(items[i]->text) + 1 : 0;
     *ok = l->valued <= LOADING_ALL_TEXT;
     return *ok || was_full ||
-           loading_problem(l, &t->mark, NULL, "%s: the values of all parameters take more than %zu bytes by here", where,
-                           LOADING_ALL_TEXT);
+           loading_problem(l, &t->mark, NULL, "%s: the values of all parameters take more than %zu bytes by here",
+                           where, LOADING_ALL_TEXT);
 }
 
 /* A choice made twice is a mistake: no two elements of a menu are alike. */

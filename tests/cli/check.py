@@ -23,7 +23,8 @@ import tempfile
 
 class Case:
     def __init__(self):
-        self.files, self.command, self.code, self.out, self.err, self.out_open, self.err_open = {}, None, None, [], [], False, False
+        self.files, self.command, self.code = {}, None, None
+        self.out, self.err, self.out_open, self.err_open = [], [], False, False
 
 
 def parse(path):

@@ -18,7 +18,10 @@ GRAPH = """scout: 1
 name: g
 nodes:
   model: {type: model, with: {path: m}}
-  corpus: {type: corpus, in: {tokenizer: model}, with: {text: t.txt, window: 64, calibration: 1, selection: 1, report: 1}}
+  corpus:
+    type: corpus
+    in: {tokenizer: model}
+    with: {text: t.txt, window: 64, calibration: 1, selection: 1, report: 1}
 """
 
 
