@@ -47,7 +47,7 @@ extern const struct command command_run, command_plan, command_status, command_e
 /* The options that say what to run, shared by run, plan and explain. */
 #define CLI_GRAPH_OPTIONS \
     {"--dir", "RUN", false, "the run's directory (default: runs/<graph name>)"}, \
-    {"--store", "DIR", false, "where results are kept (default: as last time, at first RUN/store); runs may share one"}, \
+    {"--store", "DIR", false, "where results are kept (default: as last time, then RUN/store); runs may share one"}, \
     {"--set", "NAME=VALUE", true, "a graph parameter, or nodes.<node>.with.<parameter>"}, \
     {"--variant", "NAME", false, "a variant of the graph"}
 #define CLI_RUN_OPTIONS \
