@@ -143,6 +143,18 @@ class Runs(unittest.TestCase):
         self.scout("run", "g.yaml")
         self.assertEqual(self.objects(), whole)
 
+    def test_interrupted_before_the_start_there_is_a_result_line(self):
+        self.write("h.yaml", "scout: 1\nname: h\nnodes:\n  v: {type: value, with: {file: hole}}\n")
+        self.write("hole", "")
+        os.truncate(os.path.join(self.dir, "hole"), 2 << 30)  # takes a second or more to hash
+        with subprocess.Popen([SCOUT, "run", "h.yaml", "--json"], cwd=self.dir, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as p:
+            time.sleep(0.4)
+            p.send_signal(signal.SIGINT)
+            out, err = p.communicate(timeout=30)
+        self.assertEqual(p.returncode, 130, err)
+        self.assertEqual(json.loads(out.splitlines()[-1])["exit"], 130)
+
     def test_a_stray_signal_leaves_the_run_stoppable(self):
         with subprocess.Popen([SCOUT, "run", "g.yaml", "--set", "ms=200"], cwd=self.dir, stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True) as p:
