@@ -146,7 +146,7 @@ static size_t distance(const char *a, const char *b)
 const char *str_nearest(const char *name, const char *const *names, size_t n)
 {
     const char *best = NULL;
-    size_t best_distance = 0, length = strlen(name);
+    size_t best_distance = 0, length = strnlen(name, LONGEST + 1);
     for (size_t i = 0; i < n && length <= LONGEST; i++) {
         size_t other = strlen(names[i]), longer = length > other ? length : other, shorter = length + other - longer;
         size_t limit = longer / 3 < 1 ? 1 : longer / 3 > 4 ? 4 : longer / 3;

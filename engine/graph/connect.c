@@ -188,10 +188,11 @@ static bool nearest_node(const struct place *p, const char *name, const char **n
 static bool unknown_node(const struct place *p, const struct ref *r, const char *name)
 {
     char shown[64];
-    const char *near, *rest = strchr(r->text, '.');
+    const char *near, *rest;
     if (!nearest_node(p, name, &near))
         return false;
-    if (near && rest)
+    rest = near ? strchr(r->text, '.') : NULL;
+    if (rest)
         near = arena_printf(&p->l->scratch, &p->l->fatal, "%s%s", near, rest);
     return loading_problem(p->l, &r->mark, near, "%s: there is no node %s", p->where, loading_shown(name, shown));
 }
@@ -214,7 +215,7 @@ static bool read_ref(const struct place *p, const struct tree *t, struct ref *r)
     const struct written *to;
     bool ok;
     *r = (struct ref){.text = t->text, .mark = t->mark, .output = ""};
-    if (strlen(t->text) > LOADING_REFERENCE) /* no name is so long, and a parameter may be said by every node */
+    if (strnlen(t->text, LOADING_REFERENCE + 1) > LOADING_REFERENCE) /* no name is so long, and a parameter may be said by every node */
         return unknown_node(p, r, t->text);
     name = arena_strdup(&p->l->scratch, t->text, &p->l->fatal);
     if (!name)

@@ -73,7 +73,7 @@ const char *loading_nearest(const struct loading *l, const char *name, const cha
 
 const char *loading_shown(const char *text, char out[64])
 {
-    size_t n = strlen(text), kept = n <= 48 ? n : 44;
+    size_t n = strnlen(text, 64), kept = n <= 48 ? n : 44;
     while (kept < n && kept > 0 && ((unsigned char)text[kept] & 0xc0) == 0x80)
         kept--; /* not in the middle of a character */
     snprintf(out, 64, "'%.*s%s'", (int)kept, text, kept < n ? "..." : "");
