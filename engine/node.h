@@ -55,7 +55,7 @@ struct needs {
     int cores;            /* most cores it can use; 0: all */
     uint64_t memory;      /* peak bytes of host memory */
     uint64_t device_memory;
-    uint64_t disk;        /* bytes it will publish */
+    uint64_t disk;        /* bytes it will publish, without parts that are there */
 };
 
 struct node_class {
@@ -71,8 +71,9 @@ struct node_class {
     /* NULL: one core, 64 MiB. */
     bool (*needs)(struct node *n, struct needs *out, struct err *e);
     /* Of a finished object: do the things outside the store that it speaks of (an exported directory) still stand as it
-     * says? NULL: there are none. False makes the node run again. */
-    bool (*stands)(struct node *n, struct object *result);
+     * says? NULL: there are none. False makes the node run again. `quick`: look at names and sizes only (for a plan, and
+     * while others wait). */
+    bool (*stands)(struct node *n, struct object *result, bool quick);
     /* Inputs to one object. It fills node_output(n); the engine commits it when true is returned. */
     bool (*run)(struct node *n, struct err *e);
 };
@@ -127,6 +128,8 @@ struct writer *node_output(struct node *n);
 /* Parts: pieces of a result that are durable on their own, so that a killed node goes on where it was ("layer.003").
  * *out = the part if it is done, else NULL. The caller closes it. */
 bool node_part_open(struct node *n, const char *part, struct object **out, struct err *e) ERR_CHECK;
+/* Is the part there, by its header and size? For `needs`: what is there need not be written again. */
+bool node_part_exists(struct node *n, const char *part, bool *there, struct err *e) ERR_CHECK;
 /* A writer for a missing part, to be given to node_part_commit or writer_abort. */
 bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e) ERR_CHECK;
 /* writer_commit, unless a source that the node depends on has changed since it was hashed: then ERR_INPUT. Takes w. */

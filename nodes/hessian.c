@@ -37,8 +37,6 @@ static bool observe(void *context, enum unit_role role, const struct tensor *x, 
     return true;
 }
 
-static void part_name(int layer, char out[32]) { snprintf(out, 32, "layer.%03d", layer); }
-
 static double total_tokens(const struct token_set *t)
 {
     double n = 0;
@@ -86,7 +84,7 @@ static bool write_part(struct hessian *h, int layer, struct err *e)
 {
     char part[32];
     struct writer *w;
-    part_name(layer, part);
+    layer_part(layer, part);
     if (!node_part_new(h->n, part, &w, e))
         return false;
     for (int role = 0; role < LAYER_UNITS; role++)
@@ -128,7 +126,7 @@ static bool find_part(struct hessian *h, int layer, bool *found, struct err *e)
 {
     char part[32], name[600];
     struct object *o;
-    part_name(layer, part);
+    layer_part(layer, part);
     if (!node_part_open(h->n, part, &o, e))
         return false;
     *found = o != NULL;
@@ -190,7 +188,7 @@ static bool publish(struct hessian *h, struct err *e)
     char part[32], model_key[KEY_TEXT];
     key_text(&node_input(h->n, "model", 0)->key, model_key);
     for (int l = 0; l < h->model->config.layers; l++) {
-        part_name(l, part);
+        layer_part(l, part);
         if (!node_part_link(h->n, part, e))
             return false;
     }
@@ -248,8 +246,14 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
          * one matrix of sums on the host; the states of all windows. */
         *out = (struct needs){
             .memory = forward_bytes(m, mode, (int)tokens.window) + panels + 4 * most_unit + 12 * squares +
-                      8 * most_square + (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4,
-            .disk = 4 * squares * (uint64_t)m->config.layers};
+                      8 * most_square + (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4};
+        for (int layer = 0; ok && layer < m->config.layers; layer++) {
+            char part[32];
+            bool there = false;
+            layer_part(layer, part);
+            ok = node_part_exists(n, part, &there, e);
+            out->disk += there ? 0 : 4 * squares;
+        }
         tokens_fini(&tokens);
     }
     model_close(m);

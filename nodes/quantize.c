@@ -488,7 +488,7 @@ static bool assemble(struct work *w, struct err *e)
     bool ok = new_tables(w, w->model->n_matrices, w->model->n_units, e);
     for (int layer = 0; ok && layer < w->n_layers; layer++) {
         char name[32];
-        snprintf(name, sizeof name, "layer.%03d", layer);
+        layer_part(layer, name);
         struct object *part = NULL;
         ok = select_layer(w, layer, e) && node_part_open(w->node, name, &part, e);
         if (ok && !part)
@@ -528,7 +528,7 @@ static bool run(struct node *n, struct err *e)
     bool ok = open_work(&w, n, e);
     for (int layer = 0; ok && layer < w.n_layers; layer++) {
         char name[32];
-        snprintf(name, sizeof name, "layer.%03d", layer);
+        layer_part(layer, name);
         struct object *part = NULL;
         node_progress(n, layer, w.n_layers, "layer");
         if (node_stopping(n))
@@ -565,20 +565,25 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (!open_work(&w, n, e))
         return false;
     uint64_t layer_bytes = 0, most_layer = 0, most_unit = 0;
-    for (int u = 0; u < w.model->n_units; u++) {
+    bool there = false, ok = true;
+    for (int u = 0; ok && u < w.model->n_units; u++) {
         const struct unit *unit = &w.model->units[u];
+        char part[32];
+        layer_part(unit->layer, part);
+        if (u == 0 || unit->layer != w.model->units[u - 1].layer)
+            ok = node_part_exists(n, part, &there, e);
         uint64_t k = (uint64_t)unit->k, bytes = packed_bytes(&w, unit);
         uint64_t own = (unit->parameters + LOSS_ROWS * k + (w.hessian ? k * k : 0)) * sizeof(float);
         own += loss_bytes(unit->k, w.hessian);
         layer_bytes = bytes + (u > 0 && w.model->units[u - 1].layer == unit->layer ? layer_bytes : 0);
         most_unit = own > most_unit ? own : most_unit;
         most_layer = layer_bytes > most_layer ? layer_bytes : most_layer;
-        out->disk += bytes;
+        out->disk += there ? 0 : bytes;
     }
     out->cores = 0;
     out->memory = most_layer + most_unit + (32u << 20);
     model_close(w.model);
-    return true;
+    return ok;
 }
 
 /* Output losses come from the kernels' fp32 product. */

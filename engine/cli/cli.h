@@ -56,6 +56,6 @@ extern const struct command command_run, command_plan, command_status, command_e
     {"--device", "DEVICE", false, "auto, cpu, cuda or cuda:N"}, \
     {"--jobs", "N", false, "most nodes at once (default: the number of cores)"}, \
     {"--threads", "N", false, "cores to use (default: all)"}, \
-    {"--memory", "SIZE", false, "memory that running nodes may use together (default: the machine's)"}
+    {"--memory", "SIZE", false, "memory that running nodes may use together (default: nine tenths of the machine's)"}
 
 #endif

@@ -15,6 +15,13 @@ static int exit_code(const struct run_summary *s)
     return s->resource ? CLI_RESOURCE : CLI_FAILED;
 }
 
+/* Times and figures of what this run made; `scout status` has those of reused results too. */
+static void print_view(const struct run_view *v, int width)
+{
+    bool reused = strcmp(v->state, "reused") == 0;
+    cli_print_node(width, v->name, v->state, reused ? NAN : v->seconds, v->stats, reused ? 0 : v->n_stats, NULL);
+}
+
 static void print_table(const struct run *r)
 {
     struct run_view v;
@@ -28,7 +35,7 @@ static void print_table(const struct run *r)
     for (size_t i = 0; i < run_count(r); i++) {
         run_view(r, i, &v);
         if (v.needed)
-            cli_print_node(width, v.name, v.state, v.seconds, v.stats, v.n_stats, NULL);
+            print_view(&v, width);
     }
 }
 

@@ -390,6 +390,15 @@ bool node_part_open(struct node *n, const char *part, struct object **out, struc
     return node_part_key(&n->key, part, &key, e) && object_open(out, n->run->store, &key, e);
 }
 
+bool node_part_exists(struct node *n, const char *part, bool *there, struct err *e)
+{
+    struct key key;
+    if (!node_part_key(&n->key, part, &key, e))
+        return false;
+    *there = object_exists(n->run->store, &key);
+    return true;
+}
+
 bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e)
 {
     struct key key;

@@ -286,7 +286,7 @@ bool plan_keys(struct run *r, struct err *e)
 
 /* ----------------------------------------------------------------------------------------------------------- states */
 
-bool plan_object_stands(struct run *r, struct node *n, bool verify, const char **why, struct err *e)
+bool plan_object_stands(struct run *r, struct node *n, bool verify, bool quick, const char **why, struct err *e)
 {
     const char *reason = "no result yet";
     bool found = false;
@@ -306,7 +306,7 @@ bool plan_object_stands(struct run *r, struct node *n, bool verify, const char *
             return false;
         } else if (!found) {
             reason = "a part of its result is missing";
-        } else if (n->def->class->stands && !n->def->class->stands(n, o)) {
+        } else if (n->def->class->stands && !n->def->class->stands(n, o, quick)) {
             reason = "what it wrote outside the store is no longer as it was";
             found = false;
         }
@@ -334,7 +334,7 @@ bool plan_resolve(struct run *r, int from, bool verify, struct err *e)
         if (!n->wanted || (n->state != STATE_UNKNOWN && n->state != STATE_UNNEEDED))
             continue;
         if (n->has_key || !r->store) {
-            if (!plan_object_stands(r, n, verify && n->target, &n->reason, e))
+            if (!plan_object_stands(r, n, verify && n->target, !verify, &n->reason, e))
                 return false;
         }
         if (n->state != STATE_REUSED)

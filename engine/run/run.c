@@ -237,7 +237,7 @@ static bool say_machine(struct run *r, struct err *e)
     if (!place_new(&r->place, r->options.topology, r->options.threads, e))
         return false;
     if (r->options.memory == 0 && place_memory(r->place) > 0)
-        r->memory_total = place_memory(r->place);
+        r->memory_total = place_memory(r->place) / 10 * 9; /* the rest is the system's, and what needs are off by */
     r->machine = arena_printf(&r->arena, e, "%s; kernels %s", place_text(r->place), kernels);
     char *line = arena_printf(&r->arena, e, "graph %s, run %s, store %s", r->graph->name, r->dir, r->store_path);
     char *machine = arena_printf(&r->arena, e, "machine: %s; nodes may use %s of memory together",
@@ -267,6 +267,32 @@ static void sum_up(const struct run *r, struct run_summary *s)
     s->stopped = atomic_load(&r->stopping) && s->interrupted + s->waiting > 0;
 }
 
+/* Times and figures of reused results are those of the run that made them, as the last index has them. */
+static void carry_over(struct run *r)
+{
+    struct arena arena = {0};
+    struct index_run run;
+    struct index_node *old;
+    struct err ignored;
+    size_t n;
+    if (!index_read(r->dir, &run, &old, &n, &arena, &ignored))
+        n = 0; /* none, or damaged: it is derived */
+    pthread_mutex_lock(&r->lock);
+    for (size_t i = 0; i < n; i++) {
+        int at = graph_find(r->graph, old[i].name);
+        struct node *x = at < 0 ? NULL : &r->nodes[at];
+        if (!x || x->state != STATE_REUSED || !old[i].has_key || !key_equal(&old[i].key, &x->key))
+            continue;
+        if (old[i].n_stats && mem_new(&x->stats, old[i].n_stats, NULL)) {
+            memcpy(x->stats, old[i].stats, old[i].n_stats * sizeof *x->stats);
+            x->n_stats = old[i].n_stats;
+        }
+        x->seconds = old[i].seconds;
+    }
+    pthread_mutex_unlock(&r->lock);
+    arena_free(&arena);
+}
+
 static void report_reused(struct run *r)
 {
     pthread_mutex_lock(&r->lock);
@@ -274,6 +300,7 @@ static void report_reused(struct run *r)
         if (r->nodes[i].state == STATE_REUSED)
             report_state(&r->nodes[i]);
     pthread_mutex_unlock(&r->lock);
+    carry_over(r);
     report_index(r); /* before `planned`, from when on the report's thread writes it too */
     pthread_mutex_lock(&r->lock);
     r->planned = true;

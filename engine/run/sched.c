@@ -201,11 +201,26 @@ static int jobs_most(const struct run *r)
     return r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
 }
 
-static bool fits_now(const struct run *r, const struct node *n)
+/* A node that can use all cores keeps for its whole life what it is given, so it waits for most of them while something
+ * runs: a short neighbour must not leave a measurement of hours on one core. */
+static bool has_cores(const struct run *r, const struct node *n)
 {
     int cores = cores_wanted(n, place_units(r->place)), unused = place_unused(r->place);
-    return r->n_running < (size_t)jobs_most(r) && unused >= (cores > 0 ? cores : 1) &&
-           n->memory <= r->memory_total - r->memory_used;
+    return cores > 0 ? unused >= cores : unused > 0 && (2 * unused > place_units(r->place) || r->n_running == 0);
+}
+
+/* What running nodes will still write counts as written; a node alone was found to fit when it asked. */
+static bool has_disk(const struct run *r, const struct node *n)
+{
+    uint64_t available = n->needs.disk > 0 && r->n_running > 0 ? disk_free(r) : UINT64_MAX;
+    return available == UINT64_MAX || (available > DISK_SPARE + r->disk_used &&
+                                       n->needs.disk <= available - DISK_SPARE - r->disk_used);
+}
+
+static bool fits_now(const struct run *r, const struct node *n)
+{
+    return r->n_running < (size_t)jobs_most(r) && has_cores(r, n) &&
+           n->memory <= r->memory_total - r->memory_used && has_disk(r, n);
 }
 
 static void drop_asking(struct run *r, size_t i)
@@ -225,8 +240,10 @@ static bool admit(struct run *r, size_t at, struct err *e)
         return false;
     n->cores = cores;
     r->memory_used += n->memory;
+    r->disk_used += n->needs.disk;
     r->n_running++;
     n->admitted = true;
+    n->n_stats = 0; /* of a result that is remade */
     n->began = report_clock();
     n->state = STATE_RUNNING;
     drop_asking(r, at);
@@ -348,6 +365,7 @@ static void give_back(struct run *r, struct node *n)
         place_give(r->place, n->set);
         n->set = NULL;
         r->memory_used -= n->memory;
+        r->disk_used -= n->needs.disk;
         r->n_running--;
     }
     n->admitted = n->dismissed = false;
@@ -416,7 +434,7 @@ static bool next_to_start(struct run *r, struct node **out, struct err *e)
                 return false;
             continue;
         }
-        if (!plan_object_stands(r, n, false, NULL, e))
+        if (!plan_object_stands(r, n, false, true, NULL, e))
             return false;
         if (n->state != STATE_REUSED) {
             *out = n;

@@ -116,7 +116,7 @@ struct run {
     size_t n_deferred, deferred_capacity;
     struct node *finished;      /* threads to join */
     size_t n_threads, n_running;
-    uint64_t memory_used;
+    uint64_t memory_used, disk_used; /* declared by running nodes */
     bool index_dirty, index_warned;
 };
 
@@ -146,7 +146,8 @@ bool plan_states(struct run *r, struct err *e) ERR_CHECK;
 /* Resolve wanted nodes in STATE_UNKNOWN from index `from` down, and count the missing inputs anew. */
 bool plan_resolve(struct run *r, int from, bool verify, struct err *e) ERR_CHECK;
 /* Is the object of `n` there with all of its parts? *why (may be NULL) says what is not. */
-bool plan_object_stands(struct run *r, struct node *n, bool verify, const char **why, struct err *e) ERR_CHECK;
+bool plan_object_stands(struct run *r, struct node *n, bool verify, bool quick, const char **why,
+                        struct err *e) ERR_CHECK;
 
 /* sched.c */
 bool sched_run(struct run *r, struct err *e) ERR_CHECK;

@@ -4,6 +4,8 @@
  * and checks headers only; weights are read with pread when asked for (never mapped, so a truncated file is an error
  * and not a signal). The same type opens a compressed-tensors directory that scout exported: then matrices have stored
  * formats. Immutable once open; every function may be called from any thread. */
+#include <stdio.h>
+
 #include "engine/node.h"
 #include "nodes/format/format.h"
 #include "nodes/model/safetensors.h"
@@ -70,6 +72,8 @@ bool model_read_rendering(const struct model *m, int matrix, struct rendering *o
 void rendering_free(struct rendering *r);
 /* input_global_scale of a unit in a compressed directory. */
 bool model_input_scale(const struct model *m, int unit, float *out, struct err *e) ERR_CHECK;
+/* What nodes call the part of their result that is about one layer. */
+static inline void layer_part(int layer, char out[32]) { snprintf(out, 32, "layer.%03d", layer); }
 /* Total elements of all matrices: the denominator of bpp. */
 uint64_t model_unit_parameters(const struct model *m);
 /* Elements of everything that the model computes with: units, embedding, head if it is not tied, norms, biases. */

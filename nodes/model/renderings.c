@@ -111,7 +111,7 @@ void renderings_close(struct renderings *r)
 static bool open_part(struct renderings *r, int layer, struct object **out, struct err *e)
 {
     char name[32];
-    snprintf(name, sizeof name, "layer.%03d", layer);
+    layer_part(layer, name);
     pthread_mutex_lock(&r->lock);
     bool ok = r->parts[layer] || object_part(r->store, r->object, name, &r->parts[layer], e);
     *out = r->parts[layer];

@@ -189,6 +189,17 @@ bool node_part_open(struct node *n, const char *part, struct object **out, struc
     return true;
 }
 
+bool node_part_exists(struct node *n, const char *part, bool *there, struct err *e)
+{
+    struct object *o;
+    if (!node_part_open(n, part, &o, e))
+        return false;
+    n->parts_found -= o != NULL; /* asked is not used */
+    *there = o != NULL;
+    object_close(o);
+    return true;
+}
+
 bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e)
 {
     struct key key;

@@ -46,9 +46,10 @@ def objects(store):
 
 
 def stat(run, name):
-    """Sum of a statistic over the nodes of a run."""
+    """Sum of a statistic over the nodes that the last run made (those of reused ones are of the run that made them)."""
     with h5py.File(f"{run}/run.h5", "r") as f:
-        return sum(float(n.attrs[f"stat.{name}"]) for n in f["nodes"].values() if f"stat.{name}" in n.attrs)
+        made = [n for n in f["nodes"].values() if n.attrs["state"] in ("done", b"done")]
+        return sum(float(n.attrs[f"stat.{name}"]) for n in made if f"stat.{name}" in n.attrs)
 
 
 def states(run):
@@ -124,6 +125,9 @@ def main():
         events = [json.loads(line) for line in text.splitlines()]
         if not events or set(states(a).values()) - {"reused", "waiting"} or stat(a, "rows_measured"):
             sys.exit(f"the second run did work: {states(a)}")
+        with h5py.File(f"{a}/run.h5", "r") as f:
+            if f["nodes/measure.1"].attrs["stat.rows_measured"] <= 0 or not f["nodes/polish"].attrs["seconds"] > 0:
+                sys.exit("the times and figures of reused results are gone from run.h5")
         must([scout, "check", a])
 
         b = f"{folder}/b"
