@@ -27,6 +27,9 @@ static struct lanes clamp(struct lanes x, float most)
 static struct lanes round_e4m3(struct lanes x) { return round_float(clamp(x, 448.0f), 0x1p-6f, 0x1.8p20f); }
 static struct lanes round_e2m1(struct lanes x) { return round_float(clamp(x, 6.0f), 1.0f, 0x1.8p22f); }
 
+/* y, but NaN where x is not finite: rounding would hide that, and what comes of it must be seen as an error. */
+static struct lanes nan_unless_finite(struct lanes x, struct lanes y) { return lanes_or(y, lanes_sub(x, x)); }
+
 static struct lanes load_mode(const float *x, int64_t n, bool bf16)
 {
     struct lanes v = lanes_load_upto(x, n, 0.0f);
@@ -43,7 +46,7 @@ static void fp8_row(const float *x, int64_t k, bool bf16, float *y)
     struct lanes s = lanes_all(scale > least ? scale : least);
     for (int64_t i = 0; i < k; i += LANES) {
         struct lanes v = load_mode(x + i, k - i, bf16);
-        lanes_store_upto(y + i, lanes_mul(round_e4m3(lanes_div(v, s)), s), k - i);
+        lanes_store_upto(y + i, nan_unless_finite(v, lanes_mul(round_e4m3(lanes_div(v, s)), s)), k - i);
     }
 }
 
@@ -58,7 +61,7 @@ static void nvfp4_row(const float *x, int64_t k, float gs, bool bf16, float *y)
         struct lanes bs = round_e4m3(lanes_div(lanes_mul(g, most), lanes_all(6.0f)));
         struct lanes code = round_e2m1(lanes_mul(v, lanes_div(g, bs)));
         struct lanes back = lanes_div(lanes_mul(code, bs), g);
-        lanes_store(y + i, lanes_if_less(zero, bs, back, zero));
+        lanes_store(y + i, nan_unless_finite(v, lanes_if_less(zero, bs, back, zero)));
     }
 }
 

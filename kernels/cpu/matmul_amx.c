@@ -66,15 +66,10 @@ static void step(const char *a, const uint16_t *b0, const uint16_t *b1)
     amx_dp(3, 5, 7);
 }
 
-static void micro(const struct matmul_tile *s)
+static void multiply(const struct matmul_tile *s, struct corner y)
 {
-    _Alignas(64) float buffer[32 * 32] = {0};
-    bool whole = s->rows == 32 && s->columns == 32;
-    struct corner y = whole ? (struct corner){s->y, s->ldy} : (struct corner){buffer, 32};
     const char *a = s->a;
     const uint16_t *b0 = s->b, *b1 = b0 + (s->columns > 16 ? s->b_stride : 0);
-    if (!whole && !s->first)
-        buffer_in(s, buffer);
     load_y(y, s->first);
     int64_t k = 0;
     for (; k + 32 <= s->k; k += 32)
@@ -86,8 +81,24 @@ static void micro(const struct matmul_tile *s)
         step(a + k * 2, t0, t1);
     }
     store_y(y);
-    if (!whole)
-        buffer_out(s, buffer);
+}
+
+/* At the edge of y the tile goes through a buffer. On its own, since whole tiles need not pay for clearing it. */
+static __attribute__((noinline)) void multiply_edge(const struct matmul_tile *s)
+{
+    _Alignas(64) float buffer[32 * 32] = {0};
+    if (!s->first)
+        buffer_in(s, buffer);
+    multiply(s, (struct corner){buffer, 32});
+    buffer_out(s, buffer);
+}
+
+static void micro(const struct matmul_tile *s)
+{
+    if (s->rows == 32 && s->columns == 32)
+        multiply(s, (struct corner){s->y, s->ldy});
+    else
+        multiply_edge(s);
 }
 
 static const struct matmul_kernel kernel_bf16 = {.input = MATMUL_BF16, .rows = 32, .panels = 2, .align = 32,

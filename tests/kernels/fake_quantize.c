@@ -220,9 +220,38 @@ static void wrong_arguments_are_reported(void **state)
     assert_err(k->fake_quantize(&q, &even, ACT_NONE, 0.0f, DTYPE_F32, &odd, &e), e, ERR_BUG, "'y'");
 }
 
+/* What is not finite stays not finite, in every lane and mode: rounding must not hide an overflow. Its finite neighbours
+ * may come out as anything. */
+static void what_is_not_finite_is_not_hidden(void **state)
+{
+    (void)state;
+    enum { N = 48 };
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const struct kernels *k[8];
+    size_t n_variants = variants(k);
+    struct err e = {0};
+    for (size_t v = 0; v < n_variants; v++)
+        for (int lane = 0; lane < N; lane++)
+            for (size_t b = 0; b < COUNT(bad); b++)
+                for (int c = 0; c < 4; c++) {
+                    float *x = numbers(N, RANDOM, 3), y[N];
+                    struct queue q = variant_queue(k[v], 1);
+                    struct tensor in = tensor_matrix(x, DTYPE_F32, 1, N), out = tensor_matrix(y, DTYPE_F32, 1, N);
+                    enum act_rule rule = c & 1 ? ACT_NVFP4 : ACT_FP8_TOKEN;
+                    x[lane] = bad[b];
+                    assert_ok(k[v]->fake_quantize(&q, &in, rule, rule == ACT_NVFP4 ? 100.0f : 0.0f,
+                                                  c & 2 ? DTYPE_BF16 : DTYPE_F32, &out, &e), e);
+                    if (isfinite(y[lane]))
+                        fail_msg("%s, rule %d, lane %d: %g became %g", k[v]->name, (int)rule, lane, (double)bad[b],
+                                 (double)y[lane]);
+                    free(x);
+                }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_not_finite_is_not_hidden),
         cmocka_unit_test(e4m3_is_right_for_every_bf16_number_and_every_tie),
         cmocka_unit_test(e2m1_is_right_for_every_bf16_number_and_every_tie),
         cmocka_unit_test(every_length_mode_and_kind_follows_the_rules),
