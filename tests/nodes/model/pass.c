@@ -168,6 +168,44 @@ static void assert_same(const struct results *a, const struct results *b, const 
                          a->row[c][w].kl_sum);
 }
 
+/* A base, then candidates that leave it at later and later layers: each starts from the state that the one before it
+ * left there, and the last has only the last layer to do. */
+static void check_chain(struct fixture *x)
+{
+    struct err e;
+    int layers = x->model->config.layers;
+    struct pass p = pass_of(x);
+    size_t units = (size_t)x->model->n_units;
+    uint8_t *chain[2] = {malloc(units), malloc(units)};
+    assert_ok(replay_new(&p.replay, &x->q, 1 << 26, &e), e);
+    for (int layer = 1; layer < layers; layer++) {
+        memcpy(chain[0], x->assignment[0], units);
+        memcpy(chain[1], x->assignment[0], units);
+        chain[1][layer * LAYER_UNITS] = 1; /* the base and its flip share all before `layer` */
+        struct results *replayed = new_results(), *whole = new_results();
+        static const uint32_t all[WINDOWS] = {0, 1, 2};
+        uint64_t before = p.layer_forwards;
+        assert_ok(pass_run(&p, (const uint8_t *const *)chain, 2, all, WINDOWS, take, replayed, &e), e);
+        uint64_t done = p.layer_forwards - before;
+        struct pass q = pass_of(x);
+        q.share = false;
+        assert_ok(pass_run(&q, (const uint8_t *const *)chain, 2, all, WINDOWS, take, whole, &e), e);
+        for (int c = 0; c < 2; c++)
+            for (int w = 0; w < WINDOWS; w++)
+                assert_memory_equal(&whole->row[c][w], &replayed->row[c][w], sizeof whole->row[c][w]);
+        /* From the state before layer - 1 (kept by the round before): one layer together, the rest apart. */
+        uint64_t most = (uint64_t)WINDOWS * (uint64_t)(layer == 1 ? 1 + 2 * (layers - 1) : 1 + 2 * (layers - layer));
+        if (done > most)
+            fail_msg("leaving at layer %d took %llu layer-forwards, at most %llu expected", layer,
+                     (unsigned long long)done, (unsigned long long)most);
+        free(replayed);
+        free(whole);
+    }
+    replay_free(p.replay);
+    free(chain[0]);
+    free(chain[1]);
+}
+
 static void check_mode(enum dtype mode)
 {
     struct fixture x;
@@ -198,15 +236,33 @@ static void check_mode(enum dtype mode)
             run(&p, &x, other, c, 1, w, 1);
     assert_same(full, other, "alone, window by window");
 
-    memset(other, 0, sizeof *other);
-    p = pass_of(&x);
-    assert_ok(replay_new(&p.replay, &x.q, 1 << 22, &e), e);
-    for (int round = 0; round < 2; round++)
-        for (size_t c = 0; c < CANDIDATES; c += 10)
-            run(&p, &x, other, c, 10, 0, WINDOWS);
-    assert_true(p.layer_forwards < p.layer_forwards_naive);
-    assert_same(full, other, "replayed from the cache");
-    replay_free(p.replay);
+    /* Batch after batch: without a cache nothing is kept from one to the next, with a large one much is, and one that
+     * must drop states gives the same bits. */
+    static const struct {
+        uint64_t bytes;
+        int keep_every;
+        bool saves;
+    } caches[] = {{0, 1, false}, {1 << 22, 1, false}, {1 << 26, 1, true}, {1 << 26, 2, true}};
+    uint64_t alone = 0;
+    for (size_t i = 0; i < COUNT(caches); i++) {
+        memset(other, 0, sizeof *other);
+        p = pass_of(&x);
+        p.keep_every = caches[i].keep_every;
+        if (caches[i].bytes)
+            assert_ok(replay_new(&p.replay, &x.q, caches[i].bytes, &e), e);
+        for (int round = 0; round < 2; round++)
+            for (size_t c = 0; c < CANDIDATES; c += 10)
+                run(&p, &x, other, c, 10, 0, WINDOWS);
+        assert_same(full, other, "replayed from the cache");
+        alone = i == 0 ? p.layer_forwards : alone;
+        if (caches[i].saves && p.layer_forwards >= alone)
+            fail_msg("a cache of %llu bytes left %llu of %llu layer-forwards", (unsigned long long)caches[i].bytes,
+                     (unsigned long long)p.layer_forwards, (unsigned long long)alone);
+        assert_true(p.layer_forwards <= alone);
+        replay_free(p.replay);
+    }
+
+    check_chain(&x);
 
     memset(other, 0, sizeof *other);
     x.q.threads = 2;
