@@ -38,6 +38,13 @@ void fake_node_connect(struct node *n, const char *port, const char *type, struc
     n->n_inputs++;
 }
 
+void fake_node_connect_output(struct node *n, const char *port, const char *type, const char *output,
+                              struct object *object)
+{
+    fake_node_connect(n, port, type, object, NULL);
+    n->inputs[n->n_inputs - 1].input.output = output;
+}
+
 struct object *fake_node_run(struct node *n, struct err *e)
 {
     struct object *out = NULL;
@@ -50,6 +57,15 @@ struct object *fake_node_run(struct node *n, struct err *e)
         fail_msg("%s", e->text);
     assert_non_null(out);
     return out;
+}
+
+double fake_node_stat(const struct node *n, const char *name)
+{
+    for (size_t i = 0; i < n->n_stats; i++)
+        if (strcmp(n->stats[i].name, name) == 0)
+            return n->stats[i].value;
+    fail_msg("%s told no figure '%s'", n->class->name, name);
+    return 0.0;
 }
 
 void fake_node_fini(struct node *n)
@@ -165,7 +181,7 @@ bool node_input_path(const struct node *n, const char *port, size_t i, const cha
 }
 
 const struct key *node_key(const struct node *n) { return &n->key; }
-const char *node_numerics(const struct node *n) { (void)n; return ""; }
+const char *node_numerics(const struct node *n) { return n->numerics ? n->numerics : ""; }
 const char *node_run_dir(const struct node *n) { return n->run_dir; }
 struct store *node_store(const struct node *n) { return n->store; }
 struct writer *node_output(struct node *n) { return n->output; }
@@ -243,7 +259,13 @@ const struct kernels *node_kernels(const struct node *n) { return n->queue.k; }
 struct queue *node_queue(struct node *n) { return &n->queue; }
 int node_threads(const struct node *n) { return n->threads; }
 uint64_t node_memory(const struct node *n) { (void)n; return 1u << 30; }
-bool node_stopping(const struct node *n) { return n->stop_after > 0 && n->parts_made >= n->stop_after; }
+bool node_stopping(const struct node *n)
+{
+    if (n->asks && *n->asks > 0)
+        return --*n->asks, false;
+    return n->asks || (n->stop_after > 0 && n->parts_made >= n->stop_after);
+}
+
 bool node_stopped(struct err *e) { return err_set(e, ERR_STOPPED, "interrupted"); }
 void node_progress(struct node *n, double done, double total, const char *unit)
 {
@@ -254,16 +276,19 @@ void node_progress(struct node *n, double done, double total, const char *unit)
 void node_log(struct node *n, const char *format, ...) { (void)n; (void)format; }
 void node_stat(struct node *n, const char *name, double stat, const char *unit)
 {
-    (void)n;
-    (void)name;
-    (void)stat;
+    size_t i = 0;
     (void)unit;
+    while (i < n->n_stats && strcmp(n->stats[i].name, name) != 0)
+        i++;
+    assert_true(i < FAKE_MOST);
+    n->n_stats += i == n->n_stats;
+    snprintf(n->stats[i].name, sizeof n->stats[i].name, "%s", name);
+    n->stats[i].value = stat;
 }
 void node_live(struct node *n, const struct key *ledger, struct ledger *l)
 {
-    (void)n;
     (void)ledger;
-    (void)l;
+    n->ledger = l;
 }
 
 /* -------------------------------------------------------------------------------------------------------- a hessian */
@@ -316,4 +341,73 @@ struct object *fake_hessian(struct store *s, const struct model *m)
     assert_ok(object_open(&o, s, &n.key, &e) && o, e);
     fake_node_fini(&n);
     return o;
+}
+
+/* -------------------------------------------------------------------------------------------- a model and a corpus */
+
+/* A fresh object under the key of `seed`. */
+static struct writer *begin(struct store *s, const char *type, const char *seed, struct key *key)
+{
+    struct err e;
+    struct writer *w = NULL;
+    assert_ok(key_of_bytes(seed, strlen(seed), key, &e) && writer_new(&w, s, key, type, &e), e);
+    return w;
+}
+
+static struct object *publish(struct store *s, struct writer *w, const struct key *key)
+{
+    struct err e;
+    struct object *o = NULL;
+    assert_ok(writer_commit(w, &e) && object_open(&o, s, key, &e) && o, e);
+    return o;
+}
+
+struct object *fake_model(struct store *s, const char *path)
+{
+    static const char *const names[] = {"model.norm.weight"}, *const digests[] = {"00ff"};
+    struct err e;
+    struct key key;
+    struct writer *w = begin(s, "model", path, &key);
+    assert_ok(writer_add_strings(w, "tensors/name", names, 1, "tensor", "names", &e) &&
+              writer_add_strings(w, "tensors/digest", digests, 1, "tensor", "digests", &e), e);
+    return publish(s, w, &key);
+}
+
+void fake_tokens(struct token_set *out, uint32_t n, uint32_t window, int vocab)
+{
+    struct err e;
+    uint32_t x = 1;
+    *out = (struct token_set){.n = n, .window = window};
+    assert_true(4 * n < window);
+    assert_ok(mem_new(&out->ids, (size_t)n * window, &e) && mem_new(&out->length, n, &e) &&
+              mem_new(&out->document, n, &e), e);
+    for (uint32_t w = 0; w < n; w++) {
+        out->length[w] = (int32_t)(window - 4 * w);
+        out->document[w] = w / 2;
+        for (int32_t t = 0; t < out->length[w]; t++) {
+            x = x * 1664525u + 1013904223u;
+            out->ids[w * window + (uint32_t)t] = (int32_t)((x >> 8) % (uint32_t)vocab);
+        }
+    }
+}
+
+struct object *fake_corpus(struct store *s, const char *output, const struct token_set *t)
+{
+    struct err e;
+    struct key key;
+    struct writer *w = begin(s, "corpus", output, &key);
+    char name[96];
+    snprintf(name, sizeof name, "%s/tokens", output);
+    struct dataset d = {.name = name, .dtype = DTYPE_I32, .rank = 2, .shape = {t->n, t->window}, .unit = "1",
+                        .axes = "window, position", .description = "token ids"};
+    assert_ok(writer_add(w, &d, t->ids, &e), e);
+    snprintf(name, sizeof name, "%s/length", output);
+    d = (struct dataset){.name = name, .dtype = DTYPE_I32, .rank = 1, .shape = {t->n}, .unit = "token",
+                         .axes = "window", .description = "real tokens"};
+    assert_ok(writer_add(w, &d, t->length, &e), e);
+    snprintf(name, sizeof name, "%s/document", output);
+    d.dtype = DTYPE_U32;
+    d.unit = "1";
+    assert_ok(writer_add(w, &d, t->document, &e), e);
+    return publish(s, w, &key);
 }
