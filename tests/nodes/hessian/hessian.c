@@ -1,0 +1,290 @@
+/* The node type hessian: its moments are sums over real tokens only, and a killed run goes on to the same bytes. The
+ * sums are made again here, each window alone at its own length, so that there is no padding to leave out. */
+#include <math.h>
+
+#include "nodes/model/forward.h"
+#include "tests/check.h"
+#include "tests/nodes/fake_node.h"
+
+extern const struct node_class node_hessian;
+
+#define WINDOWS 3
+#define WINDOW 24
+/* Of the geometric mean of the two diagonals: 24 products in one chain of f32 are off by at most 24 * 2^-24. */
+#define TOLERANCE 1.5e-6
+
+struct world {
+    char folder[256], source[512];
+    struct store *store;
+    struct model *model;
+    struct token_set tokens;
+    struct object *info, *corpus;
+};
+
+/* A pair of worlds shares nothing but its keys. */
+static void world_open(struct world *w)
+{
+    struct err e;
+    char path[300];
+    *w = (struct world){0};
+    check_dir_make(w->folder);
+    snprintf(path, sizeof path, "%s/store", w->folder);
+    snprintf(w->source, sizeof w->source, "%s/data/models/stories260k", check_root());
+    assert_ok(store_open(&w->store, path, &e) && model_open(&w->model, w->source, &e), e);
+    fake_tokens(&w->tokens, WINDOWS, WINDOW, w->model->config.vocab);
+    w->info = fake_model(w->store, w->source);
+    w->corpus = fake_corpus(w->store, "calibration", &w->tokens);
+}
+
+static void world_close(struct world *w)
+{
+    object_close(w->corpus);
+    object_close(w->info);
+    tokens_fini(&w->tokens);
+    model_close(w->model);
+    store_close(w->store);
+    check_dir_remove(w->folder);
+}
+
+static void make_node(struct world *w, struct node *n)
+{
+    fake_node_init(n, &node_hessian, w->store, "hessian");
+    fake_node_connect(n, "model", "model", w->info, w->source);
+    fake_node_connect_output(n, "tokens", "corpus", "calibration", w->corpus);
+}
+
+static struct object *run(struct world *w)
+{
+    struct err e;
+    struct node n;
+    make_node(w, &n);
+    struct object *o = fake_node_run(&n, &e);
+    if (!o)
+        fail_msg("%s", e.text);
+    fake_node_fini(&n);
+    return o;
+}
+
+/* The moment and the maximum of a unit, from its layer's part. */
+static float *read_unit(struct world *w, struct object *o, int unit, float *amax)
+{
+    struct err e;
+    struct object *part;
+    char name[600];
+    float *moment;
+    uint64_t n;
+    layer_part(w->model->units[unit].layer, name);
+    assert_ok(object_part(w->store, o, name, &part, &e), e);
+    snprintf(name, sizeof name, "%s/second_moment", w->model->units[unit].name);
+    assert_ok(object_load(part, name, DTYPE_F32, &moment, &n, &e), e);
+    assert_int_equal(n, w->model->units[unit].k * w->model->units[unit].k);
+    snprintf(name, sizeof name, "%s/amax", w->model->units[unit].name);
+    assert_ok(object_read(part, name, DTYPE_F32, 0, 1, amax, &e), e);
+    object_close(part);
+    return moment;
+}
+
+/* ----------------------------------------------------------------------------------------------------- by brute force */
+
+struct sums {
+    struct model *model;
+    double **sum; /* [unit] [k, k] */
+    float *amax;  /* [unit] */
+    int layer;
+};
+
+static void add_row(double *sum, float *amax, const float *x, int64_t k)
+{
+    for (int64_t i = 0; i < k; i++) {
+        *amax = fabsf(x[i]) > *amax ? fabsf(x[i]) : *amax;
+        for (int64_t j = 0; j < k; j++)
+            sum[i * k + j] += (double)x[i] * (double)x[j];
+    }
+}
+
+static bool observe(void *context, enum unit_role role, const struct tensor *x, struct err *e)
+{
+    struct sums *s = context;
+    int unit = s->layer * LAYER_UNITS + (int)role;
+    int64_t k = s->model->units[unit].k;
+    (void)e;
+    assert_int_equal(x->shape[1], k);
+    for (int64_t t = 0; t < x->shape[0]; t++)
+        add_row(s->sum[unit], &s->amax[unit], (const float *)x->data + t * k, k);
+    return true;
+}
+
+static void add_window(struct world *w, struct queue *q, struct sums *s, uint32_t window)
+{
+    struct err e;
+    struct forward f;
+    struct tensor x = {0};
+    int64_t shape[2] = {w->tokens.length[window], w->model->config.hidden};
+    assert_ok(forward_open(&f, w->model, q, DTYPE_F32, w->tokens.length[window], &e), e);
+    assert_ok(q->k->tensor_new(q, &x, DTYPE_F32, 2, shape, &e), e);
+    assert_ok(forward_embed(&f, w->tokens.ids + window * WINDOW, &x, &e), e);
+    for (s->layer = 0; s->layer < w->model->config.layers; s->layer++) {
+        struct unit_weights weights[LAYER_UNITS] = {0};
+        for (int u = 0; u < LAYER_UNITS; u++)
+            assert_ok(weights_stored(q, w->model, s->layer * LAYER_UNITS + u, DTYPE_F32, &weights[u], &e), e);
+        assert_ok(forward_layer(&f, s->layer, weights, &x, observe, s, &e), e);
+        for (int u = 0; u < LAYER_UNITS; u++)
+            q->k->tensor_free(q, &weights[u].panels);
+    }
+    q->k->tensor_free(q, &x);
+    forward_close(&f);
+}
+
+static double count_tokens(const struct token_set *t)
+{
+    double n = 0;
+    for (uint32_t w = 0; w < t->n; w++)
+        n += t->length[w];
+    return n;
+}
+
+static void assert_moment(const char *unit, const float *got, const double *sum, double tokens, int64_t k)
+{
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < k; j++) {
+            double expected = sum[i * k + j] / tokens, scale = sqrt(sum[i * k + i] * sum[j * k + j]) / tokens;
+            if (!(fabs(got[i * k + j] - expected) <= TOLERANCE * scale))
+                fail_msg("%s, moment [%lld, %lld]: %.9g, expected %.9g", unit, (long long)i, (long long)j,
+                         got[i * k + j], expected);
+        }
+}
+
+/* ------------------------------------------------------------------------------------------------------------ tests */
+
+static void moments_are_means_over_real_tokens(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e;
+    struct queue q = {.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
+    world_open(&w);
+    struct object *o = run(&w);
+    int units = w.model->n_units;
+    struct sums s = {.model = w.model, .sum = calloc((size_t)units, sizeof *s.sum),
+                     .amax = calloc((size_t)units, sizeof *s.amax)};
+    for (int u = 0; u < units; u++)
+        s.sum[u] = calloc((size_t)(w.model->units[u].k * w.model->units[u].k), sizeof **s.sum);
+    for (uint32_t window = 0; window < WINDOWS; window++)
+        add_window(&w, &q, &s, window);
+
+    double tokens = count_tokens(&w.tokens);
+    int64_t said;
+    float *all, amax;
+    uint64_t n;
+    assert_true(tokens < WINDOWS * WINDOW);
+    assert_ok(object_read(o, "tokens", DTYPE_I64, 0, 1, &said, &e), e);
+    assert_true((double)said == tokens);
+    assert_ok(object_load(o, "amax", DTYPE_F32, &all, &n, &e), e);
+    assert_int_equal(n, units);
+    for (int u = 0; u < units; u++) {
+        float *moment = read_unit(&w, o, u, &amax);
+        assert_moment(w.model->units[u].name, moment, s.sum[u], tokens, w.model->units[u].k);
+        assert_true(amax == s.amax[u] && all[u] == s.amax[u]);
+        mem_free(moment);
+        free(s.sum[u]);
+    }
+    mem_free(all);
+    free(s.sum);
+    free(s.amax);
+    object_close(o);
+    world_close(&w);
+}
+
+/* Without the forward pass: RMSNorm of the embeddings of the real tokens. */
+static void the_first_moment_is_that_of_normed_embeddings(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e;
+    world_open(&w);
+    struct object *o = run(&w);
+    int64_t k = w.model->config.hidden, vocab = w.model->config.vocab;
+    float *embedding = malloc((size_t)(vocab * k) * sizeof *embedding), *norm = malloc((size_t)k * sizeof *norm);
+    float *x = malloc((size_t)k * sizeof *x), ours = 0, amax;
+    double *sum = calloc((size_t)(k * k), sizeof *sum);
+    assert_ok(model_read_tensor(w.model, "model.embed_tokens.weight", vocab * k, embedding, &e), e);
+    assert_ok(model_read_tensor(w.model, "model.layers.0.input_layernorm.weight", k, norm, &e), e);
+    for (uint32_t window = 0; window < WINDOWS; window++)
+        for (int32_t t = 0; t < w.tokens.length[window]; t++) {
+            const float *row = embedding + w.tokens.ids[window * WINDOW + (uint32_t)t] * k;
+            double squares = 0;
+            for (int64_t i = 0; i < k; i++)
+                squares += (double)row[i] * (double)row[i];
+            double scale = 1.0 / sqrt(squares / (double)k + (double)w.model->config.eps);
+            for (int64_t i = 0; i < k; i++)
+                x[i] = (float)(row[i] * scale * norm[i]);
+            add_row(sum, &ours, x, k);
+        }
+    float *moment = read_unit(&w, o, 0, &amax);
+    double tokens = count_tokens(&w.tokens);
+    for (int64_t i = 0; i < k * k; i++) {
+        double scale = sqrt(sum[i / k * (k + 1)] * sum[i % k * (k + 1)]) / tokens;
+        if (!(fabs(moment[i] - sum[i] / tokens) <= 1e-6 * scale)) /* x itself is f32, rounded once or twice */
+            fail_msg("moment [%lld, %lld]: %.9g, expected %.9g", (long long)(i / k), (long long)(i % k), moment[i],
+                     sum[i] / tokens);
+    }
+    assert_true(fabsf(amax - ours) <= 1e-6f * ours);
+    mem_free(moment);
+    free(embedding);
+    free(norm);
+    free(x);
+    free(sum);
+    object_close(o);
+    world_close(&w);
+}
+
+static void a_killed_run_goes_on_to_the_same_bytes(void **state)
+{
+    (void)state;
+    struct world a, b;
+    struct err e;
+    struct node n;
+    size_t n_units;
+    world_open(&a);
+    world_open(&b);
+    struct object *whole = run(&a);
+    make_node(&b, &n);
+    n.stop_after = 2;
+    assert_err(fake_node_run(&n, &e), e, ERR_STOPPED, "interrupted");
+    fake_node_fini(&n);
+    make_node(&b, &n);
+    struct object *resumed = fake_node_run(&n, &e);
+    assert_non_null(resumed);
+    assert_int_equal(n.parts_found, 2);
+    assert_int_equal(n.parts_made, b.model->config.layers - 2);
+    fake_node_fini(&n);
+    n_units = (size_t)a.model->n_units;
+    for (size_t u = 0; u < n_units; u++) {
+        float x, y, *before = read_unit(&a, whole, (int)u, &x), *after = read_unit(&b, resumed, (int)u, &y);
+        int64_t k = a.model->units[u].k;
+        assert_memory_equal(before, after, (size_t)(k * k) * sizeof *before);
+        assert_true(x == y);
+        mem_free(before);
+        mem_free(after);
+    }
+    size_t p, q;
+    char *one = check_read(object_path(whole), &p), *other = check_read(object_path(resumed), &q);
+    assert_int_equal(p, q);
+    assert_memory_equal(one, other, p);
+    free(one);
+    free(other);
+    object_close(whole);
+    object_close(resumed);
+    world_close(&b);
+    world_close(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moments_are_means_over_real_tokens),
+        cmocka_unit_test(the_first_moment_is_that_of_normed_embeddings),
+        cmocka_unit_test(a_killed_run_goes_on_to_the_same_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
