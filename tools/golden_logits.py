@@ -10,7 +10,7 @@ f32 log_sum_exp[windows, window] (over the whole vocabulary, so every logit is i
 NAME.nll is text, a line a window: how many of its tokens are taken, and the negative log likelihood in nats of all of
 them but the first; then a line with the perplexity over all.
 
-tiny/NAME is a model directory with random weights from a fixed seed, for each thing that the shipped models do not have.
+tiny/NAME is a model directory with random weights from a fixed seed, for each thing that the shipped models lack.
 """
 import json
 import os

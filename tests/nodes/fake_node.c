@@ -231,7 +231,9 @@ bool node_part_commit(struct node *n, struct writer *w, struct err *e)
 
 bool node_each_ancestor(const struct node *n, node_ancestor each, void *context, struct err *e)
 {
-    (void)n, (void)each, (void)context, (void)e; /* results stand for themselves here */
+    for (size_t i = 0; i < n->n_ancestors; i++)
+        if (!each(context, &n->ancestors[i], e))
+            return false;
     return true;
 }
 

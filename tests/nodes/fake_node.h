@@ -22,6 +22,8 @@ struct node {
         struct input input;
     } inputs[FAKE_MOST];
     size_t n_values, n_inputs;
+    const struct ancestor *ancestors; /* what it is said to depend on */
+    size_t n_ancestors;
     int threads;
     int stop_after;                   /* node_stopping is true once this many parts were made; 0: never */
     int parts_made, parts_found;

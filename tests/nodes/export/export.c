@@ -110,13 +110,18 @@ static struct object *choose(struct world *w, int uniform)
     return o;
 }
 
-static void make_node(struct node *n, struct world *w, struct object *choice)
+static void make_seeded_node(struct node *n, struct world *w, struct object *choice, const char *seed)
 {
-    fake_node_init(n, &node_export, w->store, "export");
+    fake_node_init(n, &node_export, w->store, seed);
     fake_node_connect(n, "model", "model", w->info, w->source);
     fake_node_connect(n, "renderings", "quantize", w->renderings, NULL);
     fake_node_connect(n, "assignment", "select", choice, NULL);
     fake_node_set(n, "directory", w->target);
+}
+
+static void make_node(struct node *n, struct world *w, struct object *choice)
+{
+    make_seeded_node(n, w, choice, "export");
 }
 
 static struct object *export(struct world *w, struct object *choice, const char *shard_size)
@@ -265,6 +270,262 @@ static void scout_json_and_the_result_say_the_same(void **state)
     object_close(choice);
     world_close(&w);
 }
+
+/* ------------------------------------------------------------------------------------ what scout.json says was done */
+
+#define WINDOWS 5
+static const uint32_t window_tokens[WINDOWS] = {10, 20, 30, 10, 30}, window_document[WINDOWS] = {7, 7, 8, 9, 9};
+static const double window_kl[WINDOWS] = {0.01, 0.03, 0.02, 0.07, 0.0123456789012345};
+enum { SCORED = 100 };
+
+/* What a corpus node would have made: three sets, the selection with the windows above, and the documents behind them;
+ * the digest of the selection. */
+static struct key make_corpus(struct world *w, char digest[KEY_TEXT])
+{
+    static const char *const sets[] = {"calibration", "selection", "report"};
+    static const char *const documents[] = {"aa", "bb", "cc", "dd", "ee", "ff"};
+    static const uint8_t split[] = {1, 0, 3, 1, 2, 1};
+    struct err e = {0};
+    struct writer *out = NULL;
+    struct object *o = NULL;
+    struct key key;
+    assert_ok(key_of_bytes("corpus", 6, &key, &e) && writer_new(&out, w->store, &key, "corpus", &e), e);
+    for (size_t s = 0; s < COUNT(sets); s++) {
+        char name[64];
+        int32_t ids[WINDOWS][31] = {{0}}, length[WINDOWS];
+        uint64_t n = s == 1 ? WINDOWS : 1 + s;
+        for (size_t i = 0; i < WINDOWS; i++) {
+            length[i] = (int32_t)window_tokens[i] + 1;
+            for (int32_t t = 0; t < length[i]; t++)
+                ids[i][t] = (int32_t)(s + i) + t;
+        }
+        snprintf(name, sizeof name, "%s/tokens", sets[s]);
+        struct dataset d = {.name = name, .dtype = DTYPE_I32, .rank = 2, .shape = {n, 31}, .unit = "1",
+                            .axes = "window, position", .description = "ids"};
+        assert_ok(writer_add(out, &d, ids, &e), e);
+        snprintf(name, sizeof name, "%s/length", sets[s]);
+        d.rank = 1;
+        assert_ok(writer_add(out, &d, length, &e), e);
+        snprintf(name, sizeof name, "%s/document", sets[s]);
+        d.dtype = DTYPE_U32;
+        assert_ok(writer_add(out, &d, window_document, &e), e);
+    }
+    const struct dataset d = {.name = "documents/split", .dtype = DTYPE_U8, .rank = 1, .shape = {COUNT(split)},
+                              .unit = "1", .axes = "document", .description = "set"};
+    assert_ok(writer_add_strings(out, "documents/digest", documents, COUNT(documents), "document", "texts", &e) &&
+              writer_add(out, &d, split, &e) && writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
+    struct input in = {.object = o, .node = "corpus", .type = "corpus", .output = "selection"};
+    struct token_set t;
+    assert_ok(tokens_read(&t, &in, &e), e);
+    strcpy(digest, t.digest);
+    tokens_fini(&t);
+    object_close(o);
+    return key;
+}
+
+/* A selecting node's result whose chosen candidate was measured on the first `measured` windows of the set `tokens`. */
+static struct object *choose_measured(struct world *w, uint32_t measured, const char *tokens, const char *seed)
+{
+    struct err e = {0};
+    struct candidates c;
+    struct writer *out = NULL;
+    struct object *o = NULL;
+    struct key key;
+    uint8_t assignment[256] = {0};
+    assert_ok(candidates_init(&c, w->menu.n_units, WINDOWS, window_tokens, window_document, &e), e);
+    snprintf(c.numeric, sizeof c.numeric, "fp32 here");
+    snprintf(c.tokens, sizeof c.tokens, "%s", tokens);
+    memset(c.context, 'a', KEY_TEXT - 1);
+    menu_uniform(&w->menu, BF16, assignment);
+    struct candidate *x = candidates_add(&c, &w->menu, assignment, "uniform", -1, &e);
+    assert_non_null(x);
+    x->n_windows = measured;
+    double sum = 0;
+    for (uint32_t i = 0; i < measured; i++) {
+        x->kl_window[i] = window_kl[i];
+        sum += window_kl[i] * window_tokens[i];
+    }
+    x->kl_p99 = 1.25;
+    x->kl_max = 2.0 / 3.0;
+    x->top1 = 0.875;
+    if (measured == WINDOWS)
+        x->kl_mean = sum / SCORED;
+    const struct dataset d = {.name = "chosen", .dtype = DTYPE_U32, .rank = 1, .shape = {1}, .unit = "1",
+                              .axes = "choice", .description = "id"};
+    assert_ok(key_of_bytes(seed, strlen(seed), &key, &e) && writer_new(&out, w->store, &key, "select", &e), e);
+    assert_ok(candidates_write(&c, &w->menu, out, &e) && writer_add(out, &d, &(uint32_t){0}, &e) &&
+              writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
+    candidates_fini(&c);
+    return o;
+}
+
+/* scout.json of an export with those ancestors. */
+static json_t *export_recipe(struct world *w, struct object *choice, const struct ancestor *ancestors, size_t n)
+{
+    struct err e = {0};
+    struct node node;
+    make_seeded_node(&node, w, choice, "export with ancestors");
+    node.ancestors = ancestors;
+    node.n_ancestors = n;
+    struct object *o = fake_node_run(&node, &e);
+    if (!o)
+        fail_msg("%s", e.text);
+    object_close(o);
+    fake_node_fini(&node);
+    size_t size;
+    char *text = read_text(w->target, "scout.json", &size);
+    json_t *recipe = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    assert_non_null(recipe);
+    free(text);
+    return recipe;
+}
+
+static double real(const json_t *object, const char *name)
+{
+    const json_t *x = json_object_get(object, name);
+    if (!json_is_real(x))
+        fail_msg("'%s' is no real number", name);
+    return json_real_value(x);
+}
+
+static void assert_text(const json_t *object, const char *name, const char *expected)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    if (!text || strcmp(text, expected) != 0)
+        fail_msg("'%s' is '%s', expected '%s'", name, text ? text : "(no text)", expected);
+}
+
+/* The 95 % interval of the mean over documents, each end a formula's; Student's t at 2 degrees of freedom is known. */
+static void expect_interval(double *mean, double *low, double *high)
+{
+    double sum = 0, squares = 0;
+    for (size_t w = 0; w < WINDOWS; w++)
+        sum += window_kl[w] * window_tokens[w];
+    *mean = sum / SCORED;
+    for (uint32_t document = 7; document <= 9; document++) {
+        double off = 0;
+        for (size_t w = 0; w < WINDOWS; w++)
+            off += window_document[w] == document ? (window_kl[w] - *mean) * window_tokens[w] : 0;
+        squares += off * off;
+    }
+    double half = 4.302652729911275 * sqrt(3.0 / 2.0 * squares) / SCORED;
+    *low = *mean - half;
+    *high = *mean + half;
+}
+
+static void scout_json_has_every_measured_figure(void **state)
+{
+    (void)state;
+    struct world w;
+    char tokens[KEY_TEXT];
+    double mean, low, high;
+    world_open(&w, "stories260k");
+    const struct key corpus = make_corpus(&w, tokens);
+    const struct ancestor ancestors[] = {{.type = "corpus", .version = 1, .key = &corpus, .numerics = "",
+                                          .parameters = "", .inputs = "", .sources = ""}};
+    struct object *choice = choose_measured(&w, WINDOWS, tokens, "measured");
+    json_t *recipe = export_recipe(&w, choice, ancestors, 1);
+    const json_t *m = json_object_get(recipe, "measured");
+    expect_interval(&mean, &low, &high);
+    assert_text(recipe, "numeric", "fp32 here");
+    assert_text(m, "numeric", "fp32 here");
+    assert_text(m, "set", "selection");
+    assert_text(m, "tokens_digest", tokens);
+    assert_true(real(m, "kl_mean") == mean && real(m, "kl_p99") == 1.25 && real(m, "kl_max") == 2.0 / 3.0 &&
+                real(m, "top1") == 0.875);
+    if (!(fabs(real(m, "kl_low") - low) <= 1e-9 * high && fabs(real(m, "kl_high") - high) <= 1e-9 * high))
+        fail_msg("the interval is %.12g to %.12g, expected %.12g to %.12g", real(m, "kl_low"), real(m, "kl_high"), low,
+                 high);
+    assert_int_equal(json_integer_value(json_object_get(m, "windows")), WINDOWS);
+    assert_int_equal(json_integer_value(json_object_get(m, "of_windows")), WINDOWS);
+    assert_int_equal(json_integer_value(json_object_get(m, "scored_tokens")), SCORED);
+    json_decref(recipe);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void figures_that_are_unknown_are_null(void **state)
+{
+    (void)state;
+    struct world w;
+    char tokens[KEY_TEXT];
+    world_open(&w, "stories260k");
+    memset(tokens, 'b', KEY_TEXT - 1);
+    tokens[KEY_TEXT - 1] = '\0';
+    struct object *choice = choose_measured(&w, 3, tokens, "dropped");
+    json_t *recipe = export_recipe(&w, choice, NULL, 0);
+    const json_t *m = json_object_get(recipe, "measured");
+    static const char *const unknown[] = {"kl_mean", "kl_low", "kl_high", "set"};
+    for (size_t i = 0; i < COUNT(unknown); i++)
+        if (!json_is_null(json_object_get(m, unknown[i])))
+            fail_msg("'%s' of a candidate without all windows, on a set of no corpus, is not null", unknown[i]);
+    assert_int_equal(json_integer_value(json_object_get(m, "windows")), 3);
+    assert_int_equal(json_integer_value(json_object_get(m, "of_windows")), WINDOWS);
+    assert_int_equal(json_array_size(json_object_get(recipe, "splits")), 0);
+    assert_int_equal(json_array_size(json_object_get(recipe, "recipe")), 0);
+    json_decref(recipe);
+    object_close(choice);
+    world_close(&w);
+}
+
+static void assert_split(const json_t *corpus, const char *set, int windows, int positions, const char *documents)
+{
+    const json_t *s = json_object_get(corpus, set);
+    char text[64] = "";
+    for (size_t i = 0; i < json_array_size(json_object_get(s, "documents")); i++)
+        strcat(text, json_string_value(json_array_get(json_object_get(s, "documents"), i)));
+    assert_string_equal(text, documents);
+    assert_int_equal(json_integer_value(json_object_get(s, "windows")), windows);
+    assert_int_equal(json_integer_value(json_object_get(s, "positions")), positions);
+}
+
+static void scout_json_has_the_splits_and_the_recipe(void **state)
+{
+    (void)state;
+    struct world w;
+    char tokens[KEY_TEXT], key[KEY_TEXT];
+    world_open(&w, "stories260k");
+    const struct key corpus = make_corpus(&w, tokens), *quantize = object_key(w.renderings);
+    const struct ancestor ancestors[] = {
+        {.type = "corpus", .version = 3, .key = &corpus, .numerics = "", .inputs = "",
+         .parameters = "separator = a = b\nwindow = 31\n", .sources = "text = 00ff\n"},
+        {.type = "quantize", .version = 2, .key = quantize, .numerics = "fp32 cpu", .sources = "",
+         .parameters = "formats = nvfp4, bf16\n", .inputs = "model = 1234\nhessian = 5678.calibration\n"}};
+    struct object *choice = choose_measured(&w, WINDOWS, tokens, "measured");
+    json_t *recipe = export_recipe(&w, choice, ancestors, 2);
+
+    const json_t *splits = json_array_get(json_object_get(recipe, "splits"), 0);
+    assert_int_equal(json_array_size(json_object_get(recipe, "splits")), 1);
+    assert_text(splits, "corpus", key_text(&corpus, key));
+    assert_split(splits, "calibration", 1, 10, "bb");
+    assert_split(splits, "selection", WINDOWS, SCORED, "aaddff");
+    assert_split(splits, "report", 3, 60, "ee");
+    assert_text(json_object_get(splits, "selection"), "tokens_digest", tokens);
+
+    const json_t *results = json_object_get(recipe, "recipe");
+    const json_t *first = json_array_get(results, 0), *second = json_array_get(results, 1);
+    assert_int_equal(json_array_size(results), 2);
+    assert_text(first, "type", "corpus");
+    assert_text(first, "key", key_text(&corpus, key));
+    assert_int_equal(json_integer_value(json_object_get(first, "code_version")), 3);
+    assert_text(json_object_get(first, "parameters"), "separator", "a = b");
+    assert_text(json_object_get(first, "parameters"), "window", "31");
+    assert_text(json_object_get(first, "sources"), "text", "00ff");
+    assert_text(second, "numerics", "fp32 cpu");
+    assert_text(json_object_get(second, "parameters"), "formats", "nvfp4, bf16");
+    const json_t *model = json_array_get(json_object_get(second, "inputs"), 0);
+    const json_t *hessian = json_array_get(json_object_get(second, "inputs"), 1);
+    assert_text(model, "port", "model");
+    assert_text(model, "key", "1234");
+    assert_null(json_object_get(model, "output"));
+    assert_text(hessian, "key", "5678");
+    assert_text(hessian, "output", "calibration");
+    json_decref(recipe);
+    object_close(choice);
+    world_close(&w);
+}
+
+/* ------------------------------------------------------------------------------------------------ shards and places */
 
 static void small_shards_make_several_files_and_an_index(void **state)
 {
@@ -424,6 +685,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_directory_holds_the_renderings_of_the_chosen_assignment),
         cmocka_unit_test(scout_json_and_the_result_say_the_same),
+        cmocka_unit_test(scout_json_has_every_measured_figure),
+        cmocka_unit_test(figures_that_are_unknown_are_null),
+        cmocka_unit_test(scout_json_has_the_splits_and_the_recipe),
         cmocka_unit_test(small_shards_make_several_files_and_an_index),
         cmocka_unit_test(a_model_left_in_bf16_keeps_its_config),
         cmocka_unit_test(an_untouched_export_is_replaced_and_a_changed_one_is_not),

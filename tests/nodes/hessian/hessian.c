@@ -84,7 +84,7 @@ static float *read_unit(struct world *w, struct object *o, int unit, float *amax
     return moment;
 }
 
-/* ----------------------------------------------------------------------------------------------------- by brute force */
+/* --------------------------------------------------------------------------------------------------- by brute force */
 
 struct sums {
     struct model *model;

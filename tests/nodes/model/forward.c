@@ -77,8 +77,8 @@ static void compare_window(struct forward *f, const struct golden *g, int w)
             sum += exp((double)row[i] - row[0]);
         for (int i = 0; i < g->columns; i++)
             if (!(fabsf(row[g->column[i]] - want[i]) <= TOLERANCE * g->range))
-                fail_msg("%s: window %d, position %d, token %d: logit %.7g, transformers has %.7g", f->model->path, w, t,
-                         g->column[i], row[g->column[i]], want[i]);
+                fail_msg("%s: window %d, position %d, token %d: logit %.7g, transformers has %.7g", f->model->path, w,
+                         t, g->column[i], row[g->column[i]], want[i]);
         double lse = row[0] + log(sum), want_lse = g->lse[w * g->window + t];
         if (!(fabs(lse - want_lse) <= TOLERANCE * g->range))
             fail_msg("%s: window %d, position %d: log-sum-exp %.7g, transformers has %.7g", f->model->path, w, t, lse,

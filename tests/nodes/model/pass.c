@@ -236,8 +236,8 @@ static void check_mode(enum dtype mode)
             run(&p, &x, other, c, 1, w, 1);
     assert_same(full, other, "alone, window by window");
 
-    /* Batch after batch: without a cache nothing is kept from one to the next; a large one saves most, a small one, which
-     * must drop states, and one that keeps every second layer save less, and all give the same bits. */
+    /* Batch after batch: without a cache nothing is kept from one to the next; a large one saves most; a small one,
+     * which must drop states, and one that keeps every second layer save less; all give the same bits. */
     static const struct {
         uint64_t bytes;
         int keep_every;

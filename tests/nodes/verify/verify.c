@@ -129,7 +129,7 @@ static double read_one(struct object *o, const char *name)
     return x;
 }
 
-/* ----------------------------------------------------------------------------------------------------- by brute force */
+/* --------------------------------------------------------------------------------------------------- by brute force */
 
 /* The logits of a window at its own length [length, vocab], as `m` stores its weights; to be freed with mem_free. */
 static float *logits_of(const struct world *w, const struct model *m, uint32_t window)
