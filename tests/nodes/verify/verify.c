@@ -275,8 +275,8 @@ static void another_figure_than_the_measured_one_is_an_error(void **state)
 static void flip(const char *folder, const char *name)
 {
     char path[800];
-    struct stat st;
-    uint8_t byte;
+    struct stat st = {0};
+    uint8_t byte = 0;
     snprintf(path, sizeof path, "%s/%s", folder, name);
     int file = open(path, O_RDWR);
     assert_true(file >= 0 && fstat(file, &st) == 0 && pread(file, &byte, 1, st.st_size - 1) == 1);
