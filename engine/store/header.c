@@ -28,17 +28,14 @@ void header_seal(struct header *h, const char *magic, const struct key *key, uin
     h->crc = header_crc(h);
 }
 
-/* Does errno say something about the file's bytes, rather than about us? */
-static bool bytes_are_lost(void) { return errno == EIO || errno == EISDIR || errno == EBADMSG || errno == EUCLEAN; }
-
 bool header_read(int fd, const char *magic, const struct key *key, struct header *out, const char **why, struct err *e)
 {
     size_t got;
     *why = NULL;
     if (!sys_read_at(fd, out, sizeof *out, 0, &got)) {
-        if (!bytes_are_lost())
+        if (errno != EISDIR)
             return err_errno(e, ERR_IO, "cannot read the header");
-        *why = "the header cannot be read from the disk";
+        *why = "is a directory";
     } else if (got < sizeof *out) {
         *why = "shorter than its header";
     } else if (memcmp(out->magic, magic, sizeof out->magic) != 0) {
@@ -75,14 +72,11 @@ bool header_digest(int fd, const struct header *h, struct key *out, const char *
     for (uint64_t at = 0; at < h->body_bytes;) {
         size_t want = h->body_bytes - at < BLOCK ? (size_t)(h->body_bytes - at) : BLOCK, got;
         if (!sys_read_at(fd, block, want, HEADER_BYTES + at, &got)) {
-            if (!bytes_are_lost()) {
-                err_errno(e, ERR_IO, "cannot read the body");
-                goto out;
-            }
-            got = 0;
+            err_errno(e, ERR_IO, "cannot read the body");
+            goto out;
         }
         if (got < want) {
-            *why = "the body cannot be read from the disk to its end";
+            *why = "ends before its body does";
             ok = true;
             goto out;
         }

@@ -9,11 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/store/row_table.h"
 #include "engine/store/segment.h"
 #include "engine/store/sys.h"
+
+#define WAIT_NS 200000000 /* between two looks at a lock that another process holds */
 
 struct ledger {
     struct store *store;
@@ -23,6 +26,8 @@ struct ledger {
     unsigned references;
     bool opening;
     int lock_fd;
+    uint64_t damaged_rows;   /* found when it was opened, and not changed after */
+    size_t damaged_segments;
 
     pthread_mutex_t measuring; /* ledger_hold */
     pthread_mutex_t appending; /* held through a whole append, before `lock` */
@@ -52,6 +57,23 @@ static bool copy_spec(struct ledger *l, const struct ledger_spec *spec, struct e
     return true;
 }
 
+static bool wait_for_lock(const struct ledger *l, const char *path, struct err *e)
+{
+    char holder[200];
+    for (bool told = false; sys_flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0; told = true) {
+        if (errno != EWOULDBLOCK)
+            return err_errno(e, ERR_RESOURCE, "%s: cannot be locked; give --store a directory on a local disk", path);
+        if (!told && l->spec.waits) {
+            lock_read_holder(l->lock_fd, holder);
+            l->spec.waits(l->spec.waiter, holder);
+        }
+        if (l->spec.stopping && l->spec.stopping(l->spec.waiter))
+            return err_set(e, ERR_STOPPED, "stopped while another process wrote to the ledger");
+        nanosleep(&(struct timespec){.tv_nsec = WAIT_NS}, NULL);
+    }
+    return true;
+}
+
 /* Wait until no other process writes to this ledger. */
 static bool take_lock(struct ledger *l, struct err *e)
 {
@@ -63,8 +85,7 @@ static bool take_lock(struct ledger *l, struct err *e)
     if (ok) {
         l->lock_fd = sys_open(path, O_RDWR | O_CREAT, 0644);
         ok = l->lock_fd >= 0 || store_write_error(l->store, path, 0, e);
-        if (ok && sys_flock(l->lock_fd, LOCK_EX) < 0)
-            ok = err_errno(e, ERR_RESOURCE, "%s: cannot be locked; give --store a directory on a local disk", path);
+        ok = ok && wait_for_lock(l, path, e) && lock_write_holder(l->lock_fd, path, e);
     }
     mem_free(ledgers);
     mem_free(folder);
@@ -100,8 +121,14 @@ static bool list_numbers(const struct ledger *l, uint32_t **out, size_t *n, stru
         return false;
     DIR *d = opendir(path);
     bool ok = d || err_errno(e, ERR_IO, "%s: cannot list", path);
-    for (struct dirent *entry; ok && (entry = readdir(d));) {
+    while (ok) {
         char *end;
+        errno = 0;
+        struct dirent *entry = readdir(d);
+        if (!entry) {
+            ok = errno == 0 || err_errno(e, ERR_IO, "%s: cannot list", path);
+            break;
+        }
         unsigned long number = strtoul(entry->d_name, &end, 10);
         if (strspn(entry->d_name, "0123456789") < 4 || strcmp(end, ".h5") != 0 || number >= UINT32_MAX)
             continue;
@@ -138,6 +165,7 @@ static bool open_segments(struct ledger *l, struct err *e)
         ok = reserve_segment(l, e) &&
              segment_open(&l->segments[l->n_segments], &found, l->store, &l->spec, numbers[i], e);
         l->n_segments += found;
+        l->damaged_segments += ok && !found;
         l->next_number = numbers[i] + 1;
     }
     mem_free(numbers);
@@ -178,10 +206,16 @@ static bool scan_row(void *context, const struct ledger_row *r, struct err *e)
 static bool scan_segments(struct ledger *l, struct err *e)
 {
     bool ok = true;
+    /* A row that a killed process wrote and did not sync may be in the page cache only. What is found counts as durable,
+     * so it is made so first. */
+    for (size_t i = 0; i < l->n_segments; i++)
+        if (sys_fdatasync(l->segments[i].fd) < 0)
+            return err_errno(e, ERR_IO, "segment %04" PRIu32 " cannot be synced", l->segments[i].number);
     for (size_t i = 0; ok && i < l->n_segments; i++)
         ok = segment_scan_candidates(&l->segments[i], &l->spec, scan_candidate, &(struct scan){l, (uint32_t)i}, e);
     for (size_t i = 0; ok && i < l->n_segments; i++)
-        ok = segment_scan_rows(&l->segments[i], &l->spec, scan_row, &(struct scan){l, (uint32_t)i}, e);
+        ok = segment_scan_rows(&l->segments[i], &l->spec, scan_row, &(struct scan){l, (uint32_t)i},
+                               &l->damaged_rows, e);
     return ok;
 }
 
@@ -292,6 +326,12 @@ void ledger_close(struct ledger *l)
     pthread_mutex_unlock(&l->store->lock);
     if (last)
         free_ledger(l);
+}
+
+void ledger_damage(struct ledger *l, uint64_t *rows, size_t *segments)
+{
+    *rows = l->damaged_rows;
+    *segments = l->damaged_segments;
 }
 
 void ledger_hold(struct ledger *l) { pthread_mutex_lock(&l->measuring); }

@@ -16,8 +16,7 @@ struct run_lock {
     int fd;
 };
 
-/* "pid 12 on host since 2026-01-01 00:00:00 UTC" of the holder, as it wrote it. */
-static void read_holder(int fd, char out[200])
+void lock_read_holder(int fd, char out[200])
 {
     size_t got = 0;
     if (!sys_read_at(fd, out, 199, 0, &got))
@@ -28,7 +27,7 @@ static void read_holder(int fd, char out[200])
         snprintf(out, 200, "another process");
 }
 
-static bool write_holder(int fd, const char *path, struct err *e)
+bool lock_write_holder(int fd, const char *path, struct err *e)
 {
     char host[80] = "", when[40], text[200];
     time_t now = time(NULL);
@@ -52,12 +51,12 @@ bool run_lock_take(struct run_lock **out, const char *run_dir, struct err *e)
         return err_errno(e, ERR_RESOURCE, "%s: cannot open; give --dir a directory that may be written to", path);
     bool ok = sys_flock(fd, LOCK_EX | LOCK_NB) == 0;
     if (!ok && errno == EWOULDBLOCK) {
-        read_holder(fd, holder);
+        lock_read_holder(fd, holder);
         err_set(e, ERR_RESOURCE, "%s: in use by %s; wait for it, or give another --dir", run_dir, holder);
     } else if (!ok) {
         err_errno(e, ERR_RESOURCE, "%s: cannot be locked; give --dir a directory on a local disk", path);
     }
-    ok = ok && write_holder(fd, path, e) && mem_new(&l, 1, e);
+    ok = ok && lock_write_holder(fd, path, e) && mem_new(&l, 1, e);
     if (!ok) {
         sys_close(fd);
         return false;

@@ -47,7 +47,7 @@ static bool open_plain(const char *path, int *fd, uint64_t *inode, const char **
     if (*fd < 0) {
         if (errno == ENOENT)
             return true;
-        if (errno != ELOOP && errno != ENXIO && errno != EIO)
+        if (errno != ELOOP && errno != ENXIO)
             return err_errno(e, ERR_IO, "%s: cannot open", path);
         *inode = 0;
         *why = errno == ELOOP ? "is a symbolic link" : "cannot be opened";

@@ -327,14 +327,16 @@ static uint32_t candidate_crc(const struct segment_candidate *c, const struct le
     return record_crc(c, offsetof(struct segment_candidate, crc), spec, number);
 }
 
-/* Read n bytes; past the end of a cut file, or where the disk cannot be read, there are zeros, which no check
- * passes. */
-static void read_or_zero(int fd, void *out, size_t n, uint64_t offset)
+/* Read n bytes; past the end of a cut file there are zeros, which no check passes. A read that failed says nothing about
+ * what is there, so it must not look like a free place: the next append would go over it. */
+static bool read_or_zero(const struct segment *g, void *out, size_t n, uint64_t offset, struct err *e)
 {
-    size_t got = 0;
-    if (!sys_read_at(fd, out, n, offset, &got))
-        got = 0;
+    size_t got;
+    if (!sys_read_at(g->fd, out, n, offset, &got))
+        return err_errno(e, ERR_IO, "segment %04" PRIu32 " cannot be read (it is as it was; if the disk has lost it, "
+                                    "move its file away, and its rows are measured again)", g->number);
     memset((char *)out + got, 0, n - got);
+    return true;
 }
 
 bool segment_scan_candidates(struct segment *g, const struct ledger_spec *spec,
@@ -348,15 +350,15 @@ bool segment_scan_candidates(struct segment *g, const struct ledger_spec *spec,
     g->n_candidates = 0;
     for (uint64_t first = 0; ok && first < g->capacity; first += SCAN_RECORDS) {
         uint64_t n = g->capacity - first < SCAN_RECORDS ? g->capacity - first : SCAN_RECORDS;
-        read_or_zero(g->fd, block, n * sizeof *block, g->candidates_at + first * sizeof *block);
+        ok = read_or_zero(g, block, n * sizeof *block, g->candidates_at + first * sizeof *block, e);
         for (uint64_t i = 0; ok && i < n; i++) {
             const struct segment_candidate *c = &block[i];
             if (c->seq != first + i + 1 || c->crc != candidate_crc(c, spec, g->number))
                 continue;
             g->n_candidates = c->seq;
-            read_or_zero(g->fd, assignment, spec->assignment_bytes,
-                         g->assignments_at + (c->seq - 1) * spec->assignment_bytes);
-            if (c->assignment_crc == crc_of(assignment, spec->assignment_bytes))
+            ok = read_or_zero(g, assignment, spec->assignment_bytes,
+                              g->assignments_at + (c->seq - 1) * spec->assignment_bytes, e);
+            if (ok && c->assignment_crc == crc_of(assignment, spec->assignment_bytes))
                 ok = each(context, c, e);
         }
     }
@@ -367,22 +369,28 @@ bool segment_scan_candidates(struct segment *g, const struct ledger_spec *spec,
 
 bool segment_scan_rows(struct segment *g, const struct ledger_spec *spec,
                        bool (*each)(void *context, const struct ledger_row *r, struct err *e), void *context,
-                       struct err *e)
+                       uint64_t *damaged, struct err *e)
 {
     struct ledger_row *block = NULL;
     float *slots = NULL;
+    size_t slot_bytes = (size_t)spec->slots * sizeof *slots;
     bool ok = mem_new(&block, SCAN_RECORDS, e) && mem_new(&slots, (size_t)spec->slots + 1, e);
     g->n_rows = 0;
     for (uint64_t first = 0; ok && first < g->capacity; first += SCAN_RECORDS) {
         uint64_t n = g->capacity - first < SCAN_RECORDS ? g->capacity - first : SCAN_RECORDS;
-        read_or_zero(g->fd, block, n * sizeof *block, g->rows_at + first * sizeof *block);
+        ok = read_or_zero(g, block, n * sizeof *block, g->rows_at + first * sizeof *block, e);
         for (uint64_t i = 0; ok && i < n; i++) {
             const struct ledger_row *r = &block[i];
-            if (r->seq != first + i + 1 || r->crc != row_crc(r, spec, g->number))
+            if (r->seq != first + i + 1 || r->crc != row_crc(r, spec, g->number)) {
+                *damaged += r->seq != 0;
                 continue;
+            }
             g->n_rows = r->seq;
-            if (segment_read_slots(g, spec, r, slots))
+            ok = read_or_zero(g, slots, slot_bytes, g->slots_at + (r->seq - 1) * slot_bytes, e);
+            if (ok && r->slots_crc == crc_of(slots, slot_bytes))
                 ok = each(context, r, e);
+            else
+                *damaged += ok;
         }
     }
     mem_free(slots);
@@ -431,29 +439,16 @@ bool segment_append(struct segment *g, const struct ledger_spec *spec, struct le
 
 /* -------------------------------------------------------------------------------------------------------- verifying */
 
-static void count_rows(const struct segment *g, const struct ledger_spec *spec, struct ledger_row *block, float *slots,
-                       uint64_t *rows, uint64_t *damaged)
+static bool count_row(void *context, const struct ledger_row *r, struct err *e)
 {
-    *rows = *damaged = 0;
-    for (uint64_t first = 0; first < g->capacity; first += SCAN_RECORDS) {
-        uint64_t n = g->capacity - first < SCAN_RECORDS ? g->capacity - first : SCAN_RECORDS;
-        read_or_zero(g->fd, block, n * sizeof *block, g->rows_at + first * sizeof *block);
-        for (uint64_t i = 0; i < n; i++) {
-            const struct ledger_row *r = &block[i];
-            if (r->seq == 0)
-                continue;
-            bool whole = r->seq == first + i + 1 && r->crc == row_crc(r, spec, g->number) &&
-                         segment_read_slots(g, spec, r, slots);
-            *(whole ? rows : damaged) += 1;
-        }
-    }
+    (void)r, (void)e;
+    ++*(uint64_t *)context;
+    return true;
 }
 
 bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_t *damaged, struct err *e)
 {
     struct header h;
-    struct ledger_row *block = NULL;
-    float *slots = NULL;
     const char *why = NULL;
     char *full;
     if (!store_format(s, &full, e, "%s", segment))
@@ -473,17 +468,14 @@ bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_
         why = check_layout(&h, &spec, (uint32_t)h.extra[EXTRA_NUMBER]);
     if (ok && why)
         ok = err_set(e, ERR_INPUT, "%s: %s", full, why);
-    ok = ok && mem_new(&block, SCAN_RECORDS, e) && mem_new(&slots, (size_t)spec.slots + 1, e);
     if (ok) {
-        const struct segment g = {.number = (uint32_t)h.extra[EXTRA_NUMBER], .fd = fd,
-                                  .capacity = h.extra[EXTRA_CAPACITY],
-                                  .rows_at = h.extra[EXTRA_ROWS_AT], .slots_at = h.extra[EXTRA_SLOTS_AT]};
-        count_rows(&g, &spec, block, slots, rows, damaged);
+        struct segment g = {.number = (uint32_t)h.extra[EXTRA_NUMBER], .fd = fd, .capacity = h.extra[EXTRA_CAPACITY],
+                            .rows_at = h.extra[EXTRA_ROWS_AT], .slots_at = h.extra[EXTRA_SLOTS_AT]};
+        *rows = *damaged = 0;
+        ok = segment_scan_rows(&g, &spec, count_row, rows, damaged, e);
     }
     if (fd >= 0)
         sys_close(fd);
-    mem_free(slots);
-    mem_free(block);
     mem_free(full);
     return ok;
 }

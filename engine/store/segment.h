@@ -37,14 +37,14 @@ bool segment_open(struct segment *out, bool *found, struct store *s, const struc
 void segment_close(struct segment *g);
 
 /* Call `each` with every candidate, or row, of the segment that is whole: its own CRC and that of its assignment, or of
- * its slots. Sets n_candidates, n_rows to behind the last one. */
+ * its slots. Sets n_candidates, n_rows to behind the last one, and adds the rows that were written and are not whole to
+ * *damaged. A read that fails is an error. */
 bool segment_scan_candidates(struct segment *g, const struct ledger_spec *spec,
                              bool (*each)(void *context, const struct segment_candidate *c, struct err *e),
-                                 void *context,
-                             struct err *e) ERR_CHECK;
+                             void *context, struct err *e) ERR_CHECK;
 bool segment_scan_rows(struct segment *g, const struct ledger_spec *spec,
                        bool (*each)(void *context, const struct ledger_row *r, struct err *e), void *context,
-                       struct err *e) ERR_CHECK;
+                       uint64_t *damaged, struct err *e) ERR_CHECK;
 
 /* Put n rows and their slots behind the last, and first the m candidates (their digests set) with their assignments;
  * fills in seq and CRCs. There must be room. Durable when it returns true; else errno says why and the counts are as

@@ -334,7 +334,12 @@ bool store_quarantine(struct store *s, const char *path, const char *name, uint6
     if (!store_format(s, &from, e, "%s", path) || !store_format(s, &folder, e, "quarantine"))
         goto out;
     for (unsigned n = 0;; n++) {
-        if (lstat(from, &st) < 0 || (inode && st.st_ino != inode)) {
+        bool there = lstat(from, &st) == 0;
+        if (!there && errno != ENOENT) {
+            err_errno(e, ERR_IO, "%s: cannot look at it", from);
+            goto out;
+        }
+        if (!there || (inode && st.st_ino != inode)) {
             ok = true; /* another process was faster */
             goto out;
         }

@@ -158,6 +158,11 @@ struct ledger_spec {
     uint32_t slots;         /* values per row in the per-token table (window - 1) */
     const char *const *formats; /* names, for readers: assignment byte -> format */
     uint32_t n_formats;
+    /* While another process writes to the ledger, ledger_open waits. It asks `stopping` (NULL: never) several times a
+     * second, and says once who is waited for ("pid 12 on host since .."; NULL: nobody is told). */
+    bool (*stopping)(void *waiter);
+    void (*waits)(void *waiter, const char *holder);
+    void *waiter;
 };
 
 /* Must stay 128 bytes; on disk as an HDF5 compound with these names. */
@@ -176,7 +181,10 @@ struct ledger_row {
     uint32_t crc;          /* CRC-32 of the bytes before it, the context key and the segment number */
 };
 
+/* ERR_STOPPED when `stopping` said so; ERR_IO when a segment could not be read (it is left as it is). */
 bool ledger_open(struct ledger **out, struct store *s, const struct ledger_spec *spec, struct err *e) ERR_CHECK;
+/* What was found damaged when it was opened: rows that count as absent, and segments set aside in quarantine/. */
+void ledger_damage(struct ledger *l, uint64_t *rows, size_t *segments);
 void ledger_close(struct ledger *l); /* NULL is fine */
 /* Copy the row of (candidate, window) into *row and its per-token values into slots (may be NULL); false if none. */
 bool ledger_find(struct ledger *l, const uint8_t candidate[KEY_BYTES], uint32_t window, struct ledger_row *row,

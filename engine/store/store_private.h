@@ -86,13 +86,13 @@ _Static_assert(sizeof(struct header) == HEADER_BYTES, "the header is the user bl
 
 void header_seal(struct header *h, const char *magic, const struct key *key, uint64_t body_bytes,
                  const struct key *digest);
-/* Why the header at the start of `fd` cannot be trusted, in *why, or NULL when it can. `key` NULL: any. False when the
- * disk could not be read for a reason that says nothing about the file. */
+/* Why the header at the start of `fd` cannot be trusted, in *why, or NULL when it can. `key` NULL: any. False when it
+ * could not be read: only bytes that were read and are wrong speak against a file. */
 bool header_read(int fd, const char *magic, const struct key *key, struct header *out, const char **why,
                  struct err *e) ERR_CHECK;
 /* Is the file as long as its header says? *why as above. */
 bool header_check_length(int fd, const struct header *h, const char **why, struct err *e) ERR_CHECK;
-/* SHA-256 of everything after the header; *why as above when it cannot be read. */
+/* SHA-256 of everything after the header; *why as above when the file ends before. */
 bool header_digest(int fd, const struct header *h, struct key *out, const char **why, struct err *e) ERR_CHECK;
 /* Does the body match the header's digest? *why as above. */
 bool header_check_body(int fd, const struct header *h, const char **why, struct err *e) ERR_CHECK;
@@ -132,5 +132,9 @@ bool object_file_open(struct store *s, const struct key *k, int *fd, struct err 
 bool publish_object(struct store *s, const struct key *key, const char *temporary, uint64_t bytes,
                     struct err *e) ERR_CHECK;
 bool store_mark_verified(struct store *s, const struct key *k, struct err *e) ERR_CHECK;
+
+/* lock.c: what stands in a lock's file, "pid 12 on host since 2026-01-01 00:00:00 UTC", as its holder wrote it. */
+void lock_read_holder(int fd, char out[200]);
+bool lock_write_holder(int fd, const char *path, struct err *e) ERR_CHECK;
 
 #endif

@@ -59,12 +59,30 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     return ok || err_context(e, "format '%s'", name);
 }
 
+static bool is_stopping(void *waiter) { return node_stopping(waiter); }
+
+static void tell_wait(void *waiter, const char *holder)
+{
+    node_log(waiter, "waits for the ledger of its rows: %s is measuring into it", holder);
+}
+
+static void tell_damage(const struct evaluator *v)
+{
+    uint64_t rows;
+    size_t segments;
+    ledger_damage(v->ledger, &rows, &segments);
+    if (rows > 0 || segments > 0)
+        node_log(v->n, "the ledger has %llu damaged rows, and %zu of its files were set aside in quarantine/: what they "
+                 "held is measured again", (unsigned long long)rows, segments);
+}
+
 static bool open_ledger(struct evaluator *v, struct err *e)
 {
     struct key_hash *h;
     struct ledger_spec spec = {.numeric = node_numerics(v->n), .assignment_bytes = (uint32_t)v->menu.n_units,
         .slots = v->tokens.window - 1, .formats = (const char *const *)v->menu.format_names,
-        .n_formats = (uint32_t)v->menu.n_formats};
+        .n_formats = (uint32_t)v->menu.n_formats,
+        .stopping = is_stopping, .waits = tell_wait, .waiter = v->n};
     if (!key_hash_new(&h, e))
         return false;
     key_hash_text(h, "measuring context");
@@ -76,6 +94,7 @@ static bool open_ledger(struct evaluator *v, struct err *e)
     key_hash_text(h, node_numerics(v->n));
     if (!key_hash_end(h, &spec.context, e) || !ledger_open(&v->ledger, node_store(v->n), &spec, e))
         return false;
+    tell_damage(v);
     v->context = spec.context;
     node_live(v->n, &spec.context, v->ledger);
     return true;

@@ -263,6 +263,58 @@ static void a_second_process_waits_for_the_ledger_and_sees_all_rows(void **state
     check_dir_remove(t.f.dir);
 }
 
+static bool stop_at_once(void *waiter)
+{
+    (void)waiter;
+    return true;
+}
+
+/* The holder is the process in `seed`. */
+static void check_holder(void *waiter, const char *holder)
+{
+    struct task *t = waiter;
+    char expected[32];
+    snprintf(expected, sizeof expected, "pid %u on ", t->seed);
+    t->acknowledged += strncmp(holder, expected, strlen(expected)) == 0;
+}
+
+static int stop_waiting(struct task *t)
+{
+    struct err e = {0};
+    struct ledger *l;
+    struct ledger_spec spec = spec_of(1);
+    spec.stopping = stop_at_once;
+    spec.waits = check_holder;
+    spec.waiter = t;
+    if (!store_open(&t->f.s, t->f.path, &e))
+        return report(&e, "open");
+    bool opened = ledger_open(&l, t->f.s, &spec, &e);
+    return !opened && e.code == ERR_STOPPED && t->acknowledged == 1 ? 0 : report(&e, "waiting was not stopped");
+}
+
+static void waiting_for_a_ledger_says_for_whom_and_can_be_stopped(void **state)
+{
+    (void)state;
+    struct task t = {0};
+    int ends[2], status;
+    unsigned one;
+    check_dir_make(t.f.dir);
+    snprintf(t.f.path, sizeof t.f.path, "%s/store", t.f.dir);
+    assert_int_equal(pipe(ends), 0);
+    t.pipe = ends[1];
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(hold_ledger(&t));
+    assert_int_equal(read(ends[0], &one, sizeof one), sizeof one);
+    t.seed = (unsigned)pid;
+    assert_int_equal(run_child(stop_waiting, &t), 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(ends[0]);
+    close(ends[1]);
+    check_dir_remove(t.f.dir);
+}
+
 static int commit_many(struct task *t)
 {
     struct err e = {0};
@@ -307,6 +359,7 @@ int main(void)
         cmocka_unit_test(a_process_killed_at_any_call_loses_no_acknowledged_row),
         cmocka_unit_test(a_hundred_kills_at_random_times_lose_no_acknowledged_row),
         cmocka_unit_test(a_second_process_waits_for_the_ledger_and_sees_all_rows),
+        cmocka_unit_test(waiting_for_a_ledger_says_for_whom_and_can_be_stopped),
         cmocka_unit_test(processes_share_a_store_and_its_tmp),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -424,35 +424,73 @@ static void a_refused_write_seals_the_segment_and_goes_on(void **state)
     ledger_close(l);
 }
 
+/* A ledger that opens although a call failed has all its rows, and what is appended to it goes over none of them; one
+ * that does not open is left as it is. */
 static void opening_survives_any_failing_call_and_allocation(void **state)
 {
+    static const int errors[] = {0, EMFILE, ENOMEM, EIO, EACCES};
     struct fixture *f = *state;
     struct ledger *l = open_it(f, 1);
     struct ledger_spec spec = spec_of(1);
-    assert_ok(append_rows(l, 0, 30, &f->e), f->e);
+    unsigned rows = 30;
+    assert_ok(append_rows(l, 0, rows, &f->e), f->e);
     ledger_close(l);
-    for (int kind = 0; kind < 2; kind++)
+    for (unsigned i = 0; i < 2 * COUNT(errors); i++)
         for (long n = 1;; n++) {
-            if (kind)
-                sys_fault_set(&(struct sys_fault){.at = n, .error = EMFILE});
+            if (errors[i / 2])
+                sys_fault_set(&(struct sys_fault){.at = n, .error = errors[i / 2], .sticky = i & 1});
             else
-                mem_fail_after(n, false);
+                mem_fail_after(n, i & 1);
             bool ok = ledger_open(&l, f->s, &spec, &f->e);
-            bool hit = kind ? sys_fault_hit() : !ok;
+            bool hit = errors[i / 2] ? sys_fault_hit() : !ok;
             sys_fault_set(NULL);
             mem_fail_after(0, false);
-            if (ok)
+            if (ok) {
+                expect_rows(l, 0, rows);
+                assert_ok(append_rows(l, rows++, 1, &f->e), f->e);
                 ledger_close(l);
-            else
+            } else if (errors[i / 2] == EIO) { /* RESOURCE: of the lock's file */
+                assert_true(f->e.code == ERR_IO || f->e.code == ERR_RESOURCE);
+            } else if (errors[i / 2] != EACCES) {
                 assert_int_equal(f->e.code, ERR_RESOURCE);
+            }
+            assert_int_equal(folder_count(f, "quarantine", ""), 0);
             l = open_it(f, 1);
-            expect_rows(l, 0, 30);
+            assert_int_equal(ledger_rows(l), rows);
+            expect_rows(l, 0, rows);
             ledger_close(l);
             if (!hit) {
                 assert_true(n > 3);
                 break;
             }
         }
+}
+
+/* A failed read says nothing about the rows: `scout check` must not call them damaged either. */
+static void verify_tells_a_failed_read_from_damage(void **state)
+{
+    struct fixture *f = *state;
+    struct key k = sample_key(1);
+    char name[128], text[KEY_TEXT];
+    uint64_t rows = 0, damaged = 0;
+    struct ledger *l = open_it(f, 1);
+    assert_ok(append_rows(l, 0, 10, &f->e), f->e);
+    ledger_close(l);
+    snprintf(name, sizeof name, "ledger/%s/0000.h5", key_text(&k, text));
+    for (long n = 1;; n++) {
+        sys_fault_set(&(struct sys_fault){.at = n, .error = EIO});
+        bool ok = ledger_verify(f->s, name, &rows, &damaged, &f->e);
+        bool hit = sys_fault_hit();
+        sys_fault_set(NULL);
+        if (ok)
+            assert_true(rows == 10 && damaged == 0);
+        else
+            assert_int_equal(f->e.code, ERR_IO);
+        if (!hit) {
+            assert_true(n > 12);
+            break;
+        }
+    }
 }
 
 static void appends_survive_any_failing_allocation(void **state)
@@ -545,6 +583,7 @@ int main(void)
         WITH(appends_survive_any_failing_call),
         WITH(a_refused_write_seals_the_segment_and_goes_on),
         WITH(opening_survives_any_failing_call_and_allocation),
+        WITH(verify_tells_a_failed_read_from_damage),
         WITH(appends_survive_any_failing_allocation),
         WITH(threads_append_and_find_at_the_same_time),
     };

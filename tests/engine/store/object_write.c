@@ -380,7 +380,7 @@ static void opening_survives_any_failing_call_and_allocation(void **state)
     struct fixture *f = *state;
     struct key k = sample_key(60000);
     assert_ok(sample_commit(f->s, &k, &f->e), f->e);
-    static const int errors[] = {0, EMFILE, ENOMEM};
+    static const int errors[] = {0, EMFILE, ENOMEM, EIO};
     for (size_t i = 0; i < COUNT(errors); i++)
         for (long n = 1;; n++) {
             struct object *o = NULL;
@@ -395,7 +395,7 @@ static void opening_survives_any_failing_call_and_allocation(void **state)
             mem_fail_after(0, false);
             object_close(o);
             if (!ok)
-                assert_int_equal(f->e.code, ERR_RESOURCE);
+                assert_int_equal(f->e.code, errors[i] == EIO ? ERR_IO : ERR_RESOURCE);
             assert_true(ok == (o != NULL));
             assert_true(sample_good(f->s, &k, &f->e));
             if (!hit) {
