@@ -206,8 +206,8 @@ static bool scan_row(void *context, const struct ledger_row *r, struct err *e)
 static bool scan_segments(struct ledger *l, struct err *e)
 {
     bool ok = true;
-    /* A row that a killed process wrote and did not sync may be in the page cache only. What is found counts as durable,
-     * so it is made so first. */
+    /* A row that a killed process wrote and did not sync may be in the page cache only. What is found counts as
+     * durable, so it is made so first. */
     for (size_t i = 0; i < l->n_segments; i++)
         if (sys_fdatasync(l->segments[i].fd) < 0)
             return err_errno(e, ERR_IO, "segment %04" PRIu32 " cannot be synced", l->segments[i].number);

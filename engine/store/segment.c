@@ -327,8 +327,8 @@ static uint32_t candidate_crc(const struct segment_candidate *c, const struct le
     return record_crc(c, offsetof(struct segment_candidate, crc), spec, number);
 }
 
-/* Read n bytes; past the end of a cut file there are zeros, which no check passes. A read that failed says nothing about
- * what is there, so it must not look like a free place: the next append would go over it. */
+/* Read n bytes; past the end of a cut file there are zeros, which no check passes. A read that failed says nothing
+ * about what is there, so it must not look like a free place: the next append would go over it. */
 static bool read_or_zero(const struct segment *g, void *out, size_t n, uint64_t offset, struct err *e)
 {
     size_t got;

@@ -72,8 +72,10 @@ static void tell_damage(const struct evaluator *v)
     size_t segments;
     ledger_damage(v->ledger, &rows, &segments);
     if (rows > 0 || segments > 0)
-        node_log(v->n, "the ledger has %llu damaged rows, and %zu of its files were set aside in quarantine/: what they "
-                 "held is measured again", (unsigned long long)rows, segments);
+        node_log(v->n,
+                 "the ledger has %llu damaged rows, and %zu of its files were set aside in quarantine/: what they "
+                 "held is measured again",
+                 (unsigned long long)rows, segments);
 }
 
 static bool open_ledger(struct evaluator *v, struct err *e)
