@@ -33,7 +33,7 @@ static struct lanes nan_unless_finite(struct lanes x, struct lanes y) { return l
 static struct lanes load_mode(const float *x, int64_t n, bool bf16)
 {
     struct lanes v = lanes_load_upto(x, n, 0.0f);
-    return bf16 ? lanes_bf16(v) : v;
+    return bf16 ? nan_unless_finite(v, lanes_bf16(v)) : v;
 }
 
 /* s = max(max|x| / 448, 1 / (448 * 512)); y = E4M3(x / s) * s */

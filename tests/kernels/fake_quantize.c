@@ -226,24 +226,27 @@ static void what_is_not_finite_is_not_hidden(void **state)
 {
     (void)state;
     enum { N = 48 };
-    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    /* Infinities, the NaN that arithmetic makes, and those that rounding to bf16 by integers takes for numbers. */
+    static const uint32_t bad[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0xffc00000u, 0x7f800001u, 0x7fffffffu,
+                                   0xffffffffu};
+    static const enum act_rule rules[] = {ACT_NONE, ACT_NVFP4, ACT_FP8_TOKEN};
     const struct kernels *k[8];
     size_t n_variants = variants(k);
     struct err e = {0};
     for (size_t v = 0; v < n_variants; v++)
         for (int lane = 0; lane < N; lane++)
             for (size_t b = 0; b < COUNT(bad); b++)
-                for (int c = 0; c < 4; c++) {
+                for (int c = 0; c < 6; c++) {
                     float *x = numbers(N, RANDOM, 3), y[N];
                     struct queue q = variant_queue(k[v], 1);
                     struct tensor in = tensor_matrix(x, DTYPE_F32, 1, N), out = tensor_matrix(y, DTYPE_F32, 1, N);
-                    enum act_rule rule = c & 1 ? ACT_NVFP4 : ACT_FP8_TOKEN;
-                    x[lane] = bad[b];
+                    enum act_rule rule = rules[c / 2];
+                    x[lane] = f32_from_bits(bad[b]);
                     assert_ok(k[v]->fake_quantize(&q, &in, rule, rule == ACT_NVFP4 ? 100.0f : 0.0f,
-                                                  c & 2 ? DTYPE_BF16 : DTYPE_F32, &out, &e), e);
+                                                  c % 2 ? DTYPE_BF16 : DTYPE_F32, &out, &e), e);
                     if (isfinite(y[lane]))
-                        fail_msg("%s, rule %d, lane %d: %g became %g", k[v]->name, (int)rule, lane, (double)bad[b],
-                                 (double)y[lane]);
+                        fail_msg("%s, rule %d, %s, lane %d: 0x%08x became %g", k[v]->name, (int)rule,
+                                 c % 2 ? "bf16" : "f32", lane, bad[b], (double)y[lane]);
                     free(x);
                 }
 }
