@@ -27,7 +27,7 @@ static const char *const names[] = {"plain", "avx2", "avx512", "avx512bf16", "am
     .add_bias = add_bias_##variant, .rope = rope_##variant, .attention = attention_##variant,                          \
     .swiglu = swiglu_##variant, .fake_quantize = fake_quantize_##variant, .amax = amax_##variant,                      \
     .kl_tile = kl_tile_##variant
-#define MATMUL(variant) .matmul = matmul_##variant, .matmul_part = matmul_part_##variant
+#define MATMUL(variant) .matmul = matmul, .matmul_part = matmul_part_##variant
 
 #define FP32 "fp32 cpu"          /* equal bits in every variant */
 #define BF16_FMA "bf16 cpu fma"  /* likewise */

@@ -23,9 +23,9 @@ bool embed(struct queue *q, const struct tensor *table, const struct tensor *ids
     ERR_CHECK;
 
 /* -- products: matmul.c, matmul_avx2.c, matmul_avx512.c, matmul_avx512bf16.c, matmul_amx.c ------------------------- */
+/* The whole width, for every variant: matmul_part of the queue's table. */
+bool matmul(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e) ERR_CHECK;
 #define CPU_DECLARE_MATMUL(variant)                                                                                    \
-    bool matmul_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y,           \
-                          struct err *e) ERR_CHECK;                                                                    \
     bool matmul_part_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,         \
                                struct tensor *y, struct err *e) ERR_CHECK
 CPU_DECLARE_MATMUL(plain);

@@ -22,6 +22,13 @@ static bool check(struct queue *q, const struct tensor *x, const struct tensor *
     return true;
 }
 
+bool matmul(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
+{
+    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
+        return false;
+    return q->k->matmul_part(q, x, w, 0, y, e);
+}
+
 /* -- plain: the specification -------------------------------------------------------------------------------------- */
 
 /* sum_k x[k] * w[k] for feature j of a panel: one chain of fused multiply-adds over ascending k, from +0. */
@@ -63,13 +70,6 @@ bool matmul_part_plain(struct queue *q, const struct tensor *x, const struct ten
         }
     }
     return true;
-}
-
-bool matmul_plain(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
-{
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
-        return false;
-    return matmul_part_plain(q, x, w, 0, y, e);
 }
 
 /* -- the frame of the fast versions -------------------------------------------------------------------------------- */

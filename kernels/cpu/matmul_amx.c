@@ -7,7 +7,6 @@
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/matmul_avx512.h"
-#include "kernels/cpu/shape.h"
 
 #define STRIDE (MATMUL_STRIDE_BF16 * 2) /* bytes from a packed row to the next */
 
@@ -106,21 +105,11 @@ static const struct matmul_kernel kernel_bf16 = {.input = MATMUL_BF16, .rows = 3
 
 #ifdef AMX_EMULATE
 CPU_DECLARE_MATMUL(amx_emulated);
-#define NAME(name) name##_emulated
-#else
-#define NAME(name) name
+#define matmul_part_amx matmul_part_amx_emulated
 #endif
 
-bool NAME(matmul_part_amx)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
-                           struct tensor *y, struct err *e)
+bool matmul_part_amx(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
+                     struct err *e)
 {
     return matmul_run(q, &matmul_avx512_f32, &kernel_bf16, x, w, first, y, e);
-}
-
-bool NAME(matmul_amx)(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y,
-                      struct err *e)
-{
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
-        return false;
-    return NAME(matmul_part_amx)(q, x, w, 0, y, e);
 }

@@ -5,7 +5,6 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/matmul.h"
-#include "kernels/cpu/shape.h"
 
 #define ROWS 6
 #define ROWS_BF16 5
@@ -103,11 +102,4 @@ bool matmul_part_avx2(struct queue *q, const struct tensor *x, const struct tens
                       struct tensor *y, struct err *e)
 {
     return matmul_run(q, &kernel_f32, &kernel_bf16, x, w, first, y, e);
-}
-
-bool matmul_avx2(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
-{
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
-        return false;
-    return matmul_part_avx2(q, x, w, 0, y, e);
 }

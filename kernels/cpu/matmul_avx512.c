@@ -2,26 +2,16 @@
  * for bf16 panels, whose halves need more registers. Equal to the plain version bit for bit. */
 #include "kernels/cpu/matmul_avx512.h"
 
-#include <immintrin.h>
-
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
 
 #define ROWS_F32 14
 #define ROWS_BF16 12
 #define STRIDE MATMUL_STRIDE_F32
 
-/* The columns of the tile's two panels that exist. */
-LANES_INLINE __mmask16 mask_of(int columns)
-{
-    int n = columns < 0 ? 0 : columns > 16 ? 16 : columns;
-    return (__mmask16)((1u << n) - 1u);
-}
-
 LANES_INLINE void load_tile(const int rows, const struct matmul_tile *s, __m512 acc[ROWS_F32][2])
 {
-    __mmask16 m0 = mask_of(s->first ? 0 : s->columns), m1 = mask_of(s->first ? 0 : s->columns - 16);
+    int columns = s->first ? 0 : s->columns;
+    __mmask16 m0 = matmul_avx512_mask(columns), m1 = matmul_avx512_mask(columns - 16);
     LANES_UNROLL
     for (int r = 0; r < rows; r++) {
         acc[r][0] = _mm512_maskz_loadu_ps(m0, s->y + r * s->ldy);
@@ -31,7 +21,7 @@ LANES_INLINE void load_tile(const int rows, const struct matmul_tile *s, __m512 
 
 LANES_INLINE void store_tile(const int rows, const struct matmul_tile *s, __m512 acc[ROWS_F32][2])
 {
-    __mmask16 m0 = mask_of(s->columns), m1 = mask_of(s->columns - 16);
+    __mmask16 m0 = matmul_avx512_mask(s->columns), m1 = matmul_avx512_mask(s->columns - 16);
     LANES_UNROLL
     for (int r = 0; r < rows; r++) {
         _mm512_mask_storeu_ps(s->y + r * s->ldy, m0, acc[r][0]);
@@ -128,11 +118,4 @@ bool matmul_part_avx512(struct queue *q, const struct tensor *x, const struct te
                         struct tensor *y, struct err *e)
 {
     return matmul_run(q, &matmul_avx512_f32, &kernel_bf16, x, w, first, y, e);
-}
-
-bool matmul_avx512(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
-{
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
-        return false;
-    return matmul_part_avx512(q, x, w, 0, y, e);
 }

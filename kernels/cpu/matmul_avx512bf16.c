@@ -1,28 +1,18 @@
 /* bf16 panels with vdpbf16ps: tiles of 14 rows by 32 columns, two inputs a step. The instruction adds a pair of
  * products to its sum in its own way (subnormals are zeros), so these bits belong to this variant; an element is still
  * one chain over ascending pairs of k. fp32 panels are those of avx512. */
-#include <immintrin.h>
-
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/lanes.h"
 #include "kernels/cpu/matmul_avx512.h"
-#include "kernels/cpu/shape.h"
 
 #define ROWS 14
 #define STRIDE (MATMUL_STRIDE_BF16 / 2) /* in pairs */
-
-LANES_INLINE __mmask16 mask_of(int columns)
-{
-    int n = columns < 0 ? 0 : columns > 16 ? 16 : columns;
-    return (__mmask16)((1u << n) - 1u);
-}
 
 LANES_INLINE void tile(const int rows, const struct matmul_tile *s)
 {
     __m512 acc[ROWS][2];
     const int32_t *a = s->a; /* pairs */
     const uint16_t *b0 = s->b, *b1 = b0 + (s->columns > 16 ? s->b_stride : 0);
-    __mmask16 m0 = mask_of(s->columns), m1 = mask_of(s->columns - 16);
+    __mmask16 m0 = matmul_avx512_mask(s->columns), m1 = matmul_avx512_mask(s->columns - 16);
     LANES_UNROLL
     for (int r = 0; r < rows; r++) {
         acc[r][0] = _mm512_maskz_loadu_ps(s->first ? (__mmask16)0 : m0, s->y + r * s->ldy);
@@ -71,12 +61,4 @@ bool matmul_part_avx512bf16(struct queue *q, const struct tensor *x, const struc
                             struct tensor *y, struct err *e)
 {
     return matmul_run(q, &matmul_avx512_f32, &kernel_bf16, x, w, first, y, e);
-}
-
-bool matmul_avx512bf16(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y,
-                       struct err *e)
-{
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
-        return false;
-    return matmul_part_avx512bf16(q, x, w, 0, y, e);
 }

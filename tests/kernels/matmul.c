@@ -16,7 +16,6 @@ static size_t variants_and_emulated(const struct kernels *k[8], struct kernels *
     *emulated = *k[n - 1];
     emulated->name = "amx emulated";
     emulated->numeric_bf16 = "bf16 cpu amx";
-    emulated->matmul = matmul_amx_emulated;
     emulated->matmul_part = matmul_part_amx_emulated;
     k[n] = emulated;
     return n + 1;
