@@ -393,10 +393,7 @@ bool node_part_open(struct node *n, const char *part, struct object **out, struc
 bool node_part_exists(struct node *n, const char *part, bool *there, struct err *e)
 {
     struct key key;
-    if (!node_part_key(&n->key, part, &key, e))
-        return false;
-    *there = object_exists(n->run->store, &key);
-    return true;
+    return node_part_key(&n->key, part, &key, e) && object_exists(n->run->store, &key, there, e);
 }
 
 bool node_part_new(struct node *n, const char *part, struct writer **out, struct err *e)
@@ -440,9 +437,8 @@ bool node_parts_exist(const struct node *n, struct object *o, bool *there, struc
         char name[256];
         struct key key;
         snprintf(name, sizeof name, "%.*s", (int)length, list);
-        if (!node_part_key(object_key(o), name, &key, e))
+        if (!node_part_key(object_key(o), name, &key, e) || !object_exists(n->run->store, &key, there, e))
             return false;
-        *there = object_exists(n->run->store, &key);
         list += length + (list[length] == '\n');
     }
     return true;

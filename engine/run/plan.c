@@ -290,8 +290,8 @@ bool plan_object_stands(struct run *r, struct node *n, bool verify, bool quick, 
 {
     const char *reason = "no result yet";
     bool found = false;
-    if (r->store && n->has_key && !n->forced)
-        found = object_exists(r->store, &n->key);
+    if (r->store && n->has_key && !n->forced && !object_exists(r->store, &n->key, &found, e))
+        return err_context(e, "node '%s'", n->def->name);
     if (n->forced)
         reason = "its result was damaged";
     if (found && (verify || n->def->class->stands)) {
@@ -367,10 +367,13 @@ bool plan_states(struct run *r, struct err *e)
         struct node *n = &r->nodes[i];
         if (n->wanted)
             continue;
+        bool found = false;
+        if (n->relevant && r->store && n->has_key && !object_exists(r->store, &n->key, &found, e))
+            return err_context(e, "node '%s'", n->def->name);
         n->state = STATE_UNNEEDED;
         if (!n->relevant) {
             n->reason = "not wanted by any target";
-        } else if (r->store && n->has_key && object_exists(r->store, &n->key)) {
+        } else if (found) {
             n->state = STATE_REUSED;
             n->reason = "its result is in the store";
         } else {

@@ -434,8 +434,11 @@ static bool next_to_start(struct run *r, struct node **out, struct err *e)
                 return false;
             continue;
         }
-        if (!plan_object_stands(r, n, false, true, NULL, e))
-            return false;
+        struct err why = {0};
+        if (!plan_object_stands(r, n, false, true, NULL, &why)) {
+            fail_node(n, &why); /* this result cannot be looked at; others may be fine */
+            continue;
+        }
         if (n->state != STATE_REUSED) {
             *out = n;
             return true;

@@ -225,22 +225,27 @@ bool object_open(struct object **out, struct store *s, const struct key *key, st
     return ok;
 }
 
-bool object_exists(struct store *s, const struct key *key)
+bool object_exists(struct store *s, const struct key *key, bool *there, struct err *e)
 {
     struct header h;
-    struct err ignored;
     const char *why;
-    char *path;
+    char *path, text[KEY_TEXT];
     uint64_t inode;
     int fd;
-    if (!store_object_path(s, key, &path, &ignored))
+    if (!store_object_path(s, key, &path, e))
         return false;
-    bool ok = open_plain(path, &fd, &inode, &why, &ignored) && fd >= 0;
-    if (ok) {
-        ok = check_file(fd, key, false, &h, &why, &ignored) && !why;
-        sys_close(fd);
-    }
+    bool ok = open_plain(path, &fd, &inode, &why, e);
     mem_free(path);
+    if (ok && fd < 0)
+        *there = false;
+    else if (ok) {
+        ok = check_file(fd, key, false, &h, &why, e);
+        sys_close(fd);
+        if (ok)
+            *there = !why;
+        else
+            err_context(e, "object %s", key_text(key, text));
+    }
     return ok;
 }
 

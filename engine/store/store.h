@@ -105,12 +105,12 @@ void writer_abort(struct writer *w); /* NULL is fine */
 
 struct object;
 
-/* *out = the verified object, or NULL when there is none. A damaged file is moved to quarantine/ (with a line in the
- * log through `damage`, may be NULL) and counts as absent. Each file is verified once per opened store; objects are
- * counted references: object_close releases. */
+/* *out = the verified object, or NULL when there is none. A damaged file is moved to quarantine/ with its reason beside
+ * it, and counts as absent; one that cannot be read is an error. Each file is verified once per opened store; objects
+ * are counted references: object_close releases. */
 bool object_open(struct object **out, struct store *s, const struct key *key, struct err *e) ERR_CHECK;
-/* Is there an object of that key: header and size are checked, not the digest. */
-bool object_exists(struct store *s, const struct key *key);
+/* Is there an object of that key? Header and size are checked, not the digest. Failing to look is an error. */
+bool object_exists(struct store *s, const struct key *key, bool *there, struct err *e) ERR_CHECK;
 struct object *object_ref(struct object *o);
 void object_close(struct object *o); /* NULL is fine */
 const struct key *object_key(const struct object *o);

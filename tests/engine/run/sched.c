@@ -53,6 +53,28 @@ static void a_failure_stops_only_its_descendants(void **state)
     fake_fini(&f);
 }
 
+/* A result that cannot be looked at (here: a file lies where its folder belongs) fails its node and nothing else. */
+static void failing_to_look_for_a_result_stops_only_its_descendants(void **state)
+{
+    struct fake f;
+    char path[256];
+    (void)state;
+    fake_init(&f);
+    int in_the_way = fake_add(&f, "in_the_way", &fake_outside), a = fake_add(&f, "a", &fake_sum);
+    int b = fake_add(&f, "b", &fake_sum), c = fake_add(&f, "c", &fake_sum);
+    fake_connect(&f, a, "in", in_the_way, "");
+    fake_connect(&f, b, "in", a, "");
+    fake_connect(&f, c, "in", in_the_way, "");
+    fake_set(&f, c, "add", "3");
+    fake_object_path(&f, dir, a, path, sizeof path);
+    *strrchr(path, '/') = '\0';
+    fake_set(&f, in_the_way, "out", path);
+    fake_run(&f, dir, NULL);
+    assert_string_equal(fake_states, "in_the_way=done a=failed b=blocked c=done");
+    assert_int_equal(fake_runs, 2); /* a was not even begun */
+    fake_fini(&f);
+}
+
 /* Run one `needy` node; its error's text is in `text`, "" if it was done. */
 static void run_needy(const char *param, const char *value, const struct run_options *more, uint64_t on_memory,
                       int on_threads, char text[1024], struct index_stat stats[4])
@@ -366,6 +388,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(a_failure_stops_only_its_descendants),
+        TEST(failing_to_look_for_a_result_stops_only_its_descendants),
         TEST(what_can_never_fit_is_refused_with_the_figures),
         TEST(cores_and_memory_are_what_was_declared_and_what_there_is),
         TEST(what_does_not_fit_now_waits),

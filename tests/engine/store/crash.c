@@ -64,7 +64,10 @@ static int check_one(struct task *t)
     struct key k = sample_key(1);
     if (!store_open(&t->f.s, t->f.path, &e))
         return report(&e, "open");
-    if (object_exists(t->f.s, &k) && (!object_verify(t->f.s, &k, &e) || !sample_good(t->f.s, &k, &e)))
+    bool there = false;
+    if (!object_exists(t->f.s, &k, &there, &e))
+        return report(&e, "exists");
+    if (there && (!object_verify(t->f.s, &k, &e) || !sample_good(t->f.s, &k, &e)))
         return report(&e, "a half object");
     if (!sample_commit(t->f.s, &k, &e) || !sample_good(t->f.s, &k, &e))
         return report(&e, "commit again");

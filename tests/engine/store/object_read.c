@@ -49,7 +49,7 @@ static void expect_found(struct damaged *d, const char *what, size_t where)
         fail_msg("%s at %zu was not noticed", what, where);
     assert_int_equal(folder_count(f, "quarantine", ".h5"), before + 1);
     assert_int_equal(folder_count(f, "quarantine", ".txt"), before + 1);
-    assert_false(object_exists(f->s, &d->key));
+    assert_false(sample_exists(f, &d->key));
 }
 
 static void any_changed_header_byte_is_found(void **state)

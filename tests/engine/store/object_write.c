@@ -215,7 +215,7 @@ static void wrong_use_is_told_apart(void **state)
     d.name = "/x";
     assert_ok(writer_add(w, &d, x, &f->e), f->e);
     assert_err(writer_commit(w, &f->e), f->e, ERR_BUG, "'x' is written twice");
-    assert_false(object_exists(f->s, &k));
+    assert_false(sample_exists(f, &k));
 }
 
 static void reading_says_what_does_not_fit(void **state)
@@ -259,7 +259,7 @@ static void an_absent_object_is_null_and_no_error(void **state)
     struct object *o = (struct object *)f;
     assert_ok(object_open(&o, f->s, &k, &f->e), f->e);
     assert_null(o);
-    assert_false(object_exists(f->s, &k));
+    assert_false(sample_exists(f, &k));
     assert_err(object_verify(f->s, &k, &f->e), f->e, ERR_INPUT, "is not there");
 }
 
@@ -331,7 +331,7 @@ static void commit_survives(struct fixture *f, int error, bool sticky, bool half
             if (error == ENOSPC)
                 assert_int_equal(f->e.code, ERR_RESOURCE);
         }
-        if (object_exists(f->s, &k))
+        if (sample_exists(f, &k))
             assert_ok(object_verify(f->s, &k, &f->e), f->e);
         else
             assert_false(ok);
@@ -429,7 +429,7 @@ static void a_full_disk_is_a_resource_error_with_the_figures(void **state)
             failures++;
             check_err(&f->e, ERR_RESOURCE, "are needed in", __FILE__, __LINE__);
             assert_non_null(strstr(f->e.text, "--store"));
-            assert_false(object_exists(f->s, &k));
+            assert_false(sample_exists(f, &k));
         }
         assert_ok(sample_commit(f->s, &k, &f->e), f->e);
         assert_ok(object_verify(f->s, &k, &f->e), f->e);

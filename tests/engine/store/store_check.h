@@ -96,6 +96,13 @@ static inline bool sample_good(struct store *s, const struct key *k, struct err 
     return ok;
 }
 
+static inline bool sample_exists(struct fixture *f, const struct key *k)
+{
+    bool there = false;
+    assert_ok(object_exists(f->s, k, &there, &f->e), f->e);
+    return there;
+}
+
 /* Number of entries of the store's folder `name` that end in `suffix`; -1 when there is no such folder. */
 static inline int folder_count(const struct fixture *f, const char *name, const char *suffix)
 {
