@@ -187,6 +187,23 @@ bool key_set_add(struct key_set *s, const struct key *k, struct err *e)
     return true;
 }
 
+/* The place becomes free, so those behind it in the same chain are put in anew. */
+void key_set_remove(struct key_set *s, const struct key *k)
+{
+    if (!key_set_has(s, k))
+        return;
+    size_t at = slot_of(s, k), last = s->capacity - 1;
+    s->used[at] = false;
+    s->n--;
+    for (at = (at + 1) & last; s->used[at]; at = (at + 1) & last) {
+        struct key moved = s->keys[at];
+        s->used[at] = false;
+        size_t to = slot_of(s, &moved);
+        s->keys[to] = moved;
+        s->used[to] = true;
+    }
+}
+
 void key_set_free(struct key_set *s)
 {
     mem_free(s->keys);

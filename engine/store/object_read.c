@@ -82,6 +82,10 @@ static bool set_aside(struct store *s, const struct key *k, uint64_t inode, cons
     char text[KEY_TEXT], path[16 + KEY_TEXT];
     key_text(k, text);
     snprintf(path, sizeof path, "objects/%.2s/%s.h5", text, text);
+    /* Whoever publishes that key next, perhaps another process, has his file looked at in full. */
+    pthread_mutex_lock(&s->lock);
+    key_set_remove(&s->verified, k);
+    pthread_mutex_unlock(&s->lock);
     return store_quarantine(s, path, text, inode, why, e) && store_note_damage(s, k, why, e);
 }
 

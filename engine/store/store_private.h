@@ -19,6 +19,7 @@ struct key_set {
     size_t n, capacity; /* a power of two, at least twice n */
 };
 bool key_set_has(const struct key_set *s, const struct key *k) ERR_CHECK;
+void key_set_remove(struct key_set *s, const struct key *k); /* nothing, if it is not there */
 /* Room for n more keys, so that adding them cannot fail. */
 bool key_set_reserve(struct key_set *s, size_t n, struct err *e) ERR_CHECK;
 bool key_set_add(struct key_set *s, const struct key *k, struct err *e) ERR_CHECK;

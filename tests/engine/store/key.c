@@ -129,6 +129,18 @@ static void a_set_holds_what_was_added_and_nothing_else(void **state)
         assert_true(key_set_has(&set, &k));
         assert_int_equal(set.n, i + 1);
     }
+    for (unsigned i = 0; i < 2000; i++) { /* every third leaves, twice; the others stay */
+        struct key k;
+        assert_ok(key_of_bytes(&i, sizeof i, &k, &e), e);
+        for (int twice = 0; i % 3 == 0 && twice < 2; twice++)
+            key_set_remove(&set, &k);
+    }
+    assert_int_equal(set.n, 1333);
+    for (unsigned i = 0; i < 2000; i++) {
+        struct key k;
+        assert_ok(key_of_bytes(&i, sizeof i, &k, &e), e);
+        assert_true(key_set_has(&set, &k) == (i % 3 != 0));
+    }
     key_set_free(&set);
 }
 

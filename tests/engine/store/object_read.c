@@ -2,9 +2,11 @@
  * the key can be published again. */
 #include "tests/engine/store/store_check.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "engine/store/store_private.h"
+#include "engine/store/sys.h"
 
 struct damaged {
     struct fixture *f;
@@ -211,6 +213,43 @@ static void a_file_is_verified_once_per_opened_store(void **state)
     free(d.bytes);
 }
 
+/* What was verified is one file. After it was set aside, the file that another process publishes in its place is looked
+ * at in full. */
+static void a_file_in_the_place_of_one_set_aside_is_verified(void **state)
+{
+    struct damaged d = damaged_new(*state);
+    struct fixture *f = d.f;
+    struct object *o = NULL;
+    damaged_put(&d, d.bytes, d.n - 1);
+    assert_ok(object_open(&o, f->s, &d.key, &f->e), f->e);
+    assert_null(o);
+    d.bytes[d.n - 1] ^= 1;
+    damaged_put(&d, d.bytes, d.n);
+    assert_err(object_open(&o, f->s, &d.key, &f->e), f->e, ERR_IO, "does not match its SHA-256");
+    free(d.bytes);
+}
+
+/* Looking may fail, and that does not make the object absent. */
+static void failing_to_look_is_not_absence(void **state)
+{
+    static const int errors[] = {EACCES, EMFILE, ENOMEM, EIO};
+    struct fixture *f = *state;
+    struct key k = sample_key(1);
+    assert_ok(sample_commit(f->s, &k, &f->e), f->e);
+    for (size_t i = 0; i < COUNT(errors); i++)
+        for (long n = 1;; n++) {
+            bool there = false;
+            sys_fault_set(&(struct sys_fault){.at = n, .error = errors[i]});
+            bool ok = object_exists(f->s, &k, &there, &f->e), hit = sys_fault_hit();
+            sys_fault_set(NULL);
+            assert_true(ok == there);
+            if (!hit) {
+                assert_true(ok && n > 2);
+                break;
+            }
+        }
+}
+
 struct opener {
     struct fixture *f;
     bool ok;
@@ -263,6 +302,8 @@ int main(void)
         WITH(damage_twice_in_one_run_stops_it),
         WITH(a_read_only_store_leaves_damage_where_it_is),
         WITH(a_file_is_verified_once_per_opened_store),
+        WITH(a_file_in_the_place_of_one_set_aside_is_verified),
+        WITH(failing_to_look_is_not_absence),
         WITH(threads_share_objects),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
