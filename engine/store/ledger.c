@@ -194,8 +194,10 @@ static bool is_known(const struct ledger *l, const uint8_t candidate[KEY_BYTES])
 static bool scan_row(void *context, const struct ledger_row *r, struct err *e)
 {
     struct scan *s = context;
-    if (!is_known(s->l, r->candidate))
+    if (!is_known(s->l, r->candidate)) {
+        s->l->damaged_rows++;
         return true;
+    }
     if (!row_table_reserve(&s->l->rows, 1, e))
         return false;
     row_table_add(&s->l->rows, r, s->segment);

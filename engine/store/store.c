@@ -366,6 +366,24 @@ out:
     return ok;
 }
 
+bool store_quarantined(struct store *s, size_t *count, struct err *e)
+{
+    char *path;
+    *count = 0;
+    if (!store_format(s, &path, e, "quarantine"))
+        return false;
+    DIR *d = opendir(path);
+    bool ok = d || errno == ENOENT || err_errno(e, ERR_IO, "%s: cannot list", path);
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        size_t n = strlen(entry->d_name);
+        *count += n > 3 && strcmp(entry->d_name + n - 3, ".h5") == 0;
+    }
+    if (d)
+        closedir(d);
+    mem_free(path);
+    return ok;
+}
+
 bool store_note_damage(struct store *s, const struct key *k, const char *reason, struct err *e)
 {
     char text[KEY_TEXT];

@@ -48,6 +48,8 @@ bool store_open(struct store **out, const char *path, struct err *e) ERR_CHECK;
 bool store_open_readonly(struct store **out, const char *path, struct err *e) ERR_CHECK;
 void store_close(struct store *s);
 const char *store_path(const struct store *s);
+/* How many damaged files lie in quarantine/, each with its reason beside it. */
+bool store_quarantined(struct store *s, size_t *count, struct err *e) ERR_CHECK;
 
 /* Digest of a source: SHA-256 of a regular file's content; of a directory, over the sorted (name, digest) of the
  * regular files directly in it whose names do not start with a dot. Cached in STORE/digests by device, inode, size,
@@ -183,7 +185,8 @@ struct ledger_row {
 
 /* ERR_STOPPED when `stopping` said so; ERR_IO when a segment could not be read (it is left as it is). */
 bool ledger_open(struct ledger **out, struct store *s, const struct ledger_spec *spec, struct err *e) ERR_CHECK;
-/* What was found damaged when it was opened: rows that count as absent, and segments set aside in quarantine/. */
+/* What was found damaged when it was opened: rows that count as absent unless they were measured again since, and
+ * segments that were set aside in quarantine/. */
 void ledger_damage(struct ledger *l, uint64_t *rows, size_t *segments);
 void ledger_close(struct ledger *l); /* NULL is fine */
 /* Copy the row of (candidate, window) into *row and its per-token values into slots (may be NULL); false if none. */

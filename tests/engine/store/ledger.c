@@ -22,6 +22,23 @@ static void expect_rows(struct ledger *l, unsigned first, unsigned n)
             fail_msg("row %u is %s", i, row_state(l, i) ? "wrong" : "absent");
 }
 
+static void expect_damage(struct ledger *l, uint64_t wanted_rows, size_t wanted_segments)
+{
+    uint64_t rows = 99;
+    size_t segments = 99;
+    ledger_damage(l, &rows, &segments);
+    assert_int_equal(rows, wanted_rows);
+    assert_int_equal(segments, wanted_segments);
+}
+
+static int n_segments(struct fixture *f, unsigned context)
+{
+    char text[KEY_TEXT], name[80];
+    struct key k = sample_key(context);
+    snprintf(name, sizeof name, "ledger/%s", key_text(&k, text));
+    return folder_count(f, name, ".h5");
+}
+
 static void segment_path(struct fixture *f, unsigned context, unsigned number, char out[512])
 {
     char text[KEY_TEXT];
@@ -44,10 +61,11 @@ static void rows_come_back_now_and_after_reopening(void **state)
     ledger_close(l);
     l = open_it(f, 1);
     assert_int_equal(ledger_rows(l), 13);
+    expect_damage(l, 0, 0);
     expect_rows(l, 0, 13);
     assert_ok(append_rows(l, 13, 7, &f->e), f->e);
     expect_rows(l, 0, 20);
-    assert_int_equal(ledger_segments(l), 1);
+    assert_int_equal(n_segments(f, 1), 1);
     ledger_close(l);
     l = open_it(f, 2); /* another context knows nothing of them */
     assert_int_equal(ledger_rows(l), 0);
@@ -99,7 +117,7 @@ static void a_full_segment_is_followed_by_one_of_twice_the_size(void **state)
     char path[512];
     for (unsigned i = 0; i < 3500; i += 250)
         assert_ok(append_rows(l, i, 250, &f->e), f->e);
-    assert_int_equal(ledger_segments(l), 3); /* 1024, 2048, 4096 */
+    assert_int_equal(n_segments(f, 1), 3); /* 1024, 2048, 4096 */
     expect_rows(l, 0, 3500);
     ledger_close(l);
     l = open_it(f, 1);
@@ -228,6 +246,7 @@ static void lost_rows_are_appended_again(void **state)
     flip(path, p.assignments + 2);        /* candidate 0, rows 0 to 4 */
     l = open_it(f, 1);
     assert_int_equal(ledger_rows(l), 13);
+    expect_damage(l, 7, 0);
     assert_ok(append_rows(l, 0, 5, &f->e), f->e);
     assert_ok(append_rows(l, 8, 1, &f->e), f->e);
     assert_ok(append_rows(l, 19, 1, &f->e), f->e);
@@ -298,10 +317,15 @@ static void a_damaged_header_sets_the_segment_aside(void **state)
     flip(path, 40);
     l = open_it(f, 1);
     assert_int_equal(ledger_rows(l), 0);
-    assert_int_equal(folder_count(f, "quarantine", ".h5"), 1);
+    expect_damage(l, 0, 1);
+    size_t quarantined = 0;
+    assert_ok(store_quarantined(f->s, &quarantined, &f->e), f->e);
+    assert_int_equal(quarantined, 1);
     assert_ok(append_rows(l, 0, 10, &f->e), f->e);
     expect_rows(l, 0, 10);
-    assert_int_equal(ledger_segments(l), 2); /* its number is not used again */
+    assert_int_equal(n_segments(f, 1), 1);
+    segment_path(f, 1, 1, path);
+    assert_int_equal(access(path, F_OK), 0); /* the old number is not used again */
     ledger_close(l);
     fixture_reopen(f);
     l = open_it(f, 1);
@@ -324,7 +348,7 @@ static void a_cut_segment_keeps_what_is_left(void **state)
     l = open_it(f, 1);
     expect_rows(l, 0, 10);
     assert_ok(append_rows(l, 10, 10, &f->e), f->e); /* into a new one */
-    assert_int_equal(ledger_segments(l), 2);
+    assert_int_equal(n_segments(f, 1), 2);
     ledger_close(l);
     assert_int_equal(truncate(path, (off_t)p.candidates), 0);
     l = open_it(f, 1);
@@ -419,7 +443,7 @@ static void a_refused_write_seals_the_segment_and_goes_on(void **state)
     assert_true(sys_fault_hit());
     sys_fault_set(NULL);
     assert_true(ok);
-    assert_int_equal(ledger_segments(l), 2);
+    assert_int_equal(n_segments(f, 1), 2);
     expect_rows(l, 0, 4);
     ledger_close(l);
 }
