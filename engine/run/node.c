@@ -461,7 +461,7 @@ bool object_part(struct store *s, struct object *o, const char *part, struct obj
 
 void node_live(struct node *n, const struct key *ledger, struct ledger *l)
 {
-    (void)l; /* may be closed before the node ends: run.c counts its segments in the store */
+    (void)l; /* may be closed before the node ends: its segments are looked for in the store */
     pthread_mutex_lock(&n->run->lock);
     n->has_ledger = true;
     n->ledger = *ledger;

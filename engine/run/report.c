@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "engine/run/state.h"
 
@@ -104,21 +103,6 @@ void report_state(struct node *n)
 
 /* ----------------------------------------------------------------------------------------------------------- run.h5 */
 
-/* Segments that the ledger has on disk. Its writer adds them while we look. */
-static size_t count_segments(const struct run *r, const struct key *ledger)
-{
-    char text[KEY_TEXT];
-    size_t n = 0;
-    key_text(ledger, text);
-    for (bool found = true; found; n += found) {
-        struct str path = {0};
-        str_printf(&path, "%s/ledger/%s/%04zu.h5", r->store_path, text, n);
-        found = !path.failed && access(path.text, F_OK) == 0;
-        str_free(&path);
-    }
-    return n;
-}
-
 /* Copies of what the index says of each node, in `arena`: the originals change while the index is written. */
 static bool snapshot(struct run *r, struct index_node **out, struct arena *arena, struct err *e)
 {
@@ -139,8 +123,6 @@ static bool snapshot(struct run *r, struct index_node **out, struct arena *arena
         if (stats)
             memcpy(stats, n->stats, n->n_stats * sizeof *stats);
         x->stats = stats;
-        if (x->has_ledger)
-            x->ledger_segments = count_segments(r, &n->ledger);
     }
     *out = list;
     return true;

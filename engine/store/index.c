@@ -90,8 +90,7 @@ static bool write_node(const struct writing *w, hid_t nodes, size_t order, struc
     for (size_t i = 0; ok && i < x->n_stats; i++)
         ok = write_stat(group, &x->stats[i], e);
     if (ok && x->has_ledger)
-        ok = h5_set_string(group, "ledger", key_text(&x->ledger, text), e) &&
-             h5_set_int(group, "ledger_segments", (int64_t)x->ledger_segments, e);
+        ok = h5_set_string(group, "ledger", key_text(&x->ledger, text), e);
     if (ok && x->has_result && x->has_key) {
         key_text(&x->key, text);
         snprintf(target, sizeof target, "%s/objects/%.2s/%s.h5", w->relative, text, text);
@@ -101,29 +100,25 @@ static bool write_node(const struct writing *w, hid_t nodes, size_t order, struc
     return ok;
 }
 
-/* /live/<name>: a link per segment that is there. */
+/* /live/<name>: a link per segment that is there. A number may be missing: damaged segments are set aside. */
 static bool write_live(const struct writing *w, hid_t live, const struct index_node *x, struct err *e)
 {
-    char text[KEY_TEXT], name[24], file[128], target[PATH_ROOM + 128];
-    hid_t group = make_group(live, x->name, e);
-    if (group < 0)
+    char text[KEY_TEXT], name[24], target[PATH_ROOM + 128];
+    uint32_t *numbers;
+    size_t n;
+    if (!ledger_list(w->store, &x->ledger, &numbers, &n, e))
         return false;
+    hid_t group = make_group(live, x->name, e);
+    bool ok = group >= 0;
     key_text(&x->ledger, text);
-    bool ok = true;
-    for (size_t i = 0; ok && i < x->ledger_segments; i++) {
-        char *path;
-        snprintf(name, sizeof name, "%04zu", i);
-        snprintf(file, sizeof file, "ledger/%s/%s.h5", text, name);
-        snprintf(target, sizeof target, "%s/%s", w->relative, file);
-        if (!store_format(w->store, &path, e, "%s", file)) {
-            ok = false;
-            break;
-        }
-        if (access(path, R_OK) == 0)
-            ok = make_link(group, name, target, e);
-        mem_free(path);
+    for (size_t i = 0; ok && i < n; i++) {
+        snprintf(name, sizeof name, "%04" PRIu32, numbers[i]);
+        snprintf(target, sizeof target, "%s/ledger/%s/%s.h5", w->relative, text, name);
+        ok = make_link(group, name, target, e);
     }
-    H5Gclose(group);
+    if (group >= 0)
+        H5Gclose(group);
+    mem_free(numbers);
     return ok;
 }
 

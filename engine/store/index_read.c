@@ -119,7 +119,6 @@ static bool read_node(struct reading *r, hid_t group, struct found *found)
 {
     struct index_node *x = &found->node;
     const char *key, *ledger;
-    int64_t segments = 0;
     bool ok = get_string(r, group, "type", &x->type) && get_string(r, group, "state", &x->state) &&
               get_string(r, group, "key", &key) && get_string(r, group, "error", &x->error) &&
               get_number(r, group, "seconds", H5T_NATIVE_DOUBLE, &x->seconds) &&
@@ -132,10 +131,8 @@ static bool read_node(struct reading *r, hid_t group, struct found *found)
     x->has_result = H5Lexists(group, "result", H5P_DEFAULT) > 0;
     if (H5Aexists(group, "ledger") <= 0)
         return true;
-    ok = get_string(r, group, "ledger", &ledger) && get_number(r, group, "ledger_segments", H5T_NATIVE_INT64,
-                                                               &segments);
+    ok = get_string(r, group, "ledger", &ledger);
     x->has_ledger = ok && key_parse(ledger, &x->ledger);
-    x->ledger_segments = segments > 0 ? (size_t)segments : 0;
     return ok;
 }
 

@@ -110,18 +110,17 @@ static int by_number(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The numbers of the segments' files, in order. */
-static bool list_numbers(const struct ledger *l, uint32_t **out, size_t *n, struct err *e)
+bool ledger_list(const struct store *s, const struct key *context, uint32_t **out, size_t *n, struct err *e)
 {
     char *path, text[KEY_TEXT];
     size_t room = 0;
     uint32_t *numbers = NULL;
     *n = 0;
-    if (!store_format(l->store, &path, e, "ledger/%s", key_text(&l->spec.context, text)))
+    if (!store_format(s, &path, e, "ledger/%s", key_text(context, text)))
         return false;
     DIR *d = opendir(path);
-    bool ok = d || err_errno(e, ERR_IO, "%s: cannot list", path);
-    while (ok) {
+    bool ok = d || errno == ENOENT || err_errno(e, ERR_IO, "%s: cannot list", path);
+    while (d && ok) {
         char *end;
         errno = 0;
         struct dirent *entry = readdir(d);
@@ -157,7 +156,7 @@ static bool open_segments(struct ledger *l, struct err *e)
 {
     uint32_t *numbers;
     size_t n;
-    if (!list_numbers(l, &numbers, &n, e))
+    if (!ledger_list(l->store, &l->spec.context, &numbers, &n, e))
         return false;
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++) {
@@ -373,14 +372,6 @@ uint64_t ledger_rows(struct ledger *l)
 {
     pthread_mutex_lock(&l->lock);
     uint64_t n = l->rows.n_alive;
-    pthread_mutex_unlock(&l->lock);
-    return n;
-}
-
-size_t ledger_segments(struct ledger *l)
-{
-    pthread_mutex_lock(&l->lock);
-    size_t n = l->next_number;
     pthread_mutex_unlock(&l->lock);
     return n;
 }

@@ -203,8 +203,6 @@ void ledger_hold(struct ledger *l);
 void ledger_release(struct ledger *l);
 /* Rows now in the ledger. */
 uint64_t ledger_rows(struct ledger *l);
-/* Paths of its segments relative to the store ("ledger/<key>/0000.h5"), for run.h5. */
-size_t ledger_segments(struct ledger *l);
 /* Verify one segment's file ("ledger/<key>/0000.h5", under the store) without opening its ledger: how many of its rows
  * are whole, and how many are written but damaged. False when the file as a whole is damaged. For `scout check`. */
 bool ledger_verify(struct store *s, const char *segment, uint64_t *rows, uint64_t *damaged, struct err *e) ERR_CHECK;
@@ -224,9 +222,8 @@ struct index_node {
     double seconds;                  /* NaN if it did not run */
     const struct index_stat *stats;
     size_t n_stats;
-    bool has_ledger;                 /* then /live/<name> links to the ledger's segments */
+    bool has_ledger;                 /* then /live/<name> links to the ledger's segments, as far as they are there */
     struct key ledger;
-    size_t ledger_segments;
 };
 struct index_run {
     const char *graph_name, *graph_text, *command_line, *version, *machine;

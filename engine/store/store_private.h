@@ -134,6 +134,9 @@ bool publish_object(struct store *s, const struct key *key, const char *temporar
                     struct err *e) ERR_CHECK;
 bool store_mark_verified(struct store *s, const struct key *k, struct err *e) ERR_CHECK;
 
+/* The numbers of a ledger's segments that lie in its folder, in order; none without a folder. mem_free *out. */
+bool ledger_list(const struct store *s, const struct key *context, uint32_t **out, size_t *n, struct err *e) ERR_CHECK;
+
 /* lock.c: what stands in a lock's file, "pid 12 on host since 2026-01-01 00:00:00 UTC", as its holder wrote it. */
 void lock_read_holder(int fd, char out[200]);
 bool lock_write_holder(int fd, const char *path, struct err *e) ERR_CHECK;
