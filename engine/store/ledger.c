@@ -54,28 +54,38 @@ static bool copy_spec(struct ledger *l, const struct ledger_spec *spec, struct e
             return false;
     }
     l->spec.formats = formats;
+    l->spec.stopping = NULL; /* they are of one call of ledger_open */
+    l->spec.waits = NULL;
     return true;
 }
 
-static bool wait_for_lock(const struct ledger *l, const char *path, struct err *e)
+/* Tell and ask whoever waits; `told` is his that he has been told already. */
+static bool go_on_waiting(const struct ledger_spec *spec, bool *told, const char *holder, struct err *e)
+{
+    if (!*told && spec->waits)
+        spec->waits(spec->waiter, holder);
+    *told = true;
+    return !spec->stopping || !spec->stopping(spec->waiter) ||
+           err_set(e, ERR_STOPPED, "stopped while it waited for the ledger");
+}
+
+static bool wait_for_lock(int fd, const struct ledger_spec *spec, const char *path, struct err *e)
 {
     char holder[200];
-    for (bool told = false; sys_flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0; told = true) {
+    bool told = false;
+    while (sys_flock(fd, LOCK_EX | LOCK_NB) < 0) {
         if (errno != EWOULDBLOCK)
             return err_errno(e, ERR_RESOURCE, "%s: cannot be locked; give --store a directory on a local disk", path);
-        if (!told && l->spec.waits) {
-            lock_read_holder(l->lock_fd, holder);
-            l->spec.waits(l->spec.waiter, holder);
-        }
-        if (l->spec.stopping && l->spec.stopping(l->spec.waiter))
-            return err_set(e, ERR_STOPPED, "stopped while another process wrote to the ledger");
+        lock_read_holder(fd, holder);
+        if (!go_on_waiting(spec, &told, holder, e))
+            return false;
         nanosleep(&(struct timespec){.tv_nsec = WAIT_NS}, NULL);
     }
     return true;
 }
 
 /* Wait until no other process writes to this ledger. */
-static bool take_lock(struct ledger *l, struct err *e)
+static bool take_lock(struct ledger *l, const struct ledger_spec *spec, struct err *e)
 {
     char *folder = NULL, *ledgers = NULL, *path = NULL, text[KEY_TEXT];
     key_text(&l->spec.context, text);
@@ -85,7 +95,7 @@ static bool take_lock(struct ledger *l, struct err *e)
     if (ok) {
         l->lock_fd = sys_open(path, O_RDWR | O_CREAT, 0644);
         ok = l->lock_fd >= 0 || store_write_error(l->store, path, 0, e);
-        ok = ok && wait_for_lock(l, path, e) && lock_write_holder(l->lock_fd, path, e);
+        ok = ok && wait_for_lock(l->lock_fd, spec, path, e) && lock_write_holder(l->lock_fd, path, e);
     }
     mem_free(ledgers);
     mem_free(folder);
@@ -265,16 +275,29 @@ static void unlist(struct ledger *l)
     *p = l->next;
 }
 
-/* With the store's lock held: the open ledger of that context, or NULL; waits for one that is being opened. */
-static struct ledger *find_open(struct store *s, const struct key *context)
+/* With the store's lock held, which is given up while it waits: *out = the open ledger of that context, or NULL. One
+ * that another thread is opening is waited for, and that thread may be waiting for another process. */
+static bool find_open(struct ledger **out, struct store *s, const struct ledger_spec *spec, struct err *e)
 {
-    for (;;) {
+    for (bool told = false;;) {
         struct ledger *l = s->ledgers;
-        while (l && !key_equal(&l->spec.context, context))
+        while (l && !key_equal(&l->spec.context, &spec->context))
             l = l->next;
+        *out = l;
         if (!l || !l->opening)
-            return l;
-        pthread_cond_wait(&s->changed, &s->lock);
+            return true;
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += WAIT_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        if (pthread_cond_timedwait(&s->changed, &s->lock, &until) != ETIMEDOUT)
+            continue;
+        pthread_mutex_unlock(&s->lock);
+        bool go_on = go_on_waiting(spec, &told, "another thread of this process", e);
+        pthread_mutex_lock(&s->lock);
+        if (!go_on)
+            return false;
     }
 }
 
@@ -287,7 +310,12 @@ bool ledger_open(struct ledger **out, struct store *s, const struct ledger_spec 
     if (!new_ledger(&l, s, spec, e))
         return false;
     pthread_mutex_lock(&s->lock);
-    struct ledger *open = find_open(s, &spec->context);
+    struct ledger *open;
+    if (!find_open(&open, s, spec, e)) {
+        pthread_mutex_unlock(&s->lock);
+        free_ledger(l);
+        return err_context(e, "ledger %s", key_text(&spec->context, text));
+    }
     if (open) {
         bool same = open->spec.slots == spec->slots && open->spec.assignment_bytes == spec->assignment_bytes;
         open->references += same;
@@ -302,7 +330,7 @@ bool ledger_open(struct ledger **out, struct store *s, const struct ledger_spec 
     s->ledgers = l;
     pthread_mutex_unlock(&s->lock);
 
-    bool ok = take_lock(l, e) && open_segments(l, e) && scan_segments(l, e);
+    bool ok = take_lock(l, spec, e) && open_segments(l, e) && scan_segments(l, e);
     pthread_mutex_lock(&s->lock);
     l->opening = false;
     if (!ok)

@@ -242,8 +242,12 @@ static bool store_new(struct store **out, const char *path, bool readonly, struc
         return false;
     s->readonly = readonly;
     s->session_fd = -1;
+    pthread_condattr_t attr;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->changed, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attr);
+    pthread_condattr_destroy(&attr);
     char absolute[PATH_MAX];
     if (!realpath(path, absolute)) {
         bool missing = readonly && errno == ENOENT;

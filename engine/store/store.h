@@ -160,8 +160,9 @@ struct ledger_spec {
     uint32_t slots;         /* values per row in the per-token table (window - 1) */
     const char *const *formats; /* names, for readers: assignment byte -> format */
     uint32_t n_formats;
-    /* While another process writes to the ledger, ledger_open waits. It asks `stopping` (NULL: never) several times a
-     * second, and says once who is waited for ("pid 12 on host since .."; NULL: nobody is told). */
+    /* While another process writes to the ledger, or another thread opens it, ledger_open waits. It asks `stopping`
+     * (NULL: never) several times a second, and says once who is waited for ("pid 12 on host since .."; NULL: nobody is
+     * told). */
     bool (*stopping)(void *waiter);
     void (*waits)(void *waiter, const char *holder);
     void *waiter;

@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <sys/file.h>
+#include <time.h>
 
 #include "engine/store/segment.h"
 #include "engine/store/sys.h"
@@ -567,6 +570,67 @@ static void *work(void *context)
     return NULL;
 }
 
+/* One thread waits for the lock of another process (here: another open file), and another thread of this process waits
+ * for the first: both say so and can be stopped. */
+struct waiting {
+    struct fixture *f;
+    atomic_bool stop;
+    atomic_int told_process, told_thread, stopped;
+    char process[32]; /* how the holder's text begins */
+};
+
+static bool is_stopping(void *waiter) { return atomic_load(&((struct waiting *)waiter)->stop); }
+
+static void hear(void *waiter, const char *holder)
+{
+    struct waiting *w = waiter;
+    w->told_process += strncmp(holder, w->process, strlen(w->process)) == 0;
+    w->told_thread += strcmp(holder, "another thread of this process") == 0;
+}
+
+static void *open_and_wait(void *context)
+{
+    struct waiting *w = context;
+    struct ledger *l;
+    struct ledger_spec spec = spec_of(1);
+    struct err e = {0};
+    spec.stopping = is_stopping;
+    spec.waits = hear;
+    spec.waiter = w;
+    w->stopped += !ledger_open(&l, w->f->s, &spec, &e) && e.code == ERR_STOPPED;
+    return NULL;
+}
+
+static void threads_that_wait_for_a_ledger_can_be_stopped(void **state)
+{
+    static struct waiting w;
+    pthread_t threads[2];
+    char path[512];
+    w = (struct waiting){.f = *state};
+    ledger_close(open_it(w.f, 1));
+    segment_path(w.f, 1, 0, path);
+    strcpy(strrchr(path, '/'), "/LOCK");
+    size_t n = 0;
+    char *text = check_read(path, &n); /* what we wrote when we had it stays */
+    assert_non_null(text);
+    free(text);
+    snprintf(w.process, sizeof w.process, "pid %ld on ", (long)getpid());
+    int fd = open(path, O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, open_and_wait, &w), 0);
+    for (int i = 0; i < 1000 && (!w.told_process || !w.told_thread); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    atomic_store(&w.stop, true);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    close(fd);
+    assert_int_equal(w.stopped, 2);
+    assert_true(w.told_process > 0);
+    assert_int_equal(w.told_thread, 1);
+    ledger_close(open_it(w.f, 1)); /* nothing is left of the two */
+}
+
 static void threads_append_and_find_at_the_same_time(void **state)
 {
     struct fixture *f = *state;
@@ -609,6 +673,7 @@ int main(void)
         WITH(opening_survives_any_failing_call_and_allocation),
         WITH(verify_tells_a_failed_read_from_damage),
         WITH(appends_survive_any_failing_allocation),
+        WITH(threads_that_wait_for_a_ledger_can_be_stopped),
         WITH(threads_append_and_find_at_the_same_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
