@@ -213,15 +213,28 @@ static bool scan_row(void *context, const struct ledger_row *r, struct err *e)
     return true;
 }
 
+/* What is found counts as durable, but its writer may have been killed between writing a row, or naming a segment, and
+ * syncing it: so that is done now. What the disk refuses is not trusted, and leaves the cache, so that the next to open
+ * the ledger sees what the disk really holds. */
+static bool sync_found(struct ledger *l, struct err *e)
+{
+    char *folder, text[KEY_TEXT];
+    if (!store_format(l->store, &folder, e, "ledger/%s", key_text(&l->spec.context, text)))
+        return false;
+    bool ok = store_sync_directory(folder, e);
+    mem_free(folder);
+    for (size_t i = 0; ok && i < l->n_segments; i++)
+        if (sys_fdatasync(l->segments[i].fd) < 0) {
+            ok = err_errno(e, ERR_IO, "segment %04" PRIu32 " cannot be synced", l->segments[i].number);
+            posix_fadvise(l->segments[i].fd, 0, 0, POSIX_FADV_DONTNEED);
+        }
+    return ok;
+}
+
 /* All candidates first: a row may be older than the assignment that replaced a damaged one. */
 static bool scan_segments(struct ledger *l, struct err *e)
 {
     bool ok = true;
-    /* A row that a killed process wrote and did not sync may be in the page cache only. What is found counts as
-     * durable, so it is made so first. */
-    for (size_t i = 0; i < l->n_segments; i++)
-        if (sys_fdatasync(l->segments[i].fd) < 0)
-            return err_errno(e, ERR_IO, "segment %04" PRIu32 " cannot be synced", l->segments[i].number);
     for (size_t i = 0; ok && i < l->n_segments; i++)
         ok = segment_scan_candidates(&l->segments[i], &l->spec, scan_candidate, &(struct scan){l, (uint32_t)i}, e);
     for (size_t i = 0; ok && i < l->n_segments; i++)
@@ -330,7 +343,7 @@ bool ledger_open(struct ledger **out, struct store *s, const struct ledger_spec 
     s->ledgers = l;
     pthread_mutex_unlock(&s->lock);
 
-    bool ok = take_lock(l, spec, e) && open_segments(l, e) && scan_segments(l, e);
+    bool ok = take_lock(l, spec, e) && open_segments(l, e) && sync_found(l, e) && scan_segments(l, e);
     pthread_mutex_lock(&s->lock);
     l->opening = false;
     if (!ok)

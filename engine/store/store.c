@@ -109,21 +109,33 @@ bool store_make_directory(const char *path, struct err *e)
 
 /* ---------------------------------------------------------------------------------------------- opening and closing */
 
-/* mkdir -p. */
-static bool make_path(const char *path, struct err *e)
+static bool sync_parent(const char *path, struct err *e)
+{
+    char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return store_sync_directory(".", e);
+    snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    return store_sync_directory(parent, e);
+}
+
+bool store_make_path(const char *path, struct err *e)
 {
     char part[PATH_MAX];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return err_set(e, ERR_INPUT, "the store's path is longer than %d bytes", PATH_MAX);
-    for (char *p = part + 1; *p; p++)
-        if (*p == '/') {
-            *p = '\0';
-            struct stat st;
-            if (stat(part, &st) < 0 && !store_make_directory(part, e))
-                return false;
-            *p = '/';
-        }
-    return store_make_directory(part, e);
+    struct stat st;
+    size_t n = strlen(path);
+    if (n >= sizeof part)
+        return err_set(e, ERR_INPUT, "the path '%.64s...' is longer than %d bytes", path, PATH_MAX);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] && path[i] != '/')
+            continue;
+        snprintf(part, sizeof part, "%.*s", (int)i, path);
+        if (stat(part, &st) == 0 && S_ISDIR(st.st_mode))
+            continue;
+        if (!store_make_directory(part, e) || !sync_parent(part, e))
+            return false;
+    }
+    return true;
 }
 
 /* Without a FORMAT, a folder with anything but ours in it is somebody else's. */
@@ -190,7 +202,7 @@ static bool write_format(struct store *s, struct err *e)
         store_write_error(s, path, strlen(FORMAT_LINE), e);
         goto out;
     }
-    ok = store_sync_directory(s->path, e);
+    ok = true;
 out:
     if (fd >= 0)
         sys_close(fd);
@@ -272,10 +284,11 @@ bool store_open(struct store **out, const char *path, struct err *e)
 {
     struct store *s;
     bool found;
-    if (!make_path(path, e) || !store_new(&s, path, false, e))
+    if (!store_make_path(path, e) || !store_new(&s, path, false, e))
         return false;
     if (!check_format(s, &found, e) || (!found && !refuse_foreign(s, e)) || !make_folders(s, e) ||
-        !check_devices(s, e) || !session_open(s, e) || (!found && !write_format(s, e))) {
+        !check_devices(s, e) || !session_open(s, e) || (!found && (!sync_parent(s->path, e) || !write_format(s, e))) ||
+        !store_sync_directory(s->path, e)) { /* whoever made the store may have been killed before it synced */
         store_close(s);
         return false;
     }

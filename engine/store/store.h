@@ -238,6 +238,10 @@ bool index_write(struct store *s, const char *run_dir, const struct index_run *r
 bool index_read(const char *run_dir, struct index_run *run, struct index_node **nodes, size_t *n, struct arena *arena,
                 struct err *e) ERR_CHECK;
 
+/* Make the directory `path` with the parents that are missing; they last through a power cut. ERR_RESOURCE when it
+ * cannot be made or is no directory. */
+bool store_make_path(const char *path, struct err *e) ERR_CHECK;
+
 /* RUN/LOCK: flock, kept until the process ends or run_unlock. ERR_RESOURCE says who holds it. */
 struct run_lock;
 bool run_lock_take(struct run_lock **out, const char *run_dir, struct err *e) ERR_CHECK;

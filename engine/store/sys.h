@@ -27,16 +27,26 @@ bool sys_read_at(int fd, void *data, size_t n, uint64_t offset, size_t *got);
 
 /* For tests: what happens at the `at`-th wrapper call from now (1 is the next). */
 struct sys_fault {
-    long at;     /* 0: nothing */
-    int error;   /* errno of the call that fails */
-    bool sticky; /* all later calls fail too */
-    bool exit;   /* instead of failing, the process ends there at once, as if killed */
-    bool half;   /* a write does half of its bytes first */
+    long at;          /* 0: nothing */
+    const char *call; /* calls of that name only ("fdatasync"); NULL: all */
+    int error;        /* errno of the call that fails */
+    bool sticky;      /* all later calls fail too */
+    bool exit;        /* instead of failing, the process ends there at once, as if killed */
+    bool half;        /* a write does half of its bytes first */
 };
 /* NULL: off. */
 void sys_fault_set(const struct sys_fault *f);
 /* Has the fault happened since it was set? */
 bool sys_fault_hit(void);
 #define SYS_FAULT_EXIT 86 /* the exit status of a process that a fault ended */
+
+/* For tests: one call that has been made and has succeeded, of those that decide what a power cut leaves. */
+struct sys_call {
+    const char *name; /* "mkdir", "rename", "write_at", "fallocate", "fsync", "fdatasync" */
+    const char *path; /* of the file or directory; of a file by its number, where it lay then */
+    const char *to;   /* of a rename, else NULL */
+};
+/* `tell` hears of each; NULL: off. Not while another thread is in a call. */
+void sys_trace_set(void (*tell)(void *context, const struct sys_call *c), void *context);
 
 #endif
