@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,30 +25,6 @@ static char *absolute(struct arena *a, const char *path, struct err *e)
         return NULL;
     }
     return arena_printf(a, e, "%s/%s", here, path);
-}
-
-/* mkdir -p */
-static bool make_directory(const char *path, struct err *e)
-{
-    struct str s = {0};
-    bool ok = true;
-    for (size_t i = 1; ok && path[0]; i++) {
-        if (path[i] && path[i] != '/')
-            continue;
-        str_free(&s);
-        s = (struct str){0};
-        str_add_bytes(&s, path, i);
-        ok = str_ok(&s, e);
-        if (ok && mkdir(s.text, 0777) != 0 && errno != EEXIST)
-            ok = err_errno(e, ERR_RESOURCE, "cannot make the directory '%s'", s.text);
-        if (!path[i])
-            break;
-    }
-    struct stat st;
-    if (ok && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
-        ok = err_set(e, ERR_RESOURCE, "'%s' is there, but is no directory", path);
-    str_free(&s);
-    return ok;
 }
 
 bool run_find_store(const char *dir, char *out, size_t size, struct err *e)
@@ -160,7 +135,7 @@ static bool open_directories(struct run *r, struct err *e)
     r->dir = absolute(&r->arena, o->dir ? o->dir : dir, e);
     if (!r->dir)
         return false;
-    if (!o->plan_only && (!make_directory(r->dir, e) || !run_lock_take(&r->dir_lock, r->dir, e)))
+    if (!o->plan_only && (!store_make_path(r->dir, e) || !run_lock_take(&r->dir_lock, r->dir, e)))
         return false;
     if (!o->store && !run_find_store(r->dir, found, sizeof found, e))
         return false;

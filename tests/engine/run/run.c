@@ -340,7 +340,7 @@ static void a_directory_that_cannot_be_made_is_a_resource_error(void **state)
     struct run_options o = {.dir = path};
     assert_false(run_open(&r, &f.graph, &o, &e));
     assert_int_equal(e.code, ERR_RESOURCE);
-    assert_non_null(strstr(e.text, "is there, but is no directory"));
+    assert_non_null(strstr(e.text, "/file: cannot make this directory"));
     fake_fini(&f);
 }
 
