@@ -98,6 +98,8 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct world *w = *state;
+    if (!w) /* setting up failed */
+        return 0;
     object_close(w->teacher);
     object_close(w->corpus);
     object_close(w->info);

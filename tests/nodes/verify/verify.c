@@ -95,6 +95,8 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct exported *x = *state;
+    if (!x) /* setting up failed */
+        return 0;
     object_close(x->object);
     object_close(x->choice);
     candidates_fini(&x->table);
