@@ -111,34 +111,12 @@ static void cut(struct plan *p, int threads)
     p->panel_tasks = divide_up(panels, p->task_panels);
 }
 
-static void copy_row(enum matmul_input input, const float *x, int64_t k, void *out)
-{
-    float *f = out;
-    uint16_t *u = out;
-    switch (input) {
-    case MATMUL_F32:
-        memcpy(f, x, (size_t)k * sizeof *f);
-        break;
-    case MATMUL_BF16_AS_F32:
-        for (int64_t i = 0; i < k; i++)
-            f[i] = bf16_to_f32(bf16_from_f32(x[i]));
-        f[k] = 0.0f; /* the pad of an odd k */
-        break;
-    case MATMUL_BF16:
-        for (int64_t i = 0; i < k; i++)
-            u[i] = bf16_from_f32(x[i]);
-        /* The pad to the 32 inputs of a tile. */
-        memset(u + k, 0, (size_t)(round_up(k, 32) - k) * sizeof *u);
-        break;
-    }
-}
-
 /* Copies inputs [k, k + count) of rows [row, row + rows) and zeros the rows that `align` asks for beyond. */
 static void copy_block(const struct plan *p, int64_t row, int64_t rows, int64_t k, int64_t count, char *out)
 {
     const size_t stride = MATMUL_STRIDE_F32 * sizeof(float);
     for (int64_t r = 0; r < rows; r++)
-        copy_row(p->kernel->input, p->x + (row + r) * p->k + k, count, out + (size_t)r * stride);
+        p->kernel->copy(p->x + (row + r) * p->k + k, count, out + (size_t)r * stride);
     for (int64_t r = rows; r < round_up(rows, p->kernel->align); r++)
         memset(out + (size_t)r * stride, 0, stride);
 }
@@ -198,8 +176,7 @@ bool matmul_run(struct queue *q, const struct matmul_kernel *f32, const struct m
     p.panel_bytes = p.element * (w->dtype == DTYPE_F32 ? pack_stride_f32(p.k) : pack_stride_bf16(p.k));
     p.w = (const char *)w->data + first / PACK_WIDTH * p.panel_bytes;
     /* Equal blocks, a multiple of 32 inputs: the depth of an AMX tile. */
-    int64_t most = p.kernel->input == MATMUL_BF16 ? MATMUL_BLOCK_BF16 : MATMUL_BLOCK_F32;
-    p.block = round_up(divide_up(p.k, divide_up(p.k, most)), 32);
+    p.block = round_up(divide_up(p.k, divide_up(p.k, p.kernel->block)), 32);
     const int threads = cpu_threads(q, tensor_count(y) * p.k / 16); /* sixteen multiply-adds at a time */
     cut(&p, threads);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)

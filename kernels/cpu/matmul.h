@@ -5,6 +5,8 @@
  *
  * The product is cut only along rows, panels and k; blocks of k follow each other in ascending order and carry their
  * sums through y, so that an element is one chain whatever the cut. */
+#include <string.h>
+
 #include "kernels/cpu/pack.h"
 #include "kernels/kernels.h"
 
@@ -30,15 +32,31 @@ struct matmul_tile {
 };
 typedef void matmul_micro(const struct matmul_tile *tile);
 
-/* How the frame copies x for the micro-kernel. */
-enum matmul_input {
-    MATMUL_F32,        /* as it is */
-    MATMUL_BF16_AS_F32, /* rounded to bf16, kept in f32 */
-    MATMUL_BF16,       /* rounded to bf16 */
-};
+/* Copies k inputs of a row of x to a packed row. */
+typedef void matmul_copy(const float *x, int64_t k, void *out);
+
+/* The copies that there are. Here, so that each variant has them compiled for its own instructions. */
+static inline void matmul_copy_f32(const float *x, int64_t k, void *out) { memcpy(out, x, (size_t)k * sizeof *x); }
+/* Rounded to bf16, kept in f32. */
+static inline void matmul_copy_bf16_as_f32(const float *x, int64_t k, void *out)
+{
+    float *f = out;
+    for (int64_t i = 0; i < k; i++)
+        f[i] = bf16_to_f32(bf16_from_f32(x[i]));
+    f[k] = 0.0f; /* the pad of an odd k */
+}
+/* Rounded to bf16, and zeros up to the 32 inputs of an AMX tile. */
+static inline void matmul_copy_bf16(const float *x, int64_t k, void *out)
+{
+    uint16_t *u = out;
+    for (int64_t i = 0; i < k; i++)
+        u[i] = bf16_from_f32(x[i]);
+    memset(u + k, 0, (size_t)((k + 31) / 32 * 32 - k) * sizeof *u);
+}
 
 struct matmul_kernel {
-    enum matmul_input input;
+    matmul_copy *copy;
+    int block;         /* inputs per block of k at most */
     int rows, panels;  /* the largest register tile */
     int align;         /* tiles start at multiples of this many rows (and missing rows are copied as zeros) */
     matmul_micro *micro;

@@ -100,8 +100,9 @@ static void micro(const struct matmul_tile *s)
         multiply_edge(s);
 }
 
-static const struct matmul_kernel kernel_bf16 = {.input = MATMUL_BF16, .rows = 32, .panels = 2, .align = 32,
-                                                 .micro = micro, .begin = amx_begin, .end = amx_end};
+static const struct matmul_kernel kernel_bf16 = {
+    .copy = matmul_copy_bf16, .block = MATMUL_BLOCK_BF16, .rows = 32, .panels = 2, .align = 32,
+    .micro = micro, .begin = amx_begin, .end = amx_end};
 
 #ifdef AMX_EMULATE
 CPU_DECLARE_MATMUL(amx_emulated);

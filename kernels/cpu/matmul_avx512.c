@@ -110,9 +110,11 @@ static void micro_bf16(const struct matmul_tile *s)
 }
 
 const struct matmul_kernel matmul_avx512_f32 = {
-    .input = MATMUL_F32, .rows = ROWS_F32, .panels = 2, .align = 1, .micro = micro_f32};
+    .copy = matmul_copy_f32, .block = MATMUL_BLOCK_F32, .rows = ROWS_F32, .panels = 2, .align = 1,
+    .micro = micro_f32};
 static const struct matmul_kernel kernel_bf16 = {
-    .input = MATMUL_BF16_AS_F32, .rows = ROWS_BF16, .panels = 2, .align = 1, .micro = micro_bf16};
+    .copy = matmul_copy_bf16_as_f32, .block = MATMUL_BLOCK_F32, .rows = ROWS_BF16, .panels = 2, .align = 1,
+    .micro = micro_bf16};
 
 bool matmul_part_avx512(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                         struct tensor *y, struct err *e)

@@ -55,7 +55,8 @@ static void micro(const struct matmul_tile *s)
 }
 
 static const struct matmul_kernel kernel_bf16 = {
-    .input = MATMUL_BF16, .rows = ROWS, .panels = 2, .align = 1, .micro = micro};
+    .copy = matmul_copy_bf16, .block = MATMUL_BLOCK_BF16, .rows = ROWS, .panels = 2, .align = 1,
+    .micro = micro};
 
 bool matmul_part_avx512bf16(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                             struct tensor *y, struct err *e)
