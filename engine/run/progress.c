@@ -159,7 +159,7 @@ static void add_plain(struct str *s, const char *name, const char *text)
 static void queue(struct progress *p, const struct str *s, size_t log_bytes)
 {
     struct line *l = NULL;
-    if (s->failed || !mem_raw_bytes((void **)&l, 1, sizeof *l + s->length, NULL))
+    if (s->length == 0 || s->failed || !mem_raw_bytes((void **)&l, 1, sizeof *l + s->length, NULL))
         return;
     *l = (struct line){.log_bytes = log_bytes, .bytes = s->length};
     memcpy(l->text, s->text, s->length);

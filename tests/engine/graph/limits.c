@@ -27,7 +27,7 @@ static int teardown(void **state)
 static double seconds(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -37,8 +37,8 @@ static void repeat(struct str *s, const char *text, size_t n)
         str_add(s, text);
 }
 
-/* The text must be refused within five seconds (it is milliseconds; the wide bound is for slow machines and
- * sanitizers), and some message must hold `part`. Frees s. */
+/* The text must be refused within a minute of this process's own time (it is milliseconds; what is quadratic takes many
+ * minutes, and sanitizers on a busy machine take seconds), and some message must hold `part`. Frees s. */
 static void refuse(struct str *s, const char *part)
 {
     struct graph_options o = {.classes = classes};
@@ -55,7 +55,7 @@ static void refuse(struct str *s, const char *part)
         found = found || strstr(errors.list[i].text, part);
     if (!found)
         fail_msg("expected '%s', got '%s'", part, errors.list[0].text);
-    if (took > 5)
+    if (took > 60)
         fail_msg("'%s' took %g s", part, took);
     graph_errors_free(&errors);
     str_free(s);
