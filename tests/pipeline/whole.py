@@ -15,6 +15,7 @@ import json
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,29 @@ def states(run):
         return {name: text(n.attrs["state"]) for name, n in f["nodes"].items()}
 
 
+def live_rows(f):
+    """Rows in the ledgers that nodes are writing now."""
+    return sum(int((s["rows"][:]["seq"] > 0).sum()) for ledger in f["live"].values() for s in ledger.values())
+
+
+def see_live_rows(cmd, run):
+    """A run that is long enough to be looked at: rows of its live ledger are seen, and it is interrupted."""
+    p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline, seen = time.monotonic() + 60, 0
+    while not seen:
+        if p.poll() is not None or time.monotonic() > deadline:
+            p.kill()
+            sys.exit(f"no row of a live ledger was seen during the run (exit {p.poll()})")
+        if pathlib.Path(run, "run.h5").exists():
+            with h5py.File(f"{run}/run.h5", "r") as f:
+                seen = live_rows(f)
+        time.sleep(0.05)
+    p.send_signal(signal.SIGINT)
+    if p.wait(timeout=60) != 130:
+        sys.exit(f"interrupted, it ended with {p.returncode}, expected 130")
+    print(f"{seen} rows of a live ledger seen; interrupted: exit 130")
+
+
 def read_while_running(cmd, run):
     """Open run.h5 again and again until the run ends; every open must succeed and what is linked must be whole."""
     p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -70,17 +94,12 @@ def read_while_running(cmd, run):
                     if "result" in node:
                         list(node["result"])
                         followed += 1
-                for ledger in f["live"].values():
-                    for segment in ledger.values():
-                        rows = segment["rows"][:]
-                        live += int((rows["seq"] > 0).sum())
+                live += live_rows(f)
         time.sleep(0.05)
     if p.returncode != 0:
         sys.exit(f"run failed: {p.stderr.read().decode()}")
     if not (opened and followed):
         sys.exit("run.h5 was never readable during the run")
-    if not live:
-        sys.exit("no row of a live ledger was seen during the run")
     print(f"run.h5 opened {opened} times while it was written, {followed} results followed, {live} live rows seen")
 
 
@@ -118,6 +137,7 @@ def main():
         f = frontier(a)
         if not (len(f) >= 3 and (np.diff(f[np.argsort(f[:, 0])][:, 1]) < 0).all()):
             sys.exit(f"no frontier: {f}")
+        see_live_rows(command(scout, root, f"{folder}/live", settings=["moves=100000"]), f"{folder}/live")
         first, rows = objects(f"{a}/store"), stat(a, "rows_measured")
         print(f"first run: {len(first)} objects, {rows:.0f} rows, {stat(a, 'layer_forwards_saved'):.0f} layer-forwards "
               f"saved of {stat(a, 'layer_forwards_saved') + stat(a, 'layer_forwards'):.0f}")
