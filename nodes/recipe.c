@@ -5,9 +5,6 @@
 #include <string.h>
 
 #include "nodes/model/tokens.h"
-#include "nodes/search/stats.h"
-
-#define LEVEL 0.95
 
 static const char *const sets[] = {"calibration", "selection", "report"}; /* in the order of documents/split */
 #define N_SETS 3
@@ -20,7 +17,7 @@ static json_t *out_of_memory(struct err *e)
 
 /* ---------------------------------------------------------------------------------------------------------- results */
 
-/* The next line "name = value" of *text, as copies of at most `size` bytes; false at the end. */
+/* The next line "name = value" of *text: a copy of the name, the value as a slice of the text; false at the end. */
 static bool next_line(const char **text, char *name, size_t name_size, const char **value, size_t *n_value)
 {
     const char *line = *text, *equals = strstr(line, " = ");
@@ -185,32 +182,13 @@ static const char *set_name(const json_t *splits, const char *digest)
     return NULL;
 }
 
-/* Both ends stay NaN where not all windows were measured. */
-static bool interval(const struct candidates *table, const struct candidate *c, double *low, double *high,
-                     struct err *e)
-{
-    double *sums = NULL, *positions = NULL;
-    *low = *high = NAN;
-    if (table->n_windows == 0 || c->n_windows < table->n_windows)
-        return true;
-    bool ok = mem_new(&sums, table->n_windows, e) && mem_new(&positions, table->n_windows, e);
-    for (uint32_t w = 0; ok && w < table->n_windows; w++) {
-        positions[w] = table->window_tokens[w];
-        sums[w] = c->kl_window[w] * positions[w];
-    }
-    ok = ok && stats_cluster_interval(sums, positions, table->window_document, table->n_windows, LEVEL, low, high, e);
-    mem_free(positions);
-    mem_free(sums);
-    return ok;
-}
-
 json_t *recipe_measured(const struct candidates *table, const struct candidate *c, const json_t *splits, struct err *e)
 {
     uint64_t positions = 0;
     double low, high;
     for (uint32_t w = 0; w < table->n_windows; w++)
         positions += table->window_tokens[w];
-    if (!interval(table, c, &low, &high, e))
+    if (!candidate_interval(table, c, &low, &high, e))
         return NULL;
     json_t *out = json_pack("{s:s?, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set",
                             set_name(splits, table->tokens), "tokens_digest", table->tokens, "numeric", table->numeric,

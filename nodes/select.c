@@ -17,7 +17,6 @@
 #include "nodes/search/stats.h"
 
 #define SURE 0.5 /* least mass of a knee that is not said to be unsure */
-#define LEVEL 0.95
 
 /* The frontier and knee of the candidates for one vector of KLs, with room for all of them. */
 struct curve {
@@ -152,22 +151,9 @@ static bool leave_one_out(struct select *s, struct err *e)
 
 static bool find_intervals(struct select *s, struct err *e)
 {
-    const struct candidates *rows = &s->rows;
-    double *sums = NULL, *positions = NULL;
-    bool ok = mem_new(&sums, rows->n_windows, e) && mem_new(&positions, rows->n_windows, e);
-    for (size_t i = 0; ok && i < rows->n; i++) {
-        s->low[i] = s->high[i] = NAN;
-        if (isnan(s->curve.y[i]))
-            continue;
-        for (uint32_t w = 0; w < rows->n_windows; w++) {
-            positions[w] = rows->window_tokens[w];
-            sums[w] = rows->list[i].kl_window[w] * positions[w];
-        }
-        ok = stats_cluster_interval(sums, positions, rows->window_document, rows->n_windows, LEVEL, &s->low[i],
-                                    &s->high[i], e);
-    }
-    mem_free(positions);
-    mem_free(sums);
+    bool ok = true;
+    for (size_t i = 0; ok && i < s->rows.n; i++)
+        ok = candidate_interval(&s->rows, &s->rows.list[i], &s->low[i], &s->high[i], e);
     return ok;
 }
 

@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "nodes/search/stats.h"
+
 #define MOST_FORMATS 255 /* an assignment holds a format in a byte */
+#define LEVEL 0.95
 
 /* --------------------------------------------------------------------------------------------------------- the menu */
 
@@ -166,6 +169,24 @@ void candidates_fini(struct candidates *c)
 bool candidate_is_complete(const struct candidates *c, const struct candidate *x)
 {
     return c->n_windows > 0 && x->n_windows == c->n_windows && isfinite(x->kl_mean);
+}
+
+bool candidate_interval(const struct candidates *c, const struct candidate *x, double *low, double *high,
+                        struct err *e)
+{
+    double *sums = NULL, *positions = NULL;
+    *low = *high = NAN;
+    if (!candidate_is_complete(c, x))
+        return true;
+    bool ok = mem_new(&sums, c->n_windows, e) && mem_new(&positions, c->n_windows, e);
+    for (uint32_t w = 0; ok && w < c->n_windows; w++) {
+        positions[w] = c->window_tokens[w];
+        sums[w] = x->kl_window[w] * positions[w];
+    }
+    ok = ok && stats_cluster_interval(sums, positions, c->window_document, c->n_windows, LEVEL, low, high, e);
+    mem_free(positions);
+    mem_free(sums);
+    return ok;
 }
 
 long candidates_find(const struct candidates *c, const uint8_t *assignment)
