@@ -54,7 +54,8 @@ struct output {
 struct needs {
     int cores;            /* most cores it can use; 0: all */
     uint64_t memory;      /* peak bytes of host memory */
-    uint64_t device_memory;
+    uint64_t device_memory; /* bytes on each accelerator that it uses */
+    int devices;          /* most accelerators of one kind that it can use at once; 0: one */
     uint64_t disk;        /* bytes it will publish, without parts that are there */
 };
 
@@ -62,6 +63,7 @@ struct node_class {
     const char *name;     /* "hessian": the `type:` of the graph, and the file's name in nodes/ */
     const char *summary;  /* one line, for `scout nodes` */
     unsigned version;     /* raise it when a result changes: older objects become stale */
+    bool accelerator;     /* its kernels run on an accelerator when there is one; false: always on the CPU */
     const struct port *ports;     /* ended by a NULL name; NULL: none */
     const struct param *params;   /* likewise */
     const struct output *outputs; /* likewise */
@@ -142,10 +144,17 @@ bool object_part(struct store *s, struct object *o, const char *part, struct obj
 /* Make this node's ledger known, so that run.h5 shows it under /live while the node runs. */
 void node_live(struct node *n, const struct key *ledger, struct ledger *l);
 
-/* Compute: the kernel table of the node's device, and a queue with the threads it was given. */
-const struct kernels *node_kernels(const struct node *n);
-struct queue *node_queue(struct node *n);
+/* Compute. Where a node is placed (on some kind of accelerator, or the CPU) is known from the start, so the first two
+ * may be asked in `numerics` and `needs`; which accelerators it got, and queues on them, only in `run`. */
+const struct kernels *node_kernels(const struct node *n); /* the table of its place */
+bool node_on_device(const struct node *n);                /* is it placed on an accelerator? */
+int node_devices(const struct node *n);                   /* accelerators it was given; 0: it computes on the CPU */
+/* The queue on the i-th of them, i < node_devices(n). Its host work has the node's threads. */
+struct queue *node_device_queue(struct node *n, int i);
+struct queue *node_queue(struct node *n);                 /* the first of them; the CPU's without an accelerator */
 int node_threads(const struct node *n);
+/* Bytes that it may use on each accelerator it was given; in `needs`, on the roomiest that it may get; 0 on the CPU. */
+uint64_t node_device_memory(const struct node *n);
 /* Host memory the node was admitted with, in bytes. */
 uint64_t node_memory(const struct node *n);
 

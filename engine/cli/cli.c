@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/devices.h"
 #include "nodes/nodes.h"
 
 const char *cli_version(void)
@@ -84,21 +84,6 @@ bool cli_load(const struct args *a, struct graph **out, int *code)
     return false;
 }
 
-static bool cpu_queue_new(struct queue **out, const struct kernels *k, int threads, struct err *e)
-{
-    struct queue *q;
-    if (!mem_new(&q, 1, e))
-        return false;
-    *q = (struct queue){.k = k, .threads = threads, .device = TENSOR_HOST};
-    *out = q;
-    return true;
-}
-
-static void cpu_queue_free(struct queue *q)
-{
-    mem_free(q);
-}
-
 bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
 {
     *o = (struct run_options){.dir = args_value(a, "--dir"), .store = args_value(a, "--store"),
@@ -111,7 +96,7 @@ bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
     if (!k)
         return false;
     o->backend = (struct run_backend){
-        .kernels = k, .name = k->name, .queue_new = cpu_queue_new, .queue_free = cpu_queue_free};
+        .kernels = k, .name = k->name, .queue_new = kernels_queue_new, .queue_free = kernels_queue_free};
     return true;
 }
 

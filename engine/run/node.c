@@ -476,9 +476,33 @@ const struct kernels *node_kernels(const struct node *n)
     return n->run->options.backend.kernels;
 }
 
+bool node_on_device(const struct node *n)
+{
+    (void)n;
+    return false;
+}
+
+int node_devices(const struct node *n)
+{
+    (void)n;
+    return 0;
+}
+
+struct queue *node_device_queue(struct node *n, int i)
+{
+    (void)i;
+    return n->queue;
+}
+
 struct queue *node_queue(struct node *n)
 {
     return n->queue;
+}
+
+uint64_t node_device_memory(const struct node *n)
+{
+    (void)n;
+    return 0;
 }
 
 int node_threads(const struct node *n)

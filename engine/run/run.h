@@ -10,12 +10,31 @@
 
 struct queue;
 
+/* An accelerator. Devices with the same `kernels` are of one kind: they give the same bits, so no key names one. */
+struct run_device {
+    const struct kernels *kernels;
+    const char *family; /* "cuda" */
+    const char *name;   /* "cuda:0" */
+    const char *model;  /* "NVIDIA H100 80GB HBM3" */
+    const char *pci;    /* "0000:1b:00.0", "" unknown */
+    int index;          /* what device_open and queue_new call it */
+    uint64_t memory;    /* bytes */
+};
+
 /* The compute back end, as the command line hands it over: the engine knows no kernel, it passes them on. */
 struct run_backend {
-    const struct kernels *kernels; /* NULL: nodes that compute nothing (tests) */
-    const char *name;              /* "cpu avx512", for the machine line */
-    /* A queue whose kernels use `threads` threads; both NULL when kernels is NULL. */
-    bool (*queue_new)(struct queue **out, const struct kernels *k, int threads, struct err *e);
+    const struct kernels *kernels;    /* the CPU's; NULL: nodes that compute nothing (tests) */
+    const char *name;                 /* "cpu avx512", for the machine line */
+    const struct run_device *devices; /* in the order of their indices */
+    size_t n_devices;
+    const char *no_device;            /* one line: why there is none; NULL: unknown */
+    bool expects_device;              /* the build could use one, so a run without one says why */
+    /* Start a device from the calling thread, which is bound to cores near it, and ask how many bytes are free on it.
+     * ERR_DEVICE when it does not work. Called again, it only looks whether it still does. */
+    bool (*device_open)(int index, uint64_t *free_memory, struct err *e);
+    /* A queue on that device, or on the CPU (TENSOR_HOST), whose host work uses `threads` threads; both NULL when
+     * kernels is NULL. */
+    bool (*queue_new)(struct queue **out, const struct kernels *k, int device, int threads, struct err *e);
     void (*queue_free)(struct queue *q);
 };
 

@@ -3,6 +3,7 @@
  * by it and inherit its cores. */
 #include <string.h>
 
+#include "engine/base/tensor.h"
 #include "engine/run/state.h"
 
 #define DEFAULT_MEMORY (UINT64_C(64) << 20)
@@ -105,7 +106,7 @@ static bool make_object(struct node *n, struct err *e)
     const struct run_backend *b = &n->run->options.backend;
     char schema[160];
     snprintf(schema, sizeof schema, "%s/%u", c->name, c->version);
-    bool ok = (!b->queue_new || b->queue_new(&n->queue, b->kernels, n->cores, e)) &&
+    bool ok = (!b->queue_new || b->queue_new(&n->queue, b->kernels, TENSOR_HOST, n->cores, e)) &&
               writer_new(&n->output, n->run->store, &n->key, schema, e) && write_record(n, e) && c->run(n, e) &&
               publish(n, e);
     writer_abort(n->output);

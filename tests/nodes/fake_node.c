@@ -258,7 +258,11 @@ bool object_part(struct store *s, struct object *o, const char *part, struct obj
 }
 
 const struct kernels *node_kernels(const struct node *n) { return n->queue.k; }
+bool node_on_device(const struct node *n) { (void)n; return false; }
+int node_devices(const struct node *n) { (void)n; return 0; }
+struct queue *node_device_queue(struct node *n, int i) { (void)i; return &n->queue; }
 struct queue *node_queue(struct node *n) { return &n->queue; }
+uint64_t node_device_memory(const struct node *n) { (void)n; return 0; }
 int node_threads(const struct node *n) { return n->threads; }
 uint64_t node_memory(const struct node *n) { (void)n; return 1u << 30; }
 bool node_stopping(const struct node *n)
