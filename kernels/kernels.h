@@ -40,18 +40,34 @@ struct attention_shape {
     int window; /* rows per sequence: T is a multiple of it, and no row sees another sequence */
 };
 
-/* Per-row running state of the fused KL; row r of every array belongs to token r of the tile. */
+/* Per-row running state of the fused KL; row r of every array belongs to token r of the tile. The arrays lie on the
+ * queue's device. */
 struct kl_state {
     double *max_t, *sum_t; /* teacher: running maximum m and sum of exp(s - m) */
     double *max_c, *sum_c; /* candidate, likewise */
     double *cross;         /* sum of exp(s_t - max_t) * (s_t - s_c) */
     float *best_t, *best_c;
+    float *target_t, *target_c; /* logit of the target, set by the tile that holds it; may be NULL with `target` */
     int32_t *arg_t, *arg_c; /* index of the largest logit, lowest index on ties */
-    const int32_t *target;  /* id of the next token of each row; -1: none */
-    float *target_t, *target_c; /* its logit, set by the tile that holds it; may be NULL with `target` */
+    int32_t *target;        /* id of the next token of each row; -1: none; may be NULL */
 };
 
-/* Rows [0, n) of the state before their first tile. A target's logit is NaN until its tile is folded in. */
+/* A state of `rows` rows as one block of memory, so that it is made on the host (kl_state_init), uploaded, folded into,
+ * and downloaded as a whole. The block is aligned for double. */
+#define KL_STATE_BYTES(rows) ((size_t)(rows) * (5 * sizeof(double) + 4 * sizeof(float) + 3 * sizeof(int32_t)))
+static inline struct kl_state kl_state_at(void *block, int64_t rows)
+{
+    double *d = (double *)block;
+    float *f = (float *)(d + 5 * rows);
+    int32_t *i = (int32_t *)(f + 4 * rows);
+    struct kl_state s;
+    s.max_t = d, s.sum_t = d + rows, s.max_c = d + 2 * rows, s.sum_c = d + 3 * rows, s.cross = d + 4 * rows;
+    s.best_t = f, s.best_c = f + rows, s.target_t = f + 2 * rows, s.target_c = f + 3 * rows;
+    s.arg_t = i, s.arg_c = i + rows, s.target = i + 2 * rows;
+    return s;
+}
+
+/* Rows [0, n) of a state in host memory before their first tile; targets are the caller's. A target's logit is NaN until its tile is folded in. */
 static inline void kl_state_init(struct kl_state *s, int64_t n)
 {
     for (int64_t r = 0; r < n; r++) {
@@ -95,6 +111,10 @@ struct kernels {
     const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
     const char *numeric_fp32; /* what a result's key says of the fp32 mode, e.g. "fp32 cpu" */
     const char *numeric_bf16; /* e.g. "bf16 cpu fma", "bf16 cpu avx512bf16", "bf16 cpu amx" */
+    bool on_device;           /* its tensors are not in host memory, and its entries may return before they are done */
+    /* What keeps it at full speed with activations near its caches: rows that go through a layer at a time, and the rows
+     * and columns of a tile of logits. The last decides bits (kl_tile). */
+    int64_t chunk_rows, head_rows, head_columns;
 
     /* -- memory of the backend ------------------------------------------------------------------------------------ */
     /* A tensor on the queue's device, uninitialised. On failure *out is untouched. */
@@ -107,6 +127,9 @@ struct kernels {
     bool (*download)(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e);
     /* dst = src on the same device; equal element counts and dtypes, contiguous rows. */
     bool (*copy)(struct queue *q, const struct tensor *src, struct tensor *dst, struct err *e);
+    /* Wait until all that was asked of the queue is done; what failed meanwhile is told here (ERR_DEVICE). download
+     * waits likewise. */
+    bool (*finish)(struct queue *q, struct err *e);
 
     /* -- weights -------------------------------------------------------------------------------------------------- */
     /* Make the panels for matmul of an [N,K] f32 weight: `mode` DTYPE_F32 or DTYPE_BF16 (rounds to nearest even). The
@@ -159,7 +182,7 @@ struct kernels {
 
     /* -- the KL of candidate to teacher, by tiles of the vocabulary ---------------------------------------------- */
     /* Fold one tile of logits, teacher s_t and candidate s_c, both [T, B], columns first..first+B of the vocabulary,
-     * into rows [0, T) of `state` (host memory). f32 partial sums over at most 2048 columns, then f64. The same pointer
+     * into rows [0, T) of `state`. f32 partial sums over at most 2048 columns, then f64. The same pointer
      * may be given for both: cross is then exactly 0. Tiles of a row may come in any order, but its bits depend on
      * that order. */
     bool (*kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,

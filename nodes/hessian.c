@@ -242,11 +242,13 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
             most_square = square > most_square ? square : most_square;
             most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
         }
-        /* A layer's panels and a unit as it is read; its sums in f64, their means in f32 until they are published, and
-         * one matrix of sums on the host; the states of all windows. */
-        *out = (struct needs){
-            .memory = forward_bytes(m, mode, (int)tokens.window) + panels + 4 * most_unit + 12 * squares +
-                      8 * most_square + (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4};
+        /* Where the tensors lie: a layer's panels, its sums in f64, and the states of all windows. On the host: a unit as
+         * it is read, the means in f32 until they are published, and one matrix of sums. */
+        const struct kernels *k = node_kernels(n);
+        *out = (struct needs){.memory = 4 * most_unit + 4 * squares + 8 * most_square};
+        forward_needs(k, m, mode, (int)tokens.window, out);
+        needs_tensors(k, out, panels + 8 * squares +
+                                  (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4);
         for (int layer = 0; ok && layer < m->config.layers; layer++) {
             char part[32];
             bool there = false;

@@ -122,11 +122,16 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (ok) {
         enum dtype mode = numeric_mode(node_string(n, "numeric"));
         uint64_t states = (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4;
-        uint64_t layer = 0;
-        for (int u = 0; u < LAYER_UNITS; u++)
-            layer += m->units[u].parameters * (dtype_bytes(mode) + 4);
-        *out = (struct needs){.memory = forward_bytes(m, mode, (int)tokens.window) + 2 * states + layer,
-                              .disk = states};
+        uint64_t panels = 0, most_unit = 0;
+        for (int u = 0; u < LAYER_UNITS; u++) {
+            panels += m->units[u].parameters * dtype_bytes(mode);
+            most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
+        }
+        *out = (struct needs){.memory = states + 4 * most_unit, .disk = states};
+        forward_needs(node_kernels(n), m, mode, (int)tokens.window, out);
+        /* States of a group twice: in the layers, and once more for its own score. */
+        uint64_t group = (uint64_t)(GROUP_POSITIONS + tokens.window) * (uint64_t)m->config.hidden * 4;
+        needs_tensors(node_kernels(n), out, panels + 2 * (states < group ? states : group));
         tokens_fini(&tokens);
     }
     model_close(m);

@@ -253,7 +253,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (!node_input_path(n, "exported", 0, "directory", &path, e) || !model_open(&m, path, e))
         return false;
     for (int u = 0; u < LAYER_UNITS; u++)
-        layer += m->units[u].parameters * (dtype_bytes(mode) + 2);
+        layer += m->units[u].parameters * dtype_bytes(mode);
     for (size_t i = 0; i < node_inputs(n, "teacher"); i++) {
         const struct dataset *d = object_dataset(node_input(n, "teacher", i)->object, "states");
         uint64_t bytes = d && d->rank == 3 ? d->shape[0] * d->shape[1] * d->shape[2] * 4 : 0;
@@ -261,7 +261,9 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         window = bytes && (int)d->shape[1] > window ? (int)d->shape[1] : window;
     }
     uint64_t group = (uint64_t)(GROUP_POSITIONS + window) * (uint64_t)m->config.hidden * 8;
-    *out = (struct needs){.memory = forward_bytes(m, mode, window) + layer + states + group, .disk = 1 << 20};
+    *out = (struct needs){.memory = states + 2 * layer / dtype_bytes(mode), .disk = 1 << 20};
+    forward_needs(node_kernels(n), m, mode, window, out);
+    needs_tensors(node_kernels(n), out, layer + group);
     model_close(m);
     return true;
 }

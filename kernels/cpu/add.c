@@ -1,7 +1,7 @@
 /* Residual addition and the bias of a linear layer. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 static void add_row(float *x, const float *d, int64_t n)
 {
@@ -12,8 +12,8 @@ static void add_row(float *x, const float *d, int64_t n)
 
 bool CPU(add)(struct queue *q, struct tensor *x, const struct tensor *d, struct err *e)
 {
-    if (!shape_queue("add", q, e) || !shape_matrix("add", "x", x, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix("add", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
+    if (!shape_queue(q, "add", e) || !shape_matrix(q, "add", "x", x, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "add", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
         return false;
     int64_t n = x->shape[1];
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
@@ -24,8 +24,8 @@ bool CPU(add)(struct queue *q, struct tensor *x, const struct tensor *d, struct 
 
 bool CPU(add_bias)(struct queue *q, struct tensor *y, const struct tensor *b, struct err *e)
 {
-    if (!shape_queue("add_bias", q, e) || !shape_matrix("add_bias", "y", y, DTYPE_F32, -1, -1, e) ||
-        !shape_vector("add_bias", "b", b, DTYPE_F32, y->shape[1], e))
+    if (!shape_queue(q, "add_bias", e) || !shape_matrix(q, "add_bias", "y", y, DTYPE_F32, -1, -1, e) ||
+        !shape_vector(q, "add_bias", "b", b, DTYPE_F32, y->shape[1], e))
         return false;
     int64_t n = y->shape[1];
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(y))) schedule(static)

@@ -3,7 +3,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 /* max|x| of a row; infinity when any element is NaN or infinite. */
 static float row_amax(const float *x, int64_t k)
@@ -32,7 +32,7 @@ static bool report(const struct tensor *x, struct err *e)
 
 bool CPU(amax)(struct queue *q, const struct tensor *x, float *amax, struct err *e)
 {
-    if (!shape_queue("amax", q, e) || !shape_matrix("amax", "x", x, DTYPE_F32, -1, -1, e))
+    if (!shape_queue(q, "amax", e) || !shape_matrix(q, "amax", "x", x, DTYPE_F32, -1, -1, e))
         return false;
     float most = 0.0f;
     /* A maximum is exact, so the order of the reduction cannot be seen. */

@@ -12,7 +12,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 #define KEYS 64         /* per block */
 #define QUERIES 8       /* per tile; divides KEYS */
@@ -197,9 +197,9 @@ static bool check(struct queue *q, const struct tensor *qkv, const struct attent
         return err_set(e, ERR_INPUT, "attention: head_dim %d is above %d, the largest this backend supports",
                        s->head_dim, HEAD_DIM);
     int64_t d = s->head_dim, t = qkv->shape[0];
-    if (!shape_queue("attention", q, e) ||
-        !shape_matrix("attention", "qkv", qkv, DTYPE_F32, -1, (s->heads + 2 * (int64_t)s->kv_heads) * d, e) ||
-        !shape_matrix("attention", "out", out, DTYPE_F32, t, s->heads * d, e))
+    if (!shape_queue(q, "attention", e) ||
+        !shape_matrix(q, "attention", "qkv", qkv, DTYPE_F32, -1, (s->heads + 2 * (int64_t)s->kv_heads) * d, e) ||
+        !shape_matrix(q, "attention", "out", out, DTYPE_F32, t, s->heads * d, e))
         return false;
     if (t % s->window != 0)
         return err_set(e, ERR_BUG, "attention: %lld rows, expected a multiple of the window %d", (long long)t,

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 static void widen_row(enum dtype t, const void *table, int64_t row, int64_t h, float *y)
 {
@@ -21,9 +21,9 @@ static void widen_row(enum dtype t, const void *table, int64_t row, int64_t h, f
 bool embed(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y, struct err *e)
 {
     enum dtype t = table->dtype == DTYPE_BF16 || table->dtype == DTYPE_F16 ? table->dtype : DTYPE_F32;
-    if (!shape_queue("embed", q, e) || !shape_matrix("embed", "table", table, t, -1, -1, e) ||
-        !shape_vector("embed", "ids", ids, DTYPE_I32, -1, e) ||
-        !shape_matrix("embed", "y", y, DTYPE_F32, ids->shape[0], table->shape[1], e))
+    if (!shape_queue(q, "embed", e) || !shape_matrix(q, "embed", "table", table, t, -1, -1, e) ||
+        !shape_vector(q, "embed", "ids", ids, DTYPE_I32, -1, e) ||
+        !shape_matrix(q, "embed", "y", y, DTYPE_F32, ids->shape[0], table->shape[1], e))
         return false;
     const int32_t *id = ids->data;
     int64_t h = table->shape[1];

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 #define BLOCK 16
 
@@ -74,8 +74,8 @@ static void none_row(const float *x, int64_t k, bool bf16, float *y)
 static bool check(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
                   const struct tensor *y, struct err *e)
 {
-    if (!shape_queue("fake_quantize", q, e) || !shape_matrix("fake_quantize", "x", x, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix("fake_quantize", "y", y, DTYPE_F32, x->shape[0], x->shape[1], e))
+    if (!shape_queue(q, "fake_quantize", e) || !shape_matrix(q, "fake_quantize", "x", x, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "fake_quantize", "y", y, DTYPE_F32, x->shape[0], x->shape[1], e))
         return false;
     if (mode != DTYPE_F32 && mode != DTYPE_BF16)
         return err_set(e, ERR_BUG, "fake_quantize: mode %s, expected f32 or bf16", dtype_info(mode)->name);

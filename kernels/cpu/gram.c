@@ -4,7 +4,7 @@
  * fused multiply-adds within a block, and the blocks are added in order. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 #define ROWS 256 /* of x, per block */
 #define SIDE 96  /* features of a tile */
@@ -72,8 +72,8 @@ static void run_tile(const float *x, int64_t t, int64_t k, int64_t i0, int64_t j
 
 bool CPU(gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e)
 {
-    if (!shape_queue("gram", q, e) || !shape_matrix("gram", "x", x, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix("gram", "h", h, DTYPE_F64, x->shape[1], x->shape[1], e))
+    if (!shape_queue(q, "gram", e) || !shape_matrix(q, "gram", "x", x, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "gram", "h", h, DTYPE_F64, x->shape[1], x->shape[1], e))
         return false;
     int64_t k = x->shape[1], side = (k + SIDE - 1) / SIDE;
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x) * k)) schedule(dynamic)

@@ -6,15 +6,15 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 static bool check(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                   const struct tensor *y, struct err *e)
 {
-    if (!shape_queue("matmul", q, e) || !shape_panels("matmul", "w", w, -1, -1, e))
+    if (!shape_queue(q, "matmul", e) || !shape_panels(q, "matmul", "w", w, -1, -1, e))
         return false;
-    if (!shape_matrix("matmul", "x", x, DTYPE_F32, -1, w->shape[1], e) ||
-        !shape_matrix("matmul", "y", y, DTYPE_F32, x->shape[0], -1, e))
+    if (!shape_matrix(q, "matmul", "x", x, DTYPE_F32, -1, w->shape[1], e) ||
+        !shape_matrix(q, "matmul", "y", y, DTYPE_F32, x->shape[0], -1, e))
         return false;
     if (first < 0 || first % PACK_WIDTH != 0 || y->shape[1] > w->shape[0] - first)
         return err_set(e, ERR_BUG, "matmul: columns %lld to %lld of %lld, expected a first that is a multiple of %d",
@@ -24,7 +24,7 @@ static bool check(struct queue *q, const struct tensor *x, const struct tensor *
 
 bool matmul(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
 {
-    if (!shape_matrix("matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
+    if (!shape_matrix(q, "matmul", "y", y, DTYPE_F32, -1, w->shape[0], e))
         return false;
     return q->k->matmul_part(q, x, w, 0, y, e);
 }

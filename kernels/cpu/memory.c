@@ -75,3 +75,9 @@ bool memory_copy(struct queue *q, const struct tensor *src, struct tensor *dst, 
         memmove(dst->data, src->data, bytes);
     return true;
 }
+
+bool memory_finish(struct queue *q, struct err *e)
+{
+    (void)q, (void)e; /* every entry is done when it returns */
+    return true;
+}

@@ -4,7 +4,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 /* x += d where d is given; the sum of squares of the new x. */
 static float add_squares(float *x, const float *d, int64_t h)
@@ -42,9 +42,9 @@ static void scale_row(const float *x, const float *w, float sum, float eps, int6
 static bool check(const char *name, struct queue *q, const struct tensor *x, const struct tensor *w,
                   const struct tensor *y, struct err *e)
 {
-    return shape_queue(name, q, e) && shape_matrix(name, "x", x, DTYPE_F32, -1, -1, e) &&
-           shape_vector(name, "w", w, DTYPE_F32, x->shape[1], e) &&
-           shape_matrix(name, "y", y, DTYPE_F32, x->shape[0], x->shape[1], e);
+    return shape_queue(q, name, e) && shape_matrix(q, name, "x", x, DTYPE_F32, -1, -1, e) &&
+           shape_vector(q, name, "w", w, DTYPE_F32, x->shape[1], e) &&
+           shape_matrix(q, name, "y", y, DTYPE_F32, x->shape[0], x->shape[1], e);
 }
 
 bool CPU(norm_rms)(struct queue *q, const struct tensor *x, const struct tensor *w, float eps, struct tensor *y,
@@ -65,7 +65,7 @@ bool CPU(norm_add_rms)(struct queue *q, struct tensor *x, const struct tensor *d
                        struct tensor *y, struct err *e)
 {
     if (!check("add_rmsnorm", q, x, w, y, e) ||
-        !shape_matrix("add_rmsnorm", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
+        !shape_matrix(q, "add_rmsnorm", "d", d, DTYPE_F32, x->shape[0], x->shape[1], e))
         return false;
     int64_t h = x->shape[1];
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)

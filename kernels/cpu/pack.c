@@ -3,7 +3,7 @@
 
 #include "engine/base/mem.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 bool pack_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e)
 {
@@ -44,10 +44,10 @@ static void fill_bf16(const float *w, int64_t rows, int64_t k, uint16_t *panel)
 
 bool pack_fill(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e)
 {
-    if (!shape_queue("pack", q, e) || !shape_panels("pack", "panels", panels, -1, -1, e))
+    if (!shape_queue(q, "pack", e) || !shape_panels(q, "pack", "panels", panels, -1, -1, e))
         return false;
     int64_t k = panels->shape[1];
-    if (!shape_matrix("pack", "w", w, DTYPE_F32, -1, k, e))
+    if (!shape_matrix(q, "pack", "w", w, DTYPE_F32, -1, k, e))
         return false;
     int64_t n = w->shape[0];
     if (first < 0 || first % PACK_WIDTH != 0 || n > panels->shape[0] - first)

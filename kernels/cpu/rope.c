@@ -2,7 +2,7 @@
  * the sum are rounded one by one, as the reference does. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 /* y[i] = x[i] c[i] - x[i + half] s[i];  y[i + half] = x[i + half] c[i] + x[i] s[i] */
 static void rotate(float *x, const float *c, const float *s, int64_t half)
@@ -23,9 +23,9 @@ bool CPU(rope)(struct queue *q, struct tensor *qkv, const struct attention_shape
     if (s->heads < 1 || s->kv_heads < 1 || d < 2 || d % 2 != 0 || s->window < 1)
         return err_set(e, ERR_BUG, "rope: %d and %d heads of %lld, window %d: expected positive and an even head",
                        s->heads, s->kv_heads, (long long)d, s->window);
-    if (!shape_queue("rope", q, e) || !shape_matrix("rope", "qkv", qkv, DTYPE_F32, -1, width * d, e) ||
-        !shape_matrix("rope", "cosine", cosine, DTYPE_F32, s->window, half, e) ||
-        !shape_matrix("rope", "sine", sine, DTYPE_F32, s->window, half, e))
+    if (!shape_queue(q, "rope", e) || !shape_matrix(q, "rope", "qkv", qkv, DTYPE_F32, -1, width * d, e) ||
+        !shape_matrix(q, "rope", "cosine", cosine, DTYPE_F32, s->window, half, e) ||
+        !shape_matrix(q, "rope", "sine", sine, DTYPE_F32, s->window, half, e))
         return false;
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(qkv))) schedule(static)
     for (int64_t t = 0; t < qkv->shape[0]; t++) {

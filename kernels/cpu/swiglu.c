@@ -1,7 +1,7 @@
 /* SwiGLU of packed gate and up projections, with the exp that all kernels share. */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/shape.h"
+#include "kernels/shape.h"
 
 /* silu(x) = x / (1 + e^-x). With u = e^-|x| it is x / (1 + u) for x >= 0 and x u / (1 + u) below, which neither
  * overflows nor loses the small end. */
@@ -15,8 +15,8 @@ static struct lanes silu(struct lanes x)
 
 bool CPU(swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e)
 {
-    if (!shape_queue("swiglu", q, e) || !shape_matrix("swiglu", "y", y, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix("swiglu", "gu", gu, DTYPE_F32, y->shape[0], 2 * y->shape[1], e))
+    if (!shape_queue(q, "swiglu", e) || !shape_matrix(q, "swiglu", "y", y, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "swiglu", "gu", gu, DTYPE_F32, y->shape[0], 2 * y->shape[1], e))
         return false;
     int64_t n = y->shape[1];
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(gu))) schedule(static)

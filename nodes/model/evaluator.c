@@ -132,7 +132,8 @@ static size_t most_lanes(const struct node *n, const struct token_set *tokens)
 
 /* Memory without the cache: the model's tables, teacher states, two sets of lanes, a layer's panels in every format
  * that lanes can have at once, and the largest unit as it is read. */
-static uint64_t base_bytes(const struct node *n, const struct model *m, const struct token_set *t, uint64_t n_formats)
+static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
+                               uint64_t n_formats)
 {
     enum dtype mode = numeric_mode(node_string(n, "numeric"));
     uint64_t row = (uint64_t)m->config.hidden * sizeof(float), layer = 0, most_unit = 0, lanes = most_lanes(n, t);
@@ -140,9 +141,11 @@ static uint64_t base_bytes(const struct node *n, const struct model *m, const st
         layer += m->units[u].parameters * dtype_bytes(mode);
         most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
     }
-    return forward_bytes(m, mode, (int)t->window) + (uint64_t)t->n * t->window * row +
-           2 * (PASS_POSITIONS + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer +
-           most_unit * sizeof(float);
+    struct needs out = {.memory = (uint64_t)t->n * t->window * row + most_unit * sizeof(float), .disk = 1 << 20};
+    forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
+    needs_tensors(node_kernels(n), &out,
+                  2 * (PASS_POSITIONS + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer);
+    return out;
 }
 
 /* Layers from one kept state to the next: so many that those of two candidates on all windows fit the cache. Windows
@@ -152,6 +155,16 @@ static int keep_every(const struct evaluator *v, uint64_t cache)
     uint64_t chains = 2 * chain_bytes(v->model, &v->tokens), layers = (uint64_t)v->model->config.layers;
     uint64_t every = cache ? (chains + cache - 1) / cache : layers;
     return (int)(every < 1 ? 1 : every < layers ? every : layers);
+}
+
+/* What is left of the memory, where the states lie, for the cache of prefixes. */
+static uint64_t cache_bytes(const struct evaluator *v)
+{
+    struct needs base = base_needs(v->n, v->model, &v->tokens, (uint64_t)v->menu.n_formats);
+    bool on_device = node_kernels(v->n)->on_device;
+    uint64_t used = on_device ? base.device_memory : base.memory;
+    uint64_t all = on_device ? node_device_memory(v->n) : node_memory(v->n);
+    return all > used ? all - used : 0;
 }
 
 bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
@@ -170,8 +183,7 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
                            node_numerics(n), &node_input(n, "model", 0)->key, e) &&
               forward_open(&v->f, v->model, node_queue(n), numeric_mode(node_string(n, "numeric")),
                            (int)v->tokens.window, e);
-    uint64_t base = ok ? base_bytes(n, v->model, &v->tokens, (uint64_t)v->menu.n_formats) : 0;
-    uint64_t cache = node_memory(n) > base ? node_memory(n) - base : 0;
+    uint64_t cache = ok ? cache_bytes(v) : 0;
     ok = ok && (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
     if (!ok) {
         evaluator_close(v);
@@ -469,8 +481,8 @@ bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
         const struct dataset *names = object_dataset(node_input(n, "renderings", 0)->object, "formats/name");
         uint64_t cache = 2 * chain_bytes(m, &tokens);
         cache = !node_bool(n, "replay") ? 0 : cache < REPLAY_BYTES ? cache : REPLAY_BYTES;
-        *out = (struct needs){.memory = base_bytes(n, m, &tokens, names ? names->shape[0] : 1) + cache,
-                              .disk = 1 << 20};
+        *out = base_needs(n, m, &tokens, names ? names->shape[0] : 1);
+        needs_tensors(node_kernels(n), out, cache);
         tokens_fini(&tokens);
     }
     model_close(m);

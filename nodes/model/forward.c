@@ -9,9 +9,6 @@
 
 enum { WORK_NORM, WORK_QKV, WORK_ATTENTION, WORK_GATE_UP, WORK_PRODUCT, WORK_DELTA, WORK_COUNT };
 
-/* Rows that go through a layer at a time: enough for full speed of the products, few enough that a chunk's activations
- * stay near the last-level cache. */
-#define CHUNK_ROWS 512
 /* Rows of the head that are widened at a time. */
 #define HEAD_BLOCK 4096
 
@@ -22,7 +19,11 @@ const char *numeric_text(const struct kernels *k, enum dtype mode)
     return mode == DTYPE_BF16 ? k->numeric_bf16 : k->numeric_fp32;
 }
 
-static int64_t chunk_rows(int window) { return window >= CHUNK_ROWS ? window : CHUNK_ROWS / window * window; }
+/* Whole windows. */
+static int64_t chunk_rows(const struct kernels *k, int window)
+{
+    return window >= k->chunk_rows ? window : k->chunk_rows / window * window;
+}
 
 static void work_widths(const struct model_config *c, int64_t width[WORK_COUNT])
 {
@@ -35,7 +36,7 @@ static void work_widths(const struct model_config *c, int64_t width[WORK_COUNT])
     width[WORK_DELTA] = c->hidden;
 }
 
-uint64_t forward_bytes(const struct model *m, enum dtype mode, int window)
+void forward_needs(const struct kernels *k, const struct model *m, enum dtype mode, int window, struct needs *out)
 {
     const struct model_config *c = &m->config;
     int64_t width[WORK_COUNT], sum = 0;
@@ -44,9 +45,17 @@ uint64_t forward_bytes(const struct model *m, enum dtype mode, int window)
         sum += width[i];
     uint64_t table = (uint64_t)c->vocab * (uint64_t)c->hidden;
     const struct st_tensor *embedding = safetensors_find(m->files, "model.embed_tokens.weight");
-    uint64_t stored = embedding ? embedding->bytes : table * 4; /* once to stay, once while it is read */
-    return table * dtype_bytes(mode) + 2 * stored + (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8 +
-           (uint64_t)chunk_rows(window) * (uint64_t)sum * 4 + (uint64_t)c->layers * (uint64_t)c->hidden * 8;
+    uint64_t stored = embedding ? embedding->bytes : table * 4;
+    uint64_t block = (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
+    uint64_t stays = table * dtype_bytes(mode) + stored + (uint64_t)c->layers * (uint64_t)c->hidden * 8 +
+                     (uint64_t)chunk_rows(k, window) * (uint64_t)sum * 4;
+    out->memory += stored + block; /* as it is read */
+    needs_tensors(k, out, stays + (k->on_device ? block : 0));
+}
+
+void needs_tensors(const struct kernels *k, struct needs *out, uint64_t bytes)
+{
+    *(k->on_device ? &out->device_memory : &out->memory) += bytes;
 }
 
 /* A f32 vector of the model, on the device. */
@@ -166,7 +175,7 @@ static bool open_rope(struct forward *f, int window, struct err *e)
 bool forward_open(struct forward *f, const struct model *m, struct queue *q, enum dtype mode, int window, struct err *e)
 {
     const struct model_config *c = &m->config;
-    *f = (struct forward){.model = m, .q = q, .mode = mode, .chunk = chunk_rows(window)};
+    *f = (struct forward){.model = m, .q = q, .mode = mode, .chunk = chunk_rows(q->k, window)};
     f->shape = (struct attention_shape){
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = window};
     if (window > c->max_positions)

@@ -4,6 +4,7 @@
  * one layer at a time over a residual stream x [rows, hidden], rows = windows * window, so that callers decide what
  * streams: a teacher, a calibration pass, or many lanes of candidates. Weights of a layer come as panels, made by
  * weights_pack. */
+#include "engine/node.h"
 #include "nodes/model/model.h"
 
 #define LAYER_UNITS 4 /* ROLE_QKV, ROLE_O, ROLE_GATE_UP, ROLE_DOWN, in the order of the forward pass */
@@ -34,8 +35,10 @@ struct forward {
 bool forward_open(struct forward *f, const struct model *m, struct queue *q, enum dtype mode, int window,
                   struct err *e) ERR_CHECK;
 void forward_close(struct forward *f);
-/* Bytes of host memory that forward_open takes. */
-uint64_t forward_bytes(const struct model *m, enum dtype mode, int window);
+/* Adds `bytes` of tensors, which lie where `k` keeps them. */
+void needs_tensors(const struct kernels *k, struct needs *out, uint64_t bytes);
+/* Adds the memory that forward_open takes, on the host and on the device of `k`. */
+void forward_needs(const struct kernels *k, const struct model *m, enum dtype mode, int window, struct needs *out);
 
 /* Called with the input of each unit before it is fake-quantized; may be NULL. x is [rows, K]. */
 typedef bool (*forward_observer)(void *context, enum unit_role role, const struct tensor *x, struct err *e);

@@ -8,9 +8,6 @@
 
 #include "nodes/model/replay.h"
 
-#define HEAD_ROWS 256  /* rows whose logits are alive at once */
-#define HEAD_TILE 1024 /* vocabulary columns, so that two tiles of logits stay in a core's cache */
-
 /* One live residual stream: candidates order[first .. last) that have arrived and agree on all layers so far. */
 struct lane {
     size_t first, last;
@@ -287,38 +284,34 @@ static bool sweep(struct trie *t, struct err *e)
 
 /* --------------------------------------------------------------------------------------------------- heads and KL */
 
-/* Running sums of HEAD_ROWS rows of every lane, and what comes of them for one window. */
+/* Running sums of a block of rows of every lane, and what comes of them for one window. */
 struct heads {
     struct pass *p;
     const struct tensor *const *states; /* [lane] [n_windows * slots, hidden] on the device */
     size_t n_lanes;
-    double *sums;      /* [lane, 5, HEAD_ROWS] */
-    float *tops;       /* [lane, 4, HEAD_ROWS]: best_t, best_c, target_t, target_c */
-    int32_t *args;     /* [lane, 2, HEAD_ROWS] */
-    int32_t target[HEAD_ROWS];
-    struct tensor teacher, s_t, s_c; /* states and logits of HEAD_ROWS rows on the device */
-    float *kl;         /* [lane, slots] */
-    struct pass_row *rows; /* [lane] */
+    unsigned char *image;      /* [lane, KL_STATE_BYTES]: the lanes' states on the host, before and after a block */
+    struct tensor sums;        /* the same on the device */
+    struct tensor teacher, s_t, s_c; /* states and logits of a block of rows on the device */
+    float *kl;                 /* [lane, slots] */
+    struct pass_row *rows;     /* [lane] */
 };
 
-static struct kl_state lane_state(const struct heads *h, size_t lane)
+static int64_t head_rows(const struct heads *h) { return h->p->f->q->k->head_rows; }
+
+static struct kl_state lane_state(const struct heads *h, void *block, size_t lane)
 {
-    double *s = h->sums + lane * 5 * HEAD_ROWS;
-    float *f = h->tops + lane * 4 * HEAD_ROWS;
-    int32_t *a = h->args + lane * 2 * HEAD_ROWS;
-    return (struct kl_state){.max_t = s, .sum_t = s + HEAD_ROWS, .max_c = s + 2 * HEAD_ROWS, .sum_c = s + 3 * HEAD_ROWS,
-        .cross = s + 4 * HEAD_ROWS, .best_t = f, .best_c = f + HEAD_ROWS, .arg_t = a, .arg_c = a + HEAD_ROWS,
-        .target = h->target, .target_t = f + 2 * HEAD_ROWS, .target_c = f + 3 * HEAD_ROWS};
+    return kl_state_at((unsigned char *)block + lane * KL_STATE_BYTES(head_rows(h)), head_rows(h));
 }
 
 static bool heads_init(struct heads *h, struct err *e)
 {
     struct pass *p = h->p;
     const struct kernels *k = p->f->q->k;
-    int64_t states[2] = {HEAD_ROWS, hidden(p)}, logits[2] = {HEAD_ROWS, HEAD_TILE};
-    return mem_new(&h->sums, h->n_lanes * 5 * HEAD_ROWS, e) && mem_new(&h->tops, h->n_lanes * 4 * HEAD_ROWS, e) &&
-           mem_new(&h->args, h->n_lanes * 2 * HEAD_ROWS, e) &&
+    int64_t states[2] = {head_rows(h), hidden(p)}, logits[2] = {head_rows(h), k->head_columns};
+    int64_t bytes = (int64_t)(h->n_lanes * KL_STATE_BYTES(head_rows(h)));
+    return mem_new_bytes((void **)&h->image, (size_t)bytes, 1, e) &&
            mem_new(&h->kl, h->n_lanes * (size_t)slots(p), e) && mem_new(&h->rows, h->n_lanes, e) &&
+           k->tensor_new(p->f->q, &h->sums, DTYPE_U8, 1, &bytes, e) &&
            k->tensor_new(p->f->q, &h->teacher, DTYPE_F32, 2, states, e) &&
            k->tensor_new(p->f->q, &h->s_t, DTYPE_F32, 2, logits, e) &&
            k->tensor_new(p->f->q, &h->s_c, DTYPE_F32, 2, logits, e);
@@ -327,17 +320,16 @@ static bool heads_init(struct heads *h, struct err *e)
 static void heads_fini(struct heads *h)
 {
     const struct kernels *k = h->p->f->q->k;
-    mem_free(h->sums);
-    mem_free(h->tops);
-    mem_free(h->args);
+    mem_free(h->image);
     mem_free(h->kl);
     mem_free(h->rows);
+    k->tensor_free(h->p->f->q, &h->sums);
     k->tensor_free(h->p->f->q, &h->teacher);
     k->tensor_free(h->p->f->q, &h->s_t);
     k->tensor_free(h->p->f->q, &h->s_c);
 }
 
-/* A [rows, columns] view of a [HEAD_ROWS, HEAD_TILE] buffer, rows packed. */
+/* A [rows, columns] view of a buffer of logits, rows packed. */
 static struct tensor tile(const struct tensor *buffer, int64_t rows, int64_t columns)
 {
     struct tensor v = *buffer;
@@ -364,7 +356,7 @@ static bool head_tile(struct heads *h, int64_t row, int64_t rows, int64_t first,
     }
     for (size_t i = 0; i < h->n_lanes; i++) {
         struct tensor x = tensor_rows(h->states[i], row, rows);
-        struct kl_state state = lane_state(h, i);
+        struct kl_state state = lane_state(h, h->sums.data, i);
         if (!k->matmul_part(f->q, &x, &f->head, first, &s_c, e))
             return false;
         then = now();
@@ -383,7 +375,7 @@ static bool head_tile(struct heads *h, int64_t row, int64_t rows, int64_t first,
 static bool head_finish(struct heads *h, int64_t at, int64_t rows, struct err *e)
 {
     for (size_t i = 0; i < h->n_lanes; i++) {
-        struct kl_state s = lane_state(h, i);
+        struct kl_state s = lane_state(h, h->image, i);
         struct pass_row *r = &h->rows[i];
         float *kl = h->kl + i * (size_t)slots(h->p);
         for (int64_t t = 0; t < rows; t++) {
@@ -405,32 +397,44 @@ static bool head_finish(struct heads *h, int64_t at, int64_t rows, struct err *e
     return true;
 }
 
+/* The sums of `rows` positions from `at` of a window, empty, and the teacher's states of them. */
+static bool head_begin(struct heads *h, uint32_t window, int64_t at, int64_t rows, struct err *e)
+{
+    struct pass *p = h->p;
+    const struct kernels *k = p->f->q->k;
+    const int32_t *ids = p->tokens->ids + (size_t)window * p->tokens->window;
+    for (size_t i = 0; i < h->n_lanes; i++) {
+        struct kl_state state = lane_state(h, h->image, i);
+        for (int64_t t = 0; t < rows; t++)
+            state.target[t] = ids[at + t + 1];
+        kl_state_init(&state, rows);
+    }
+    if (!k->upload(p->f->q, &h->sums, h->image, (size_t)tensor_count(&h->sums), e))
+        return false;
+    if (!p->teacher)
+        return true;
+    struct tensor x = tensor_rows(&h->teacher, 0, rows);
+    const float *states = p->teacher + ((int64_t)window * slots(p) + at) * hidden(p);
+    return k->upload(p->f->q, &x, states, (size_t)(rows * hidden(p)) * sizeof *states, e);
+}
+
 /* All scored positions of the w-th window of the pass. */
 static bool head_window(struct heads *h, size_t w, uint32_t window, struct err *e)
 {
     struct pass *p = h->p;
-    const int32_t *ids = p->tokens->ids + (size_t)window * p->tokens->window;
-    int64_t scored = tokens_scored(p->tokens, window), vocab = p->f->model->config.vocab;
+    const struct kernels *k = p->f->q->k;
+    int64_t scored = tokens_scored(p->tokens, window), vocab = p->f->model->config.vocab, columns = k->head_columns;
     memset(h->rows, 0, h->n_lanes * sizeof *h->rows);
-    for (int64_t at = 0; at < scored; at += HEAD_ROWS) {
-        int64_t rows = scored - at < HEAD_ROWS ? scored - at : HEAD_ROWS;
-        for (int64_t t = 0; t < rows; t++)
-            h->target[t] = ids[at + t + 1];
-        for (size_t i = 0; i < h->n_lanes; i++) {
-            struct kl_state state = lane_state(h, i);
-            kl_state_init(&state, rows);
-        }
-        if (p->teacher) {
-            struct tensor x = tensor_rows(&h->teacher, 0, rows);
-            const float *states = p->teacher + ((int64_t)window * slots(p) + at) * hidden(p);
-            if (!p->f->q->k->upload(p->f->q, &x, states, (size_t)(rows * hidden(p)) * sizeof *states, e))
-                return false;
-        }
-        for (int64_t first = 0; first < vocab; first += HEAD_TILE)
+    for (int64_t at = 0; at < scored; at += head_rows(h)) {
+        int64_t rows = scored - at < head_rows(h) ? scored - at : head_rows(h);
+        if (!head_begin(h, window, at, rows, e))
+            return false;
+        for (int64_t first = 0; first < vocab; first += columns)
             if (!head_tile(h, (int64_t)w * slots(p) + at, rows, first,
-                           vocab - first < HEAD_TILE ? vocab - first : HEAD_TILE, e))
+                           vocab - first < columns ? vocab - first : columns, e))
                 return false;
-        if (!head_finish(h, at, rows, e))
+        if (!k->download(p->f->q, h->image, &h->sums, (size_t)tensor_count(&h->sums), e) ||
+            !head_finish(h, at, rows, e))
             return err_context(e, "window %u", window);
     }
     return true;

@@ -98,7 +98,7 @@ static void wrong_shapes_are_reported(void **state)
     struct tensor in = tensor_matrix(x, DTYPE_F32, 3, 4), out = tensor_matrix(h, DTYPE_F64, 4, 3);
     assert_err(k->gram(&q, &in, &out, &e), e, ERR_BUG, "gram: 'h' is f64 of rank 2 [4, 3]");
     out = tensor_matrix(h, DTYPE_F32, 4, 4);
-    assert_err(k->gram(&q, &in, &out, &e), e, ERR_BUG, "expected row-major host f64 [4, 4]");
+    assert_err(k->gram(&q, &in, &out, &e), e, ERR_BUG, "expected row-major f64 [4, 4]");
 }
 
 int main(void)

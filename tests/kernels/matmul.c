@@ -276,7 +276,7 @@ static void wrong_shapes_are_reported(void **state)
         struct queue q = variant_queue(k[i], 1), none = variant_queue(k[i], 0);
         assert_err(k[i]->matmul(&q, &narrow, &panels, &out, &e), e, ERR_BUG,
                    "matmul: 'x' is f32 of rank 2 [3, 9] in layout 0 on device -1, "
-                   "expected row-major host f32 [any, 8]");
+                   "expected row-major f32 [any, 8]");
         assert_err(k[i]->matmul(&q, &in, &panels, &few, &e), e, ERR_BUG, "'y'");
         assert_err(k[i]->matmul(&q, &in, &plain, &out, &e), e, ERR_BUG, "panels");
         assert_err(k[i]->matmul(&none, &in, &panels, &out, &e), e, ERR_BUG, "0 threads");

@@ -1,0 +1,20 @@
+#ifndef KERNELS_SHAPE_H
+#define KERNELS_SHAPE_H
+/* Checks of a kernel's arguments, apart from its arithmetic. A mismatch is ERR_BUG: callers derive shapes from a model
+ * that was checked before. */
+#include "kernels/kernels.h"
+
+/* `t` is a row-major matrix on the device of `q` [rows, columns] of `type`; -1 for a size that may be any. `kernel` and `name` are for
+ * the message: "rmsnorm: 'y' is f32 [3, 64], expected f32 [4, 64]". */
+bool shape_matrix(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
+                  enum dtype type, int64_t rows, int64_t columns, struct err *e) ERR_CHECK;
+/* The same for a vector of n. */
+bool shape_vector(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
+                  enum dtype type, int64_t n, struct err *e) ERR_CHECK;
+/* `t` holds panels of {n, k} (-1: any) in f32 or bf16. */
+bool shape_panels(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
+                  int64_t n, int64_t k, struct err *e) ERR_CHECK;
+/* The queue has at least one thread. */
+bool shape_queue(const struct queue *q, const char *kernel, struct err *e) ERR_CHECK;
+
+#endif
