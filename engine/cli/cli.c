@@ -84,8 +84,27 @@ bool cli_load(const struct args *a, struct graph **out, int *code)
     return false;
 }
 
-bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
+/* The accelerators as the engine wants them; their other texts live as long as the process. */
+static void list_devices(struct cli_options *o)
 {
+    struct run_backend *b = &o->run.backend;
+    size_t n;
+    const struct device *list = kernels_devices(&n, &b->no_device);
+    for (size_t i = 0; i < n && i < CLI_DEVICES_MOST; i++) {
+        struct run_device *d = &o->devices[i];
+        *d = (struct run_device){.kernels = list[i].kernels, .family = "cuda", .model = list[i].model,
+                                 .pci = list[i].pci, .index = list[i].index, .memory = list[i].memory};
+        snprintf(d->name, sizeof d->name, "%s:%d", d->family, d->index);
+        b->n_devices++;
+    }
+    b->devices = o->devices;
+    b->expects_device = strncmp(kernels_build(), "no ", 3) != 0;
+    b->device_open = kernels_device_open;
+}
+
+bool cli_run_options(const struct args *a, struct cli_options *options, struct err *e)
+{
+    struct run_options *o = &options->run;
     *o = (struct run_options){.dir = args_value(a, "--dir"), .store = args_value(a, "--store"),
                               .device = args_value(a, "--device")};
     o->targets = args_values(a, "--target", &o->n_targets);
@@ -97,6 +116,8 @@ bool cli_run_options(const struct args *a, struct run_options *o, struct err *e)
         return false;
     o->backend = (struct run_backend){
         .kernels = k, .name = k->name, .queue_new = kernels_queue_new, .queue_free = kernels_queue_free};
+    if (!o->device || strcmp(o->device, "cpu") != 0)
+        list_devices(options);
     return true;
 }
 
@@ -127,7 +148,7 @@ void cli_print_node(int width, const char *name, const char *state, double secon
 
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)
 {
-    struct run_options o;
+    struct cli_options o;
     struct err e = {0};
     *g = NULL;
     *r = NULL;
@@ -138,8 +159,8 @@ bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code)
     }
     if (!cli_load(a, g, code))
         return false;
-    o.plan_only = true;
-    if (run_open(r, *g, &o, &e) && run_plan(*r, &e))
+    o.run.plan_only = true;
+    if (run_open(r, *g, &o.run, &e) && run_plan(*r, &e))
         return true;
     *code = cli_fail(a, &e);
     run_close(*r);

@@ -31,8 +31,14 @@ int cli_fail(const struct args *a, const struct err *e);
 /* Load the graph of the first operand with --variant and --set; prints what is wrong and returns false, with the exit
  * code in *code. */
 bool cli_load(const struct args *a, struct graph **out, int *code);
-/* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. */
-bool cli_run_options(const struct args *a, struct run_options *o, struct err *e);
+/* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. With
+ * --device cpu no accelerator is looked for: the way out when its driver hangs. */
+enum { CLI_DEVICES_MOST = 64 };
+struct cli_options {
+    struct run_options run;
+    struct run_device devices[CLI_DEVICES_MOST]; /* what run.backend lists; until run_open */
+};
+bool cli_run_options(const struct args *a, struct cli_options *o, struct err *e);
 /* One line of a table of nodes: state, seconds (NaN: none), figures, and `error` (NULL: none). Figures in seconds are a
  * profile: they are in run.h5 and in --json, not here. */
 void cli_print_node(int width, const char *name, const char *state, double seconds, const struct index_stat *stats,
@@ -42,7 +48,7 @@ void cli_print_node(int width, const char *name, const char *state, double secon
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
 
 extern const struct command command_run, command_plan, command_status, command_explain, command_nodes, command_graph,
-    command_check;
+    command_check, command_devices;
 
 /* The options that say what to run, shared by run, plan and explain. */
 #define CLI_GRAPH_OPTIONS \

@@ -3,9 +3,10 @@
 #include <string.h>
 
 #include "engine/cli/cli.h"
+#include "kernels/devices.h"
 
 static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_explain,
-                                                 &command_nodes, &command_graph, &command_check};
+                                                 &command_nodes, &command_graph, &command_check, &command_devices};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *out)
@@ -88,7 +89,7 @@ static int dispatch(int argc, char **argv)
         return CLI_DONE;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        printf("scout %s\n", cli_version());
+        printf("scout %s\n%s\n", cli_version(), kernels_build());
         return CLI_DONE;
     }
     return unknown(argv[1], argc, argv);

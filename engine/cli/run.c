@@ -107,7 +107,7 @@ static int execute(const struct args *a, const struct graph *g, struct run *r)
 
 static int run_main(const struct args *a)
 {
-    struct run_options o;
+    struct cli_options o;
     struct interrupt *watch = NULL;
     struct graph *g = NULL;
     struct run *r = NULL;
@@ -121,11 +121,11 @@ static int run_main(const struct args *a)
     }
     if (!cli_load(a, &g, &code))
         goto out;
-    o.output = args_flag(a, "--json") ? RUN_JSON : isatty(STDOUT_FILENO) ? RUN_TERMINAL : RUN_PLAIN;
-    o.out = stdout;
-    o.version = cli_version();
-    o.command_line = args_line(a);
-    if (!run_open(&r, g, &o, &e)) {
+    o.run.output = args_flag(a, "--json") ? RUN_JSON : isatty(STDOUT_FILENO) ? RUN_TERMINAL : RUN_PLAIN;
+    o.run.out = stdout;
+    o.run.version = cli_version();
+    o.run.command_line = args_line(a);
+    if (!run_open(&r, g, &o.run, &e)) {
         code = cli_fail(a, &e);
         goto out;
     }

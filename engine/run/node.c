@@ -473,36 +473,37 @@ void node_live(struct node *n, const struct key *ledger, struct ledger *l)
 
 const struct kernels *node_kernels(const struct node *n)
 {
-    return n->run->options.backend.kernels;
+    const struct run_backend *b = &n->run->options.backend;
+    return n->place < 0 ? b->kernels : b->devices[n->place].kernels;
 }
 
 bool node_on_device(const struct node *n)
 {
-    (void)n;
-    return false;
+    return n->place >= 0;
 }
 
 int node_devices(const struct node *n)
 {
-    (void)n;
-    return 0;
+    return n->n_devices;
 }
 
 struct queue *node_device_queue(struct node *n, int i)
 {
-    (void)i;
-    return n->queue;
+    assert(i >= 0 && i < n->n_devices);
+    return n->queues[i];
 }
 
 struct queue *node_queue(struct node *n)
 {
-    return n->queue;
+    return n->queues[0];
 }
 
 uint64_t node_device_memory(const struct node *n)
 {
-    (void)n;
-    return 0;
+    pthread_mutex_lock(&n->run->lock);
+    uint64_t bytes = device_memory(n);
+    pthread_mutex_unlock(&n->run->lock);
+    return bytes;
 }
 
 int node_threads(const struct node *n)

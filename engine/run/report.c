@@ -34,7 +34,10 @@ static void add_text(const struct node *n, struct str *s)
     char when[16], cores[128], size[16];
     switch (n->state) {
     case STATE_RUNNING:
-        str_printf(s, "running on %d core%s (%s), %s", n->cores, n->cores == 1 ? "" : "s",
+        str_add(s, "running on ");
+        if (n->n_devices > 0)
+            str_printf(s, "%s and ", n->where);
+        str_printf(s, "%d core%s (%s), %s", n->cores, n->cores == 1 ? "" : "s",
                    place_set_text(n->set, cores, sizeof cores), str_size(n->memory, size));
         break;
     case STATE_DONE:
@@ -66,6 +69,8 @@ static void add_json(const struct node *n, struct str *s)
         str_add(s, ",\"seconds\":");
         str_add_json_double(s, n->seconds);
     }
+    if (n->where)
+        str_printf(s, ",\"device\":\"%s\"", n->where);
     if (n->error) {
         str_printf(s, ",\"code\":\"%s\",\"error\":", err_name(n->error->code));
         str_add_json(s, n->error->text);
@@ -114,7 +119,7 @@ static bool snapshot(struct run *r, struct index_node **out, struct arena *arena
         struct index_node *x = &list[i];
         *x = (struct index_node){.name = n->def->name, .type = n->def->class->name, .state = state_name(n->state),
                                  .has_key = n->has_key, .key = n->key, .seconds = n->seconds, .n_stats = n->n_stats,
-                                 .has_ledger = n->has_ledger, .ledger = n->ledger};
+                                 .has_ledger = n->has_ledger, .ledger = n->ledger, .device = n->where};
         x->has_result = n->state == STATE_DONE || n->state == STATE_REUSED;
         x->error = n->error && n->state == STATE_FAILED ? arena_strdup(arena, n->error->text, e) : NULL;
         struct index_stat *stats = n->n_stats ? arena_new(arena, n->n_stats * sizeof *stats, e) : NULL;

@@ -96,26 +96,6 @@ static bool check_targets(struct run *r, struct err *e)
     return true;
 }
 
-static bool is_cuda(const char *device)
-{
-    return device && strncmp(device, "cuda", 4) == 0;
-}
-
-/* This build computes on the CPU only. --device cpu goes before what a node asks for. */
-static bool check_device(const struct run *r, struct err *e)
-{
-    const char *device = r->options.device;
-    if (is_cuda(device))
-        return err_set(e, ERR_RESOURCE, "device '%s': this build has no CUDA back end; use --device cpu", device);
-    if (device && strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0)
-        return err_set(e, ERR_USAGE, "device '%s' is none of auto, cpu, cuda, cuda:N", device);
-    for (size_t i = 0; i < r->n && (!device || strcmp(device, "auto") == 0); i++)
-        if (is_cuda(r->nodes[i].def->device))
-            return err_set(e, ERR_RESOURCE, "node '%s' is on '%s': this build has no CUDA back end; use --device cpu",
-                           r->nodes[i].def->name, r->nodes[i].def->device);
-    return true;
-}
-
 static bool open_store(struct run *r, struct err *e)
 {
     if (!r->options.plan_only)
@@ -163,12 +143,13 @@ bool run_open(struct run **out, const struct graph *g, const struct run_options 
     r->options = *o;
     r->started = (double)time(NULL);
     r->memory_total = o->memory > 0 ? o->memory : UINT64_MAX;
+    pthread_mutex_init(&r->device_lock, NULL);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     pthread_cond_init(&r->admitted, NULL);
     atomic_init(&r->stopping, false);
     r->n = g->n_nodes;
-    if (!open_directories(r, e) || !node_build_all(r, e) || !check_targets(r, e) || !check_device(r, e) ||
+    if (!open_directories(r, e) || !node_build_all(r, e) || !check_targets(r, e) || !device_place_nodes(r, e) ||
         !open_log(r, e)) {
         run_close(r);
         return false;
@@ -193,6 +174,7 @@ void run_close(struct run *r)
     pthread_cond_destroy(&r->admitted);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->device_lock);
     arena_free(&r->arena);
     mem_free(r);
 }
@@ -209,7 +191,7 @@ static bool say_machine(struct run *r, struct err *e)
 {
     const char *kernels = r->options.backend.name ? r->options.backend.name : "none";
     char size[16];
-    if (!place_new(&r->place, r->options.topology, r->options.threads, e))
+    if (!place_new(&r->place, r->options.topology, r->options.threads, e) || !device_locate(r, e))
         return false;
     if (r->options.memory == 0 && place_memory(r->place) > 0)
         r->memory_total = place_memory(r->place) / 10 * 9; /* the rest is the system's, and what needs are off by */
@@ -263,6 +245,7 @@ static void carry_over(struct run *r)
             x->n_stats = old[i].n_stats;
         }
         x->seconds = old[i].seconds;
+        x->where = old[i].device ? arena_strdup(&r->arena, old[i].device, NULL) : NULL;
     }
     pthread_mutex_unlock(&r->lock);
     arena_free(&arena);
@@ -289,7 +272,7 @@ bool run_execute(struct run *r, struct run_summary *summary, struct err *e)
     *summary = (struct run_summary){0};
     if (!say_machine(r, e) || !report_start(&report, r, e))
         return false;
-    bool ok = run_plan(r, e);
+    bool ok = run_plan(r, e) && (atomic_load(&r->stopping) || device_open_needed(r, e));
     if (ok && !atomic_load(&r->stopping)) {
         report_reused(r);
         summary->started = true;

@@ -14,7 +14,7 @@ struct queue;
 struct run_device {
     const struct kernels *kernels;
     const char *family; /* "cuda" */
-    const char *name;   /* "cuda:0" */
+    char name[16];      /* "cuda:0" */
     const char *model;  /* "NVIDIA H100 80GB HBM3" */
     const char *pci;    /* "0000:1b:00.0", "" unknown */
     int index;          /* what device_open and queue_new call it */
@@ -25,7 +25,7 @@ struct run_device {
 struct run_backend {
     const struct kernels *kernels;    /* the CPU's; NULL: nodes that compute nothing (tests) */
     const char *name;                 /* "cpu avx512", for the machine line */
-    const struct run_device *devices; /* in the order of their indices */
+    const struct run_device *devices; /* in the order of their indices; run_open copies them */
     size_t n_devices;
     const char *no_device;            /* one line: why there is none; NULL: unknown */
     bool expects_device;              /* the build could use one, so a run without one says why */
@@ -59,13 +59,13 @@ struct run_options {
     FILE *out;                  /* where `output` goes, NULL with RUN_SILENT */
     struct run_backend backend;
     const char *command_line, *version; /* for run.h5; NULL: "" */
-    const char *topology;       /* a synthetic hwloc topology, for tests; NULL: this machine */
+    const char *topology;       /* of another machine (place.h), for tests; NULL: this machine */
 };
 
 struct run;
 
 /* Make RUN, take its lock, open the store. `g` and the texts of `o` are borrowed until run_close. ERR_USAGE names an
- * unknown target; ERR_RESOURCE: no such device in this build, directory not writable or in use. */
+ * unknown target; ERR_RESOURCE: no such device, directory not writable or in use. */
 bool run_open(struct run **out, const struct graph *g, const struct run_options *o, struct err *e) ERR_CHECK;
 void run_close(struct run *r); /* NULL is fine */
 

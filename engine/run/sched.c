@@ -14,6 +14,10 @@
 /* Nodes that may have their inputs open and wait for room, beyond those that run. */
 #define ASKING_MOST 8
 #define DAMAGED_MOST 2
+/* Nodes that may have their inputs open and wait for accelerators of one kind, beyond as many as there are. */
+#define DEVICE_ASKING_MOST 2
+/* Cores that one accelerator cannot do without: what a node that could use all cores leaves to each. */
+#define DEVICE_CORES 2
 /* Kept free beyond what a node says it will publish. */
 #define DISK_SPARE (UINT64_C(64) << 20)
 
@@ -177,9 +181,8 @@ static bool can_ever_fit(const struct node *n, struct err *e)
     if (n->needs.memory > limit)
         return err_set(e, ERR_RESOURCE, "it needs %s of memory, and %s: %s", str_size(n->needs.memory, want),
                        limit == r->memory_total ? "the run has" : "its `on: memory` allows", str_size(limit, have));
-    if (n->needs.device_memory > 0)
-        return err_set(e, ERR_RESOURCE, "it needs %s of device memory, and this build has no accelerator",
-                       str_size(n->needs.device_memory, want));
+    if (!device_can_ever_fit(n, e))
+        return false;
     uint64_t available = n->needs.disk > 0 ? disk_free(r) : UINT64_MAX;
     if (available < UINT64_MAX - DISK_SPARE && n->needs.disk > (available > DISK_SPARE ? available - DISK_SPARE : 0))
         return err_set(e, ERR_RESOURCE, "it will write %s, and '%s' has %s free (64 MiB of it are kept as a reserve)",
@@ -201,12 +204,46 @@ static int jobs_most(const struct run *r)
     return r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
 }
 
-/* A node that can use all cores keeps for its whole life what it is given, so it waits for most of them while something
- * runs: a short neighbour must not leave a measurement of hours on one core. */
-static bool has_cores(const struct run *r, const struct node *n)
+/* Does some node wait, here or for its inputs, that will drive an accelerator? */
+static bool any_device_waits(const struct run *r)
 {
-    int cores = cores_wanted(n, place_units(r->place)), unused = place_unused(r->place);
-    return cores > 0 ? unused >= cores : unused > 0 && (2 * unused > place_units(r->place) || r->n_running == 0);
+    for (size_t i = 0; i < r->n; i++) {
+        enum node_state s = r->nodes[i].state;
+        if (r->nodes[i].place >= 0 && s >= STATE_WAITING && s <= STATE_ASKING)
+            return true;
+    }
+    return false;
+}
+
+/* Cores to leave for accelerators that have nothing to do yet, at most half of those that are free. */
+static int cores_reserved(const struct run *r)
+{
+    int reserved = 0, unused = place_unused(r->place);
+    for (size_t i = 0; i < r->options.backend.n_devices; i++)
+        reserved += r->devices[i].usable && !r->devices[i].taken ? DEVICE_CORES : 0;
+    if (reserved == 0 || !any_device_waits(r))
+        return 0;
+    return reserved < unused / 2 ? reserved : unused / 2;
+}
+
+/* Cores for a node that would get `devices` accelerators (0: on the CPU), or 0: it has to wait.
+ *
+ * A node on the CPU waits for all the cores that it asks for. One that can use all cores keeps for its whole life what it
+ * is given, so it waits for most of those that drive no accelerator while something runs there: a short neighbour must
+ * not leave a measurement of hours on one core. A node on an accelerator does little on its cores, and the accelerator
+ * is what must not stand idle: it makes do with a few. Either way a node that is alone finds room. */
+static int cores_now(const struct run *r, const struct node *n, int devices)
+{
+    int units = place_units(r->place), unused = place_unused(r->place), cores = cores_wanted(n, units);
+    if (devices > 0) {
+        int share = device_cores(n, devices);
+        cores = cores > 0 ? cores : share < units ? share : units;
+        int least = cores < DEVICE_CORES ? cores : DEVICE_CORES;
+        return unused < least ? 0 : unused < cores ? unused : cores;
+    }
+    if (cores > 0)
+        return unused >= cores ? cores : 0;
+    return 2 * unused > units - r->device_cores || r->n_running == 0 ? unused - cores_reserved(r) : 0;
 }
 
 /* What running nodes will still write counts as written; a node alone was found to fit when it asked. */
@@ -217,10 +254,18 @@ static bool has_disk(const struct run *r, const struct node *n)
                                        n->needs.disk <= available - DISK_SPARE - r->disk_used);
 }
 
-static bool fits_now(const struct run *r, const struct node *n)
+/* What the node would get now. */
+struct offer {
+    int devices, cores; /* no cores: it has to wait */
+};
+
+static struct offer offer_now(const struct run *r, struct node *n)
 {
-    return r->n_running < (size_t)jobs_most(r) && has_cores(r, n) &&
-           n->memory <= r->memory_total - r->memory_used && has_disk(r, n);
+    struct offer o = {.devices = device_choose(n)};
+    if ((o.devices > 0 || n->place < 0) && r->n_running < (size_t)jobs_most(r) &&
+        n->memory <= r->memory_total - r->memory_used && has_disk(r, n))
+        o.cores = cores_now(r, n, o.devices);
+    return o;
 }
 
 static void drop_asking(struct run *r, size_t i)
@@ -229,16 +274,29 @@ static void drop_asking(struct run *r, size_t i)
     r->n_asking--;
 }
 
-/* Give the node its cores and memory and wake its thread. */
-static bool admit(struct run *r, size_t at, struct err *e)
+/* Cores for the node, near the devices that it gets. */
+static bool take_cores(struct run *r, struct node *n, struct offer o, struct err *e)
+{
+    int *near = NULL;
+    if (o.devices > 0 && !mem_new(&near, (size_t)o.devices, e))
+        return false;
+    for (int k = 0; k < o.devices; k++)
+        near[k] = r->devices[n->devices[k]].near;
+    bool ok = place_take(r->place, o.cores, near, o.devices, &n->set, e);
+    mem_free(near);
+    return ok;
+}
+
+/* Give the node its devices, cores and memory, and wake its thread. */
+static bool admit(struct run *r, size_t at, struct offer o, struct err *e)
 {
     struct node *n = r->asking[at];
-    int cores = cores_wanted(n, place_units(r->place));
-    if (cores == 0)
-        cores = place_unused(r->place);
-    if (!place_take(r->place, cores, &n->set, e))
+    if (!device_name(n, o.devices, e) || !take_cores(r, n, o, e))
         return false;
-    n->cores = cores;
+    device_take(n, o.devices);
+    n->cores = o.cores;
+    if (o.devices > 0)
+        r->device_cores += o.cores;
     r->memory_used += n->memory;
     r->disk_used += n->needs.disk;
     r->n_running++;
@@ -262,6 +320,12 @@ static bool is_preceded(const struct run *r, const struct node *n)
     return false;
 }
 
+/* A node that waits for an accelerator is passed over by nobody: what others take is no accelerator it could get. */
+static bool waits_for_device(struct node *n)
+{
+    return n->place >= 0 && device_choose(n) == 0;
+}
+
 /* Admit all that fit, in order of priority (r->asking is kept sorted). */
 static bool admit_all(struct run *r, struct err *e)
 {
@@ -269,18 +333,35 @@ static bool admit_all(struct run *r, struct err *e)
         struct node *n = r->asking[i];
         if (is_preceded(r, n))
             return true;
-        if (fits_now(r, n)) {
+        struct offer o = offer_now(r, n);
+        if (o.cores > 0) {
             for (size_t k = 0; k < i; k++)
-                r->asking[k]->bypassed++;
-            if (!admit(r, i, e))
+                r->asking[k]->bypassed += !waits_for_device(r->asking[k]);
+            if (!admit(r, i, o, e))
                 return false;
             continue;
         }
-        if (n->bypassed >= BYPASS_MOST)
+        if (n->bypassed >= BYPASS_MOST && !waits_for_device(n))
             return true;
         i++;
     }
     return true;
+}
+
+/* An accelerator failed: nodes that could run nowhere else need not wait for it. */
+static void refuse_hopeless(struct run *r)
+{
+    for (size_t i = 0; i < r->n_asking;) {
+        struct node *n = r->asking[i];
+        struct err ignored;
+        if (device_can_ever_fit(n, &ignored)) {
+            i++;
+            continue;
+        }
+        n->refused = true;
+        drop_asking(r, i);
+    }
+    pthread_cond_broadcast(&r->admitted);
 }
 
 bool sched_ask(struct node *n, struct err *e)
@@ -298,8 +379,9 @@ bool sched_ask(struct node *n, struct err *e)
         r->asking[i] = n;
         n->state = STATE_ASKING;
         pthread_cond_signal(&r->changed);
-        while (!n->admitted && !n->dismissed)
+        while (!n->admitted && !n->dismissed && !n->refused)
             pthread_cond_wait(&r->admitted, &r->lock);
+        ok = !n->refused || device_can_ever_fit(n, e);
     }
     pthread_mutex_unlock(&r->lock);
     return ok;
@@ -316,6 +398,15 @@ static bool has_active_twin(const struct run *r, const struct node *n)
     return false;
 }
 
+/* Do as many nodes as can wait for the node's accelerators? The threads that are left are for others. */
+static bool is_crowded(const struct run *r, const struct node *n)
+{
+    int rivals = 0;
+    for (size_t i = 0; i < r->n_active && n->place >= 0; i++)
+        rivals += r->active[i]->place == n->place && r->active[i]->asked == n->asked;
+    return rivals > 0 && rivals >= device_count(n) + DEVICE_ASKING_MOST;
+}
+
 static bool defer(struct run *r, struct node *n, struct err *e)
 {
     if (r->n_deferred == r->deferred_capacity) {
@@ -330,7 +421,7 @@ static bool defer(struct run *r, struct node *n, struct err *e)
     return true;
 }
 
-/* A node ended: those that waited for a twin are ready to look again. */
+/* A node ended: those that waited for it are ready to look again. */
 static bool undefer(struct run *r, struct err *e)
 {
     for (size_t i = 0; i < r->n_deferred; i++) {
@@ -364,11 +455,14 @@ static void give_back(struct run *r, struct node *n)
     if (n->admitted) {
         place_give(r->place, n->set);
         n->set = NULL;
+        if (n->n_devices > 0)
+            r->device_cores -= n->cores;
+        device_give(n);
         r->memory_used -= n->memory;
         r->disk_used -= n->needs.disk;
         r->n_running--;
     }
-    n->admitted = n->dismissed = false;
+    n->admitted = n->dismissed = n->refused = false;
     n->cores = 0;
     n->memory = 0;
     n->bypassed = 0;
@@ -416,6 +510,8 @@ void sched_finish(struct node *n, enum worker_outcome outcome, const struct err 
     pthread_mutex_lock(&r->lock);
     give_back(r, n);
     drop_active(r, n);
+    if (outcome == WORKER_FAILED && why->code == ERR_DEVICE)
+        refuse_hopeless(r);
     if (!settle(r, n, outcome, why, broken, n_broken, &e) || !undefer(r, &e))
         fail_node(n, &e);
     n->next_finished = r->finished;
@@ -429,7 +525,7 @@ void sched_finish(struct node *n, enum worker_outcome outcome, const struct err 
 static bool next_to_start(struct run *r, struct node **out, struct err *e)
 {
     for (struct node *n; (n = pop_ready(r)); ) {
-        if (has_active_twin(r, n)) {
+        if (has_active_twin(r, n) || is_crowded(r, n)) {
             if (!defer(r, n, e))
                 return false;
             continue;

@@ -38,6 +38,25 @@ struct source {        /* a value of a PARAM_SOURCE parameter */
     struct key stamp;  /* of sizes and times, as when it was hashed */
 };
 
+/* An accelerator of the back end, as this run uses it. */
+struct accelerator {
+    const struct run_device *about;
+    int near;              /* what it is attached to (place.h) */
+    bool tried;            /* opened, or found not to work (run.device_lock) */
+    /* -- the rest under run.lock -- */
+    bool usable;           /* opened, and did not fail since */
+    bool taken;            /* by a running node */
+    uint64_t free_memory;  /* when it was opened */
+    struct err why;        /* of one that was tried and is not usable */
+};
+
+enum asked {               /* where the user wants a node */
+    ASKED_CPU = 0,         /* or its type uses no accelerator */
+    ASKED_AUTO,            /* on an accelerator when there is one */
+    ASKED_KIND,            /* "cuda" */
+    ASKED_DEVICE,          /* "cuda:1" */
+};
+
 struct node {
     struct run *run;
     const struct graph_node *def;
@@ -52,6 +71,8 @@ struct node {
     int *consumers;             /* nodes that read this one, once per connection */
     size_t n_consumers;
     int height;                 /* nodes on the longest path from here to a sink, itself included */
+    int place;                  /* the accelerator it computes on, or the first of their kind; -1: the CPU */
+    enum asked asked;
     bool target, relevant;      /* must be there at the end; the targets depend on it */
 
     /* -- while it runs (run.lock) -- */
@@ -65,7 +86,11 @@ struct node {
     struct needs needs;
     int cores;
     uint64_t memory;            /* admitted with */
+    int *devices;               /* accelerators it was given; room for all when it is placed on one */
+    int n_devices;
+    const char *where;          /* "cuda:0,cuda:1" or "cpu"; NULL until it ran */
     bool admitted, dismissed;
+    bool refused;               /* while it asked, the last accelerator that it could use failed */
     struct place_set *set;      /* cores it was given */
     pthread_t thread;
     struct node *next_finished;
@@ -81,7 +106,7 @@ struct node {
 
     /* -- its own thread only -- */
     struct writer *output;
-    struct queue *queue;
+    struct queue **queues;      /* one a device; a single one on the CPU */
     struct str parts;           /* names of linked parts, a line each */
 };
 
@@ -95,12 +120,14 @@ struct run {
     size_t n;
     struct arena arena;         /* plan data; written before workers start, and after that only under `lock` */
     struct place *place;
+    struct accelerator *devices; /* parallel to those of the back end */
     struct progress *progress;
     double started;             /* seconds since 1970 */
     char *machine;
     uint64_t memory_total;
     bool planned;
 
+    pthread_mutex_t device_lock; /* held while accelerators are opened; taken before `lock` */
     pthread_mutex_t lock;
     pthread_cond_t changed;     /* the scheduler waits for this */
     pthread_cond_t admitted;    /* nodes in STATE_ASKING wait for this */
@@ -112,11 +139,13 @@ struct run {
     size_t n_asking;
     struct node **active;       /* nodes that have a thread: as many as may run and ask */
     size_t n_active;
-    struct node **deferred;     /* ready, but a node with the same key is active: that one's result will do */
+    struct node **deferred;     /* ready, but a node with the same key is active: that one's result will do; or enough
+                                   nodes wait for its accelerators */
     size_t n_deferred, deferred_capacity;
     struct node *finished;      /* threads to join */
     size_t n_threads, n_running;
     uint64_t memory_used, disk_used; /* declared by running nodes */
+    int device_cores;           /* held by nodes on accelerators */
     bool index_dirty, index_warned;
 };
 
@@ -148,6 +177,33 @@ bool plan_resolve(struct run *r, int from, bool verify, struct err *e) ERR_CHECK
 /* Is the object of `n` there with all of its parts? *why (may be NULL) says what is not. */
 bool plan_object_stands(struct run *r, struct node *n, bool verify, bool quick, const char **why,
                         struct err *e) ERR_CHECK;
+
+/* device.c: where nodes are placed, and the accelerators as a resource */
+/* Place every node. ERR_USAGE: no such word; ERR_RESOURCE: what was asked for is not there. */
+bool device_place_nodes(struct run *r, struct err *e) ERR_CHECK;
+/* Learn what each accelerator is near to. Once, when there is a place. */
+bool device_locate(struct run *r, struct err *e) ERR_CHECK;
+/* Start the accelerators of all nodes that must run, and say what there is. ERR_DEVICE when one that nobody asked for by
+ * name does not work and none of its kind is left: the results would be others on the CPU, so the user decides. */
+bool device_open_needed(struct run *r, struct err *e) ERR_CHECK;
+/* Start what `n` may use, as far as it was not tried yet. ERR_DEVICE when none of it works. */
+bool device_open_for(struct node *n, struct err *e) ERR_CHECK;
+/* Of a node that asked (lock held): ERR_RESOURCE or ERR_DEVICE when no accelerator can ever hold it. */
+bool device_can_ever_fit(const struct node *n, struct err *e) ERR_CHECK;
+/* The accelerators that it would get now, into n->devices; returns how many, 0: it has to wait. Lock held. */
+int device_choose(struct node *n);
+/* Bytes that it may use on each accelerator it has, or on the roomiest that it may get. Lock held. */
+uint64_t device_memory(const struct node *n);
+/* How many accelerators that work it may use. Lock held. */
+int device_count(const struct node *n);
+/* Cores that drive the first `count` of n->devices. Lock held. */
+int device_cores(const struct node *n, int count);
+void device_take(struct node *n, int count); /* lock held; give_back follows */
+void device_give(struct node *n);
+/* Fill n->where with the names of the first `count` of n->devices. Lock held. */
+bool device_name(struct node *n, int count, struct err *e) ERR_CHECK;
+/* The node failed with ERR_DEVICE: what it was given is used no more, and *e says so and what to do. */
+void device_fail(struct node *n, struct err *e);
 
 /* sched.c */
 bool sched_run(struct run *r, struct err *e) ERR_CHECK;

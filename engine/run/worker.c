@@ -99,21 +99,38 @@ static bool publish(struct node *n, struct err *e)
     return writer_commit(w, e);
 }
 
+/* A queue on every device it was given, or one on the CPU. */
+static bool open_queues(struct node *n, struct err *e)
+{
+    const struct run_backend *b = &n->run->options.backend;
+    for (int i = 0; b->queue_new && i < (n->n_devices > 0 ? n->n_devices : 1); i++) {
+        int device = n->n_devices > 0 ? b->devices[n->devices[i]].index : TENSOR_HOST;
+        if (!b->queue_new(&n->queues[i], node_kernels(n), device, n->cores, e))
+            return false;
+    }
+    return true;
+}
+
+static void close_queues(struct node *n)
+{
+    for (int i = 0; i < (n->n_devices > 0 ? n->n_devices : 1); i++) {
+        if (n->queues[i])
+            n->run->options.backend.queue_free(n->queues[i]);
+        n->queues[i] = NULL;
+    }
+}
+
 /* Run the type's code into a new object and publish it. */
 static bool make_object(struct node *n, struct err *e)
 {
     const struct node_class *c = n->def->class;
-    const struct run_backend *b = &n->run->options.backend;
     char schema[160];
     snprintf(schema, sizeof schema, "%s/%u", c->name, c->version);
-    bool ok = (!b->queue_new || b->queue_new(&n->queue, b->kernels, TENSOR_HOST, n->cores, e)) &&
-              writer_new(&n->output, n->run->store, &n->key, schema, e) && write_record(n, e) && c->run(n, e) &&
+    bool ok = open_queues(n, e) && writer_new(&n->output, n->run->store, &n->key, schema, e) && write_record(n, e) && c->run(n, e) &&
               publish(n, e);
     writer_abort(n->output);
     n->output = NULL;
-    if (n->queue)
-        b->queue_free(n->queue);
-    n->queue = NULL;
+    close_queues(n);
     str_free(&n->parts);
     n->parts = (struct str){0};
     return ok;
@@ -141,6 +158,10 @@ static enum worker_outcome run_admitted(struct node *n, struct broken *b, struct
         return WORKER_DONE;
     if (e->code == ERR_STOPPED)
         return WORKER_STOPPED;
+    if (e->code == ERR_DEVICE) {
+        device_fail(n, e);
+        return WORKER_FAILED;
+    }
     return find_broken_parts(n, b) ? WORKER_REPAIR : WORKER_FAILED;
 }
 
@@ -150,6 +171,8 @@ static enum worker_outcome live(struct node *n, struct broken *b, struct err *e)
         return WORKER_FAILED;
     if (b->n > 0)
         return WORKER_REPAIR;
+    if (!device_open_for(n, e))
+        return WORKER_FAILED;
     if (!ask_needs(n, e))
         return e->code == ERR_STOPPED ? WORKER_STOPPED : find_broken_parts(n, b) ? WORKER_REPAIR : WORKER_FAILED;
     if (!sched_ask(n, e))

@@ -86,6 +86,7 @@ static bool write_node(const struct writing *w, hid_t nodes, size_t order, struc
               h5_set_string(group, "key", x->has_key ? key_text(&x->key, text) : "", e) &&
               h5_set_double(group, "seconds", x->seconds, e) &&
               h5_set_string(group, "error", x->error ? x->error : "", e) &&
+              h5_set_string(group, "device", x->device ? x->device : "", e) &&
               h5_set_int(group, "order", (int64_t)order, e);
     for (size_t i = 0; ok && i < x->n_stats; i++)
         ok = write_stat(group, &x->stats[i], e);

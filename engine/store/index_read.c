@@ -129,6 +129,10 @@ static bool read_node(struct reading *r, hid_t group, struct found *found)
         x->error = NULL;
     x->has_key = key_parse(key, &x->key);
     x->has_result = H5Lexists(group, "result", H5P_DEFAULT) > 0;
+    if (H5Aexists(group, "device") > 0 && !get_string(r, group, "device", &x->device))
+        return false;
+    if (x->device && !x->device[0])
+        x->device = NULL;
     if (H5Aexists(group, "ledger") <= 0)
         return true;
     ok = get_string(r, group, "ledger", &ledger);

@@ -218,6 +218,7 @@ struct index_stat {
 struct index_node {
     const char *name, *type, *state; /* state: waiting running done reused failed blocked interrupted */
     const char *error;               /* NULL, or the message of a failed node */
+    const char *device;              /* where it ran last: "cpu", "cuda:0,cuda:1"; NULL: unknown */
     bool has_key, has_result;
     struct key key;
     double seconds;                  /* NaN if it did not run */

@@ -122,12 +122,14 @@ def run_case(scout, root, case):
             if user is not None and os.getuid() == 0:
                 os.setgid(user), os.setuid(user)
 
-        p = subprocess.run([scout, "run", "g.yaml", "--dir", "r", *more], cwd=folder, env={**os.environ, **env},
-                           capture_output=True, text=True, errors="replace", preexec_fn=become, timeout=60)
+        p = subprocess.run([scout, "run", "g.yaml", "--dir", "r", *more], cwd=folder,
+                           env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **env}, capture_output=True, text=True,
+                           errors="replace", preexec_fn=become, timeout=60)
         left = [str(f) for f in folder.rglob("tmp/*") if f.is_file() and f.suffix != ".lock"]
         message = p.stderr.replace(str(folder), "{dir}").strip() + "".join(f"\nleft behind: {f}" for f in left)
         # What differs from machine to machine.
         message = re.sub(r"this machine can run .*", "this machine can run ...", message)
+        message = re.sub(r"(device 'cuda': ).*(; use --device cpu)", r"\1...\2", message)
         message = re.sub(r"where [0-9.]+ \S+ are free", "where ... are free", message)
         return f"{name}\nexit {p.returncode}\n{message}\n"
     finally:

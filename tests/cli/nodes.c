@@ -3,5 +3,5 @@
 
 #include "tests/engine/run/fake.h"
 
-const struct node_class *const node_table[] = {&fake_value, &fake_sum,     &fake_fail, &fake_parts, &fake_reader,
-                                               &fake_needy, &fake_outside, &fake_rows, NULL};
+const struct node_class *const node_table[] = {&fake_value, &fake_sum,     &fake_fail,    &fake_parts, &fake_reader,
+                                               &fake_needy, &fake_compute, &fake_outside, &fake_rows,  NULL};

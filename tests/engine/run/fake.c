@@ -13,12 +13,15 @@
 
 #include <cmocka.h>
 
+#include "kernels/kernels.h"
+
 atomic_int fake_runs, fake_at_once, fake_most_at_once, fake_parts_made, fake_rows_made;
 char fake_states[4096];
 
 void fake_reset(void)
 {
-    fake_runs = fake_at_once = fake_most_at_once = fake_parts_made = fake_rows_made = 0;
+    fake_runs = fake_at_once = fake_most_at_once = fake_parts_made = fake_rows_made = fake_shared = 0;
+    fake_broken = fake_opened = 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------- node types */
@@ -172,6 +175,43 @@ static bool run_needy(struct node *n, struct err *e)
     return write_number(node_output(n), 1, e);
 }
 
+static bool numerics_compute(const struct node *n, const char **out, struct err *e)
+{
+    (void)e;
+    *out = node_kernels(n) ? node_kernels(n)->numeric_fp32 : NULL;
+    return true;
+}
+
+static bool needs_compute(struct node *n, struct needs *out, struct err *e)
+{
+    (void)e;
+    *out = (struct needs){.cores = (int)node_int(n, "cores"), .memory = 1024,
+                          .devices = (int)node_int(n, "devices"), .device_memory = node_size(n, "device_memory")};
+    if (strcmp(node_string(n, "takes"), "all") == 0)
+        out->device_memory = node_device_memory(n);
+    assert_int_equal(node_devices(n), 0);
+    return true;
+}
+
+static bool run_compute(struct node *n, struct err *e)
+{
+    enter();
+    sleep_ms(node_int(n, "ms"));
+    leave();
+    assert_true(node_on_device(n) == (node_devices(n) > 0));
+    for (int i = 0; i < node_devices(n); i++) {
+        assert_ptr_equal(node_device_queue(n, i)->k, node_kernels(n));
+        if (node_device_queue(n, i)->device == node_int(n, "breaks")) {
+            atomic_fetch_or(&fake_broken, 1u << node_int(n, "breaks"));
+            return err_set(e, ERR_DEVICE, "kernel 'gram' failed: an illegal address");
+        }
+    }
+    node_stat(n, "devices", node_devices(n), "device");
+    node_stat(n, "device_memory", (double)node_device_memory(n), "byte");
+    node_stat(n, "threads", node_threads(n), "thread");
+    return write_number(node_output(n), 1, e);
+}
+
 static bool run_outside(struct node *n, struct err *e)
 {
     enter();
@@ -246,6 +286,15 @@ static const struct param needy_params[] = {
     {.name = "disk", .type = PARAM_SIZE, .fallback = "0", .outside_key = true},
     MS,
     {0}};
+static const struct param compute_params[] = {
+    {.name = "tag", .type = PARAM_INT, .fallback = "0"},
+    {.name = "cores", .type = PARAM_INT, .fallback = "0", .outside_key = true},
+    {.name = "devices", .type = PARAM_INT, .fallback = "0", .outside_key = true},
+    {.name = "device_memory", .type = PARAM_SIZE, .fallback = "1024", .outside_key = true},
+    {.name = "takes", .type = PARAM_STRING, .fallback = "", .outside_key = true},
+    {.name = "breaks", .type = PARAM_INT, .fallback = "-1", .outside_key = true},
+    MS,
+    {0}};
 static const struct param outside_params[] = {{.name = "out", .type = PARAM_PATH, .fallback = "written"}, {0}};
 static const struct param rows_params[] = {{.name = "n", .type = PARAM_INT, .fallback = "20"}, MS, {0}};
 
@@ -271,12 +320,66 @@ const struct node_class fake_reader = {.name = "reader", .summary = "reads parts
                                        .run = run_reader};
 const struct node_class fake_needy = {.name = "needy", .summary = "needs", .version = 1, .ports = many_in,
                                       .params = needy_params, .needs = needs_needy, .run = run_needy};
+const struct node_class fake_compute = {.name = "compute", .summary = "computes on an accelerator", .version = 1,
+                                        .accelerator = true, .ports = many_in, .params = compute_params,
+                                        .numerics = numerics_compute, .needs = needs_compute, .run = run_compute};
 const struct node_class fake_outside = {.name = "outside", .summary = "writes a file", .version = 1, .ports = many_in,
                                         .params = outside_params, .stands = stands_outside, .run = run_outside};
 const struct node_class fake_rows = {.name = "rows", .summary = "measures rows", .version = 1, .ports = many_in,
                                      .params = rows_params, .run = run_rows};
-const struct node_class *const fake_table[] = {&fake_value, &fake_sum,     &fake_fail, &fake_parts, &fake_reader,
-                                               &fake_needy, &fake_outside, &fake_rows, NULL};
+const struct node_class *const fake_table[] = {&fake_value, &fake_sum,     &fake_fail,    &fake_parts, &fake_reader,
+                                               &fake_needy, &fake_compute, &fake_outside, &fake_rows,  NULL};
+
+/* --------------------------------------------------------------------------------------------------------- back end */
+
+#define FAKE_DEVICES 16
+
+static const struct kernels cpu_kernels = {.name = "cpu fake", .numeric_fp32 = "fp32 cpu"};
+static const struct kernels device_kernels = {.name = "cuda fake", .numeric_fp32 = "fp32 cuda fake"};
+const struct kernels fake_other_kernels = {.name = "cuda other", .numeric_fp32 = "fp32 cuda other"};
+atomic_uint fake_broken, fake_opened;
+atomic_int fake_shared;
+static atomic_int queues_on[FAKE_DEVICES];
+
+static bool fake_open(int index, uint64_t *free_memory, struct err *e)
+{
+    atomic_fetch_or(&fake_opened, 1u << index);
+    if (fake_broken & 1u << index)
+        return err_set(e, ERR_DEVICE, "the self-test failed");
+    *free_memory = UINT64_C(79) << 30;
+    return true;
+}
+
+static bool fake_queue_new(struct queue **out, const struct kernels *k, int device, int threads, struct err *e)
+{
+    if (!mem_new(out, 1, e))
+        return false;
+    **out = (struct queue){.k = k, .threads = threads, .device = device};
+    if (device != TENSOR_HOST && queues_on[device]++ > 0)
+        fake_shared++;
+    return true;
+}
+
+static void fake_queue_free(struct queue *q)
+{
+    if (q->device != TENSOR_HOST)
+        queues_on[q->device]--;
+    mem_free(q);
+}
+
+struct run_backend fake_backend(int n, const char *const *pci)
+{
+    static struct run_device devices[FAKE_DEVICES];
+    assert_true(n <= FAKE_DEVICES);
+    for (int i = 0; i < n; i++) {
+        devices[i] = (struct run_device){.kernels = &device_kernels, .family = "cuda", .model = "Fake 80GB",
+                                         .pci = pci ? pci[i] : "", .index = i, .memory = UINT64_C(80) << 30};
+        snprintf(devices[i].name, sizeof devices[i].name, "cuda:%d", i);
+    }
+    return (struct run_backend){.kernels = &cpu_kernels, .name = "cpu fake", .devices = devices,
+                                .n_devices = (size_t)n, .no_device = "no NVIDIA driver", .expects_device = true,
+                                .device_open = fake_open, .queue_new = fake_queue_new, .queue_free = fake_queue_free};
+}
 
 /* ----------------------------------------------------------------------------------------------------------- graphs */
 
@@ -442,10 +545,16 @@ void fake_plan(const struct fake *f, const char *dir, const struct run_options *
 
 struct key fake_key(const struct fake *f, const char *dir, int node)
 {
-    struct run_options o = {.dir = dir, .plan_only = true};
+    return fake_key_with(f, dir, node, NULL);
+}
+
+struct key fake_key_with(const struct fake *f, const char *dir, int node, const struct run_options *more)
+{
+    struct run_options o = merged(dir, more);
     struct run *r = NULL;
     struct run_view v = {0};
     struct err e = {0};
+    o.plan_only = true;
     if (!run_open(&r, &f->graph, &o, &e) || !run_plan(r, &e))
         fail_msg("%s (%s:%d)", e.text, e.file, e.line);
     run_view(r, (size_t)node, &v);

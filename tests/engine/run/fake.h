@@ -10,15 +10,25 @@
  * fail: input `in` (optional); fails with the code that `how` names.
  * parts: input `in`; eight parts, each after `ms`; linked. reader: reads part layer.002 of its inputs.
  * needy: input `in` (optional); needs `cores`, `memory`, `disk`; x = 1.
+ * compute: input `in` (optional); can use accelerators, `devices` at once, with `device_memory` on each, and `cores`;
+ *   its numerics are its place's; fails with ERR_DEVICE on the accelerator `breaks` (-1: none).
  * outside: writes the file `out`, and stands while that file does.
  * rows: a ledger of `n` rows, each after `ms`; stops between rows. */
 extern const struct node_class fake_value, fake_value2, fake_sum, fake_fail, fake_parts, fake_reader,
-    fake_needy, fake_outside, fake_rows;
+    fake_needy, fake_compute, fake_outside, fake_rows;
 extern const struct node_class *const fake_table[];
 
 /* How often a node's code ran, of all nodes together and the most at once. Reset by fake_reset. */
 extern atomic_int fake_runs, fake_at_once, fake_most_at_once, fake_parts_made, fake_rows_made;
 void fake_reset(void);
+
+/* A back end of `n` accelerators of one kind, cuda:0 and so on, with 80 GiB each, 1 GiB of it in use, at the addresses
+ * pci[0..n) (NULL: unknown). Static: one at a time. The device in `fake_broken`'s bit i does not start. */
+struct run_backend fake_backend(int n, const char *const *pci);
+extern atomic_uint fake_broken, fake_opened; /* bit i: cuda:i */
+extern atomic_int fake_shared;               /* times that two nodes had queues on one accelerator */
+/* Another kind of accelerator than the others, for fake_backend's devices[i].kernels. */
+extern const struct kernels fake_other_kernels;
 
 struct fake {
     struct graph graph;
@@ -45,6 +55,7 @@ extern char fake_states[4096];
 void fake_plan(const struct fake *f, const char *dir, const struct run_options *more);
 /* Key of a node, planned in `dir`. */
 struct key fake_key(const struct fake *f, const char *dir, int node);
+struct key fake_key_with(const struct fake *f, const char *dir, int node, const struct run_options *more);
 /* Path and SHA-256 of every object under dir/store, sorted; heap (free). */
 char *fake_objects(const char *dir);
 /* Path of the object of a node in dir/store. */

@@ -50,17 +50,17 @@ static void sets_are_disjoint_and_come_back(void **state)
     char text[64];
     (void)state;
     for (int i = 0; i < 3; i++)
-        assert_true(place_take(p, 2, &s[i], &e));
+        assert_true(place_take(p, 2, NULL, 0, &s[i], &e));
     assert_int_equal(place_unused(p), 2);
     assert_string_equal(place_set_text(s[0], text, sizeof text), "0-3");
     assert_string_equal(place_set_text(s[1], text, sizeof text), "4-7");
     assert_string_equal(place_set_text(s[2], text, sizeof text), "8-11");
     struct place_set *none;
-    assert_false(place_take(p, 3, &none, &e));
+    assert_false(place_take(p, 3, NULL, 0, &none, &e));
     assert_int_equal(e.code, ERR_BUG);
     place_give(p, s[1]);
     assert_int_equal(place_unused(p), 4);
-    assert_true(place_take(p, 2, &s[1], &e)); /* both NUMA nodes have two: the first is taken */
+    assert_true(place_take(p, 2, NULL, 0, &s[1], &e)); /* both NUMA nodes have two: the first is taken */
     assert_string_equal(place_set_text(s[1], text, sizeof text), "4-7");
     for (int i = 0; i < 3; i++)
         place_give(p, s[i]);
@@ -75,14 +75,14 @@ static void a_set_stays_on_one_numa_node_when_one_has_room(void **state)
     struct err e;
     char text[64];
     (void)state;
-    assert_true(place_take(p, 1, &one, &e));
-    assert_true(place_take(p, 4, &four, &e)); /* not 1-4, which spans both */
+    assert_true(place_take(p, 1, NULL, 0, &one, &e));
+    assert_true(place_take(p, 4, NULL, 0, &four, &e)); /* not 1-4, which spans both */
     assert_string_equal(place_set_text(four, text, sizeof text), "4-7");
-    assert_true(place_take(p, 3, &three, &e));
+    assert_true(place_take(p, 3, NULL, 0, &three, &e));
     assert_string_equal(place_set_text(three, text, sizeof text), "1-3");
     place_give(p, one);
     place_give(p, four);
-    assert_true(place_take(p, 5, &rest, &e)); /* more than one node has: spans */
+    assert_true(place_take(p, 5, NULL, 0, &rest, &e)); /* more than one node has: spans */
     assert_string_equal(place_set_text(rest, text, sizeof text), "0,4-7");
     place_give(p, rest);
     place_give(p, three);
@@ -96,10 +96,10 @@ static void a_small_set_fills_the_fuller_node(void **state)
     struct err e;
     char text[64];
     (void)state;
-    assert_true(place_take(p, 3, &three, &e));
-    assert_true(place_take(p, 1, &one, &e));
+    assert_true(place_take(p, 3, NULL, 0, &three, &e));
+    assert_true(place_take(p, 1, NULL, 0, &one, &e));
     assert_string_equal(place_set_text(one, text, sizeof text), "3");
-    assert_true(place_take(p, 4, &four, &e));
+    assert_true(place_take(p, 4, NULL, 0, &four, &e));
     assert_string_equal(place_set_text(four, text, sizeof text), "4-7");
     place_give(p, one);
     place_give(p, three);
@@ -115,7 +115,7 @@ static void this_machine_has_a_core_and_memory(void **state)
     (void)state;
     assert_true(place_units(p) >= 1);
     assert_true(place_memory(p) > 1 << 20);
-    assert_true(place_take(p, 1, &s, &e));
+    assert_true(place_take(p, 1, NULL, 0, &s, &e));
     place_bind(p, s);
     place_give(p, s);
     place_free(p);
