@@ -107,6 +107,21 @@ static inline double kl_state_row(const struct kl_state *s, int64_t r)
     return s->cross[r] / s->sum_t[r] - (s->max_t[r] + kl_log(s->sum_t[r])) + (s->max_c[r] + kl_log(s->sum_c[r]));
 }
 
+/* How the numbers of a weight matrix are stored, as far as kernels must know it; the formats are in nodes/format. */
+enum weight_code {
+    CODE_PLAIN, /* part 0: [n,k] in f32, bf16 or f16 */
+    CODE_FP8,   /* part 0: e4m3 [n,k]; part 1: f32 [n,1], a factor per row */
+    CODE_NVFP4, /* part 0: u8 [n,k/2], two E2M1 codes a byte; part 1: e4m3 [n,k/16]; part 2: f32 [1], a divisor */
+    CODE_COUNT
+};
+
+/* A matrix [n,k] in such a form, on a device. */
+struct packed_matrix {
+    enum weight_code code;
+    int64_t n, k;
+    struct tensor part[4]; /* those that it has, from the first on */
+};
+
 struct kernels {
     const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
     const char *numeric_fp32; /* what a result's key says of the fp32 mode, e.g. "fp32 cpu" */
@@ -135,9 +150,17 @@ struct kernels {
     /* Make the panels for matmul of an [N,K] f32 weight: `mode` DTYPE_F32 or DTYPE_BF16 (rounds to nearest even). The
      * result owns its memory, has shape {N, K}, dtype `mode` and layout TENSOR_PANELS. */
     bool (*panels_new)(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e);
-    /* Fill rows [first, first + w->shape[0]) of `panels` from w [n,K] of f32 (host memory on the CPU). `first` is a
-     * multiple of 16. Rows never filled read as zero. */
+    /* Fill rows [first, first + w->shape[0]) of `panels` from w [n,K] of f32. `first` is a multiple of 16. Rows never
+     * filled read as zero on the CPU; on a device they must all be filled. */
     bool (*pack)(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e);
+
+    /* Decode rows [first, first + w->n) of `panels` (of any first row) from a packed matrix, and encode w [n,k] f32 into
+     * the parts of `out` (which are there) with d [n,k] = w - decoded: bits of the format's own decode and encode. amax is
+     * the largest |w| of all that share a scale. Both are NULL on the CPU, where formats work on host memory. */
+    bool (*unpack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,
+                   struct err *e);
+    bool (*encode)(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
+                   struct err *e);
 
     /* -- products ------------------------------------------------------------------------------------------------- */
     /* y[t][n] = sum_k x[t][k] * w[n][k];  x [T,K], w panels of {N,K}, y [T,N]. */
@@ -149,6 +172,11 @@ struct kernels {
     /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h
      * [K,K] f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
     bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
+
+    /* *square += sum of d^2 and, unless y is NULL, *energy += sum of d y, in f64; d, y [n,k] f32. Sums over k, then over
+     * rows in order. */
+    bool (*energy)(struct queue *q, const struct tensor *d, const struct tensor *y, double *square, double *energy,
+                   struct err *e);
 
     /* -- elementwise and attention -------------------------------------------------------------------------------- */
     /* y[t] = table[ids[t]];  table [V,h] f32, bf16 or f16, ids i32 [T], y [T,h] f32. ids are in range. */

@@ -71,6 +71,7 @@ const struct node_class node_measure = {
          .choices = (const char *const[]){"all", "frontier", NULL},
          .help = "all candidates of the tables, or only those on the frontier of one `select`"},
         {0}},
+    .accelerator = true,
     .numerics = evaluator_numerics,
     .needs = evaluator_needs,
     .run = run,

@@ -212,6 +212,7 @@ const struct node_class node_polish = {
         {.name = "batch", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 4096, .unit = "move",
          .help = "moves measured together; the best of them is kept if it lowers KL"},
         {0}},
+    .accelerator = true,
     .numerics = evaluator_numerics,
     .needs = evaluator_needs,
     .run = run,

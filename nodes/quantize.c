@@ -15,6 +15,7 @@
 
 #include "engine/node.h"
 #include "nodes/format/loss.h"
+#include "nodes/format/packed.h"
 #include "nodes/model/model.h"
 
 #define MOST_FORMATS 32
@@ -138,31 +139,55 @@ static bool encode_parallel(struct rendering *r, const float *weights, float ama
     return true;
 }
 
-/* Square and energy of the weights themselves, or of rendering minus weights. `rows` holds LOSS_ROWS rows. */
-static bool measure(struct loss *l, const struct rendering *r, const float *weights, int64_t n, int64_t k, float *rows,
-                    int threads, double *square, double *energy, struct err *e)
+/* Square and energy of d [n,k], which lies on the queue's device. */
+static bool measure(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e)
 {
     *square = *energy = 0.0;
-    for (int64_t first = 0; first < n; first += LOSS_ROWS) {
-        int64_t count = n - first < LOSS_ROWS ? n - first : LOSS_ROWS;
-        const float *source = weights + first * k;
-        if (!r) {
-            if (!loss_add(l, source, count, square, energy, e))
-                return false;
-            continue;
-        }
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int64_t row = 0; row < count; row += DECODE_ROWS) {
-            int64_t some = count - row < DECODE_ROWS ? count - row : DECODE_ROWS;
-            float *d = rows + row * k;
-            r->format->decode(r, first + row, some, d);
-            for (int64_t i = 0; i < some * k; i++)
-                d[i] -= source[row * k + i];
-        }
-        if (!loss_add(l, rows, count, square, energy, e))
+    for (int64_t first = 0; first < d->shape[0]; first += LOSS_ROWS) {
+        struct tensor rows = tensor_rows(d, first, d->shape[0] - first < LOSS_ROWS ? d->shape[0] - first : LOSS_ROWS);
+        if (!loss_add(l, &rows, square, energy, e))
             return false;
     }
     return true;
+}
+
+/* Encode on the host, and measure rendering minus weights by LOSS_ROWS rows. */
+static bool encode_here(struct work *w, struct rendering *r, const float *weights, float amax, struct loss *l,
+                        float *rows, double *square, double *energy, struct err *e)
+{
+    int threads = node_threads(w->node);
+    *square = *energy = 0.0;
+    if (!encode_parallel(r, weights, amax, threads, e))
+        return false;
+    for (int64_t first = 0; first < r->n; first += LOSS_ROWS) {
+        int64_t count = r->n - first < LOSS_ROWS ? r->n - first : LOSS_ROWS;
+        const float *source = weights + first * r->k;
+#pragma omp parallel for schedule(static) num_threads(threads)
+        for (int64_t row = 0; row < count; row += DECODE_ROWS) {
+            int64_t some = count - row < DECODE_ROWS ? count - row : DECODE_ROWS;
+            float *d = rows + row * r->k;
+            r->format->decode(r, first + row, some, d);
+            for (int64_t i = 0; i < some * r->k; i++)
+                d[i] -= source[row * r->k + i];
+        }
+        struct tensor d = tensor_matrix(rows, DTYPE_F32, count, r->k);
+        if (!loss_add(l, &d, square, energy, e))
+            return false;
+    }
+    return true;
+}
+
+/* The same on an accelerator; `weights` [n,k] and `d` lie there. The codes have the bits of the host's. */
+static bool encode_there(struct queue *q, struct rendering *r, const struct tensor *weights, float amax,
+                         struct loss *l, struct tensor *d, double *square, double *energy, struct err *e)
+{
+    struct packed_matrix packed;
+    if (!packed_new(q, r->format, r->n, r->k, r->source, &packed, e))
+        return false;
+    bool ok = q->k->encode(q, weights, amax, &packed, d, e) && packed_download(q, &packed, r, e) &&
+              measure(l, d, square, energy, e);
+    packed_free(q, &packed);
+    return ok;
 }
 
 /* Hand the parts of a rendering to the writer; they are the writer's from then on, also on failure. */
@@ -187,15 +212,40 @@ static bool store_rendering(struct writer *out, const struct matrix *m, struct r
     return ok;
 }
 
-/* All formats of one matrix: encode, take the losses, store. `weights` [n,k]; `amax` is the unit's. */
-static bool render_matrix(struct work *w, struct writer *out, int matrix, const float *weights, float amax,
-                          struct loss *l, float *rows, struct err *e)
+/* One unit in work: its weights, and room for differences of rows. On an accelerator there is a copy of the matrix in
+ * hand, and room for the whole of its differences. */
+struct unit_work {
+    float *weights;             /* [n,k] of the unit */
+    float amax;                 /* of the unit */
+    float *rows;                /* [LOSS_ROWS, k]; host only */
+    struct tensor there, there_d; /* [n of the matrix, k] */
+    struct loss *loss;
+};
+
+static bool render_format(struct work *w, struct unit_work *uw, const struct matrix *m, const float *weights,
+                          struct rendering *r, double *square, double *energy, struct err *e)
+{
+    struct queue *q = node_queue(w->node);
+    bool ok = q->k->on_device ? encode_there(q, r, &uw->there, uw->amax, uw->loss, &uw->there_d, square, energy, e)
+                              : encode_here(w, r, weights, uw->amax, uw->loss, uw->rows, square, energy, e);
+    return ok || err_context(e, "%s in %s", m->name, r->format->name);
+}
+
+/* All formats of one matrix: encode, take the losses, store. */
+static bool render_matrix(struct work *w, struct writer *out, int matrix, struct unit_work *uw, struct err *e)
 {
     const struct matrix *m = &w->model->matrices[matrix];
     const struct unit *u = &w->model->units[m->unit];
-    int threads = node_threads(w->node);
+    struct queue *q = node_queue(w->node);
+    float *weights = uw->weights + m->row * u->k;
+    struct tensor here = tensor_matrix(weights, DTYPE_F32, m->n, m->k);
     double square, energy;
-    if (!measure(l, NULL, weights, m->n, m->k, rows, threads, &square, &energy, e))
+    if (q->k->on_device &&
+        (!q->k->tensor_new(q, &uw->there, DTYPE_F32, 2, here.shape, e) ||
+         !q->k->tensor_new(q, &uw->there_d, DTYPE_F32, 2, here.shape, e) ||
+         !q->k->upload(q, &uw->there, weights, (size_t)(m->n * m->k) * sizeof *weights, e)))
+        return false;
+    if (!measure(uw->loss, q->k->on_device ? &uw->there : &here, &square, &energy, e))
         return false;
     for (int f = 0; f < w->n_formats; f++) {
         size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
@@ -211,16 +261,17 @@ static bool render_matrix(struct work *w, struct writer *out, int matrix, const 
         double lost_square, lost_energy;
         if (!format_rendering_new(&r, w->formats[f], m->n, m->k, m->dtype, e))
             return false;
-        if (!encode_parallel(&r, weights, amax, threads, e) ||
-            !measure(l, &r, weights, m->n, m->k, rows, threads, &lost_square, &lost_energy, e)) {
+        if (!render_format(w, uw, m, weights, &r, &lost_square, &lost_energy, e)) {
             rendering_free(&r);
-            return err_context(e, "%s in %s", m->name, w->names[f]);
+            return false;
         }
         w->weight_loss[at] = loss_ratio(lost_square, square);
         w->output_loss[at] = loss_ratio(lost_energy, energy);
         if (!store_rendering(out, m, &r, e))
             return false;
     }
+    q->k->tensor_free(q, &uw->there);
+    q->k->tensor_free(q, &uw->there_d);
     return true;
 }
 
@@ -255,48 +306,50 @@ static bool wants_input_scale(const struct work *w, const struct unit *u)
     return false;
 }
 
+/* The unit's weights, their largest magnitude, and the loss of its input's moments. */
+static bool open_unit(struct work *w, struct unit_work *uw, const struct unit *u, const float *moment, struct err *e)
+{
+    struct queue *q = node_queue(w->node);
+    if (!loss_new(&uw->loss, q, moment, u->k, e) || !mem_raw(&uw->weights, (size_t)(u->n * u->k), e) ||
+        (!q->k->on_device && !mem_raw(&uw->rows, (size_t)(LOSS_ROWS * u->k), e)))
+        return false;
+    for (int i = u->first; i < u->first + u->count; i++) {
+        const struct matrix *m = &w->model->matrices[i];
+        float *at = uw->weights + m->row * u->k;
+        if (!model_read_matrix(w->model, i, at, e))
+            return false;
+        if (!format_amax(at, m->n, m->k, &uw->amax, e))
+            return err_context(e, "%s", m->name);
+    }
+    return true;
+}
+
+static void close_unit(struct work *w, struct unit_work *uw)
+{
+    struct queue *q = node_queue(w->node);
+    q->k->tensor_free(q, &uw->there);
+    q->k->tensor_free(q, &uw->there_d);
+    mem_free(uw->rows);
+    mem_free(uw->weights);
+    loss_free(uw->loss);
+}
+
 static bool render_unit(struct work *w, struct writer *out, struct object *hessian, int unit, struct err *e)
 {
     const struct unit *u = &w->model->units[unit];
-    float *moment = NULL, *weights = NULL, *rows = NULL, amax = 0.0f, input_amax = 0.0f;
-    struct loss *l = NULL;
-    bool ok = false;
+    struct unit_work uw = {0};
+    float *moment = NULL, input_amax = 0.0f;
     if (hessian && !read_moment(hessian, u, &moment, &input_amax, e))
-        goto out;
+        return false;
     w->input_amax[unit - w->first_unit] = input_amax;
     /* The divisor under which the largest input is 448 * 6; 1 for an input that was always zero. */
     float scale = input_amax > 0.0f ? 2688.0f / input_amax : 1.0f;
     w->input_scale[unit - w->first_unit] = !wants_input_scale(w, u) ? 0.0f : scale < INFINITY ? scale : 1.0f;
-    if (!loss_new(&l, node_queue(w->node), moment, u->k, e))
-        goto out;
+    bool ok = open_unit(w, &uw, u, moment, e);
     mem_free(moment);
-    moment = NULL;
-    if (!mem_raw(&weights, (size_t)(u->n * u->k), e) || !mem_raw(&rows, (size_t)(LOSS_ROWS * u->k), e))
-        goto out;
-    for (int i = u->first; i < u->first + u->count; i++) {
-        const struct matrix *m = &w->model->matrices[i];
-        float *at = weights + m->row * u->k;
-        if (!model_read_matrix(w->model, i, at, e))
-            goto out;
-        if (!format_amax(at, m->n, m->k, &amax, e)) {
-            err_context(e, "%s", m->name);
-            goto out;
-        }
-    }
-    for (int i = u->first; i < u->first + u->count; i++) {
-        if (node_stopping(w->node)) {
-            node_stopped(e);
-            goto out;
-        }
-        if (!render_matrix(w, out, i, weights + w->model->matrices[i].row * u->k, amax, l, rows, e))
-            goto out;
-    }
-    ok = true;
-out:
-    mem_free(rows);
-    mem_free(weights);
-    loss_free(l);
-    mem_free(moment);
+    for (int i = u->first; ok && i < u->first + u->count; i++)
+        ok = node_stopping(w->node) ? node_stopped(e) : render_matrix(w, out, i, &uw, e);
+    close_unit(w, &uw);
     return ok;
 }
 
@@ -546,7 +599,7 @@ static bool run(struct node *n, struct err *e)
 }
 
 /* Bytes of a unit's renderings in all packed formats. */
-static uint64_t packed_bytes(const struct work *w, const struct unit *u)
+static uint64_t rendered_bytes(const struct work *w, const struct unit *u)
 {
     uint64_t bytes = 0;
     for (int i = u->first; i < u->first + u->count; i++) {
@@ -565,16 +618,20 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (!open_work(&w, n, e))
         return false;
     uint64_t layer_bytes = 0, most_layer = 0, most_unit = 0;
-    bool there = false, ok = true;
+    bool there = false, ok = true, on_device = node_kernels(n)->on_device;
     for (int u = 0; ok && u < w.model->n_units; u++) {
         const struct unit *unit = &w.model->units[u];
         char part[32];
         layer_part(unit->layer, part);
         if (u == 0 || unit->layer != w.model->units[u - 1].layer)
             ok = node_part_exists(n, part, &there, e);
-        uint64_t k = (uint64_t)unit->k, bytes = packed_bytes(&w, unit);
+        uint64_t k = (uint64_t)unit->k, bytes = rendered_bytes(&w, unit);
         uint64_t own = (unit->parameters + LOSS_ROWS * k + (w.hessian ? k * k : 0)) * sizeof(float);
-        own += loss_bytes(unit->k, w.hessian);
+        uint64_t tensors = loss_bytes(unit->k, w.hessian);
+        if (on_device) /* weights, differences, their parts, and the moment before it is packed */
+            tensors += unit->parameters * 2 * sizeof(float) + bytes + k * k * sizeof(float);
+        own += on_device ? 0 : tensors;
+        out->device_memory = on_device && tensors > out->device_memory ? tensors : out->device_memory;
         layer_bytes = bytes + (u > 0 && w.model->units[u - 1].layer == unit->layer ? layer_bytes : 0);
         most_unit = own > most_unit ? own : most_unit;
         most_layer = layer_bytes > most_layer ? layer_bytes : most_layer;
@@ -589,11 +646,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 /* Output losses come from the kernels' fp32 product. */
 static bool numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)n;
-    const struct kernels *k = kernels_cpu(e);
-    if (!k)
-        return false;
-    *out = k->numeric_fp32;
+    (void)e;
+    *out = node_kernels(n)->numeric_fp32;
     return true;
 }
 
@@ -603,6 +657,7 @@ const struct node_class node_quantize = {
     .version = 1,
     .ports = ports,
     .params = params,
+    .accelerator = true,
     .numerics = numerics,
     .needs = needs,
     .run = run,

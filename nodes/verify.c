@@ -283,6 +283,7 @@ const struct node_class node_verify = {
         {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
          .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
         {0}},
+    .accelerator = true,
     .numerics = numerics,
     .needs = needs,
     .run = run,

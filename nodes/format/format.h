@@ -29,6 +29,7 @@ struct format {
     const char *name;           /* "nvfp4" */
     const char *summary;        /* one line */
     enum act_rule act;
+    enum weight_code code;      /* what kernels make of its parts */
     int k_multiple;             /* K must be a multiple; else the unit cannot have this format */
     bool shared_amax;           /* encode wants the largest |w| over all matrices of the unit (NVFP4's global scale) */
     bool static_input_scale;    /* exports input_global_scale = 2688 / amax of the unit's input */

@@ -64,6 +64,7 @@ const struct format format_fp8 = {
     .name = "fp8",
     .summary = "8-bit floats with a scale per row, inputs quantized per token (W8A8)",
     .act = ACT_FP8_TOKEN,
+    .code = CODE_FP8,
     .k_multiple = 1,
     .group_format = "float-quantized",
     .weights_json = "{\"num_bits\":8,\"type\":\"float\",\"symmetric\":true,\"strategy\":\"channel\",\"dynamic\":false}",

@@ -13,11 +13,11 @@ struct loss;
  * NaN. `moment` is not needed after the call. Works on the queue's device and threads. */
 bool loss_new(struct loss **out, struct queue *q, const float *moment, int64_t k, struct err *e) ERR_CHECK;
 void loss_free(struct loss *l); /* NULL is fine */
-/* Bytes that loss_new allocates on the host, panels included. */
+/* Bytes of the tensors that loss_new makes. */
 uint64_t loss_bytes(int64_t k, bool with_moment);
-/* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the host, n <= LOSS_ROWS. The product d H is in f32
- * (kernels->matmul, fp32 mode), the sums over k and then over rows, both ascending, are in f64. */
-bool loss_add(struct loss *l, const float *d, int64_t n, double *square, double *energy, struct err *e) ERR_CHECK;
+/* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the queue's device, n <= LOSS_ROWS. The product d H is
+ * in f32 (kernels->matmul, fp32 mode), the sums over k and then over rows are in f64 (kernels->energy). */
+bool loss_add(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e) ERR_CHECK;
 /* part / whole; 0 when nothing is lost or there was nothing to lose, NaN when either is NaN. */
 double loss_ratio(double part, double whole);
 

@@ -46,11 +46,11 @@ void forward_needs(const struct kernels *k, const struct model *m, enum dtype mo
     uint64_t table = (uint64_t)c->vocab * (uint64_t)c->hidden;
     const struct st_tensor *embedding = safetensors_find(m->files, "model.embed_tokens.weight");
     uint64_t stored = embedding ? embedding->bytes : table * 4;
-    uint64_t block = (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
+    uint64_t block = k->on_device ? 0 : (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
     uint64_t stays = table * dtype_bytes(mode) + stored + (uint64_t)c->layers * (uint64_t)c->hidden * 8 +
                      (uint64_t)chunk_rows(k, window) * (uint64_t)sum * 4;
     out->memory += stored + block; /* as it is read */
-    needs_tensors(k, out, stays + (k->on_device ? block : 0));
+    needs_tensors(k, out, stays + (k->on_device && !c->tied ? stored : 0));
 }
 
 void needs_tensors(const struct kernels *k, struct needs *out, uint64_t bytes)
@@ -122,6 +122,56 @@ static bool open_biases(struct forward *f, struct err *e)
     return true;
 }
 
+/* A table [vocab, hidden] of the model as it is stored, on the queue's device. */
+static bool open_stored(struct forward *f, const struct st_tensor *t, struct tensor *out, struct err *e)
+{
+    const struct kernels *k = f->q->k;
+    int64_t shape[2] = {f->model->config.vocab, f->model->config.hidden};
+    unsigned char *raw;
+    if (!mem_raw(&raw, t->bytes, e))
+        return false;
+    bool ok = safetensors_read(f->model->files, t, 0, t->bytes, raw, e) &&
+              k->tensor_new(f->q, out, t->dtype, 2, shape, e) && k->upload(f->q, out, raw, t->bytes, e);
+    mem_free(raw);
+    return ok;
+}
+
+/* The head's panels on the CPU, widened block by block. */
+static bool pack_head(struct forward *f, const struct st_tensor *head, struct err *e)
+{
+    const struct model_config *c = &f->model->config;
+    unsigned char *raw = NULL;
+    float *wide = NULL;
+    size_t row_bytes = (size_t)c->hidden * dtype_bytes(head->dtype);
+    bool ok = mem_raw(&raw, HEAD_BLOCK * row_bytes, e) && mem_raw(&wide, (size_t)(HEAD_BLOCK * c->hidden), e);
+    for (int64_t first = 0; ok && first < c->vocab; first += HEAD_BLOCK) {
+        int64_t n = c->vocab - first < HEAD_BLOCK ? c->vocab - first : HEAD_BLOCK;
+        struct tensor rows = tensor_matrix(wide, DTYPE_F32, n, c->hidden);
+        ok = safetensors_read(f->model->files, head, (uint64_t)first * row_bytes, (uint64_t)n * row_bytes, raw, e) &&
+             dtype_to_f32(head->dtype, raw, (size_t)(n * c->hidden), wide, e) &&
+             f->q->k->pack(f->q, &rows, first, &f->head, e);
+    }
+    mem_free(raw);
+    mem_free(wide);
+    return ok;
+}
+
+/* The same on an accelerator, from the table as it is stored: the embedding's when tied. */
+static bool unpack_head(struct forward *f, const struct st_tensor *head, struct err *e)
+{
+    const struct model_config *c = &f->model->config;
+    struct packed_matrix w = {.code = CODE_PLAIN, .n = c->vocab, .k = c->hidden, .part = {f->embedding}};
+    struct tensor own = {0};
+    if (!c->tied) {
+        if (!open_stored(f, head, &own, e))
+            return false;
+        w.part[0] = own;
+    }
+    bool ok = f->q->k->unpack(f->q, &w, 0, &f->head, e);
+    f->q->k->tensor_free(f->q, &own);
+    return ok;
+}
+
 /* The embedding as it is stored, and the head as panels: the same tensor when tied. */
 static bool open_tables(struct forward *f, struct err *e)
 {
@@ -132,27 +182,9 @@ static bool open_tables(struct forward *f, struct err *e)
     const struct st_tensor *head = safetensors_find(f->model->files, head_name);
     if (!table || !head)
         return err_set(e, ERR_INPUT, "%s: no tensor '%s'", f->model->path, head_name);
-    int64_t shape[2] = {c->vocab, c->hidden};
-    unsigned char *raw = NULL;
-    float *wide = NULL;
-    size_t row_bytes = (size_t)c->hidden * dtype_bytes(head->dtype);
-    bool ok = mem_raw(&raw, table->bytes, e) && safetensors_read(f->model->files, table, 0, table->bytes, raw, e) &&
-              k->tensor_new(f->q, &f->embedding, table->dtype, 2, shape, e) &&
-              k->upload(f->q, &f->embedding, raw, table->bytes, e);
-    mem_free(raw);
-    raw = NULL;
-    ok = ok && mem_raw(&raw, HEAD_BLOCK * row_bytes, e) && mem_raw(&wide, (size_t)(HEAD_BLOCK * c->hidden), e) &&
-         k->panels_new(f->q, &f->head, c->vocab, c->hidden, f->mode, e);
-    for (int64_t first = 0; ok && first < c->vocab; first += HEAD_BLOCK) {
-        int64_t n = c->vocab - first < HEAD_BLOCK ? c->vocab - first : HEAD_BLOCK;
-        struct tensor rows = tensor_matrix(wide, DTYPE_F32, n, c->hidden);
-        ok = safetensors_read(f->model->files, head, (uint64_t)first * row_bytes, (uint64_t)n * row_bytes, raw, e) &&
-             dtype_to_f32(head->dtype, raw, (size_t)(n * c->hidden), wide, e) &&
-             k->pack(f->q, &rows, first, &f->head, e);
-    }
-    mem_free(raw);
-    mem_free(wide);
-    return ok;
+    return open_stored(f, table, &f->embedding, e) &&
+           k->panels_new(f->q, &f->head, c->vocab, c->hidden, f->mode, e) &&
+           (k->on_device ? unpack_head(f, head, e) : pack_head(f, head, e));
 }
 
 static bool open_rope(struct forward *f, int window, struct err *e)

@@ -1,5 +1,5 @@
-/* From renderings to the panels that the products read: decoded by rows and packed block by block, so that the f32 form
- * of a unit never exists in whole. */
+/* From renderings to the panels that the products read. The f32 form of a unit never exists in whole. */
+#include "nodes/format/packed.h"
 #include "nodes/model/forward.h"
 
 #include <omp.h>
@@ -21,8 +21,30 @@ static void decode_rows(const struct model *m, const struct unit *u, const struc
     }
 }
 
-bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
-                  struct tensor *panels, struct err *e)
+/* On an accelerator: the packed parts go there as they are, and are decoded there. */
+static bool unpack_there(struct queue *q, const struct model *m, const struct unit *u, const struct rendering *r,
+                         enum dtype mode, struct tensor *panels, struct err *e)
+{
+    struct tensor p = {0};
+    bool ok = q->k->panels_new(q, &p, u->n, u->k, mode, e);
+    for (int i = 0; ok && i < u->count; i++) {
+        const struct matrix *x = &m->matrices[u->first + i];
+        struct packed_matrix packed = {0};
+        ok = packed_new(q, r[i].format, x->n, x->k, r[i].source, &packed, e) && packed_upload(q, &r[i], &packed, e) &&
+             q->k->unpack(q, &packed, x->row, &p, e);
+        packed_free(q, &packed);
+    }
+    if (!ok) {
+        q->k->tensor_free(q, &p);
+        return err_context(e, "unit '%s'", u->name);
+    }
+    *panels = p;
+    return true;
+}
+
+/* On the CPU: decoded by rows, and packed block by block. */
+static bool pack_here(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
+                      struct tensor *panels, struct err *e)
 {
     const struct unit *u = &m->units[unit];
     struct tensor p = {0};
@@ -61,6 +83,13 @@ bool weights_pack(struct queue *q, const struct model *m, int unit, const struct
     }
     *panels = p;
     return true;
+}
+
+bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
+                  struct tensor *panels, struct err *e)
+{
+    return q->k->on_device ? unpack_there(q, m, &m->units[unit], r, mode, panels, e)
+                           : pack_here(q, m, unit, r, mode, panels, e);
 }
 
 bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,

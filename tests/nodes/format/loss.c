@@ -50,8 +50,9 @@ static void add(const float *w, int64_t n, int64_t k, const float *moment, int t
     const struct kernels *kernels = kernels_cpu(&e);
     struct queue q = {.k = kernels, .threads = threads, .device = TENSOR_HOST};
     struct loss *l = NULL;
+    struct tensor d = tensor_matrix((void *)(uintptr_t)w, DTYPE_F32, n, k);
     *square = *energy = 0.0;
-    if (!kernels || !loss_new(&l, &q, moment, k, &e) || !loss_add(l, w, n, square, energy, &e))
+    if (!kernels || !loss_new(&l, &q, moment, k, &e) || !loss_add(l, &d, square, energy, &e))
         fail_msg("%s", e.text);
     loss_free(l);
 }
@@ -127,9 +128,10 @@ static void too_many_rows_are_our_mistake(void **state)
     struct queue q = {.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
     struct loss *l = NULL;
     float w = 1.0f;
+    struct tensor d = tensor_matrix(&w, DTYPE_F32, LOSS_ROWS + 1, 1);
     double square = 0.0, energy = 0.0;
     assert_true(loss_new(&l, &q, NULL, 1, &e));
-    assert_false(loss_add(l, &w, LOSS_ROWS + 1, &square, &energy, &e));
+    assert_false(loss_add(l, &d, &square, &energy, &e));
     assert_int_equal(e.code, ERR_BUG);
     loss_free(l);
 }

@@ -1,0 +1,88 @@
+#ifndef KERNELS_CUDA_LAUNCH_H
+#define KERNELS_CUDA_LAUNCH_H
+/* The device kernels as C sees them: raw device pointers and sizes that entries.c has checked. A launcher only enqueues
+ * and returns the launch's status. All matrices are row-major. In C++ this is the interface of the .cu files.
+ *
+ * No bit of a row depends on the number of rows or of processors: each row (or element) is computed by one block (or
+ * thread) in an order of its own. */
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Where to launch: the number of multiprocessors only decides how many blocks share the work. */
+struct launch {
+    cudaStream_t stream;
+    int processors;
+};
+
+/* -- elementwise.cu: bits of the CPU's ----------------------------------------------------------------------------- */
+cudaError_t launch_add(struct launch l, float *x, const float *d, int64_t n);
+cudaError_t launch_add_bias(struct launch l, float *y, const float *b, int64_t rows, int64_t n);
+cudaError_t launch_swiglu(struct launch l, const float *gu, float *y, int64_t rows, int64_t n);
+/* table [V,h] in a dtype of PLAIN_*. */
+enum plain { PLAIN_F32, PLAIN_BF16, PLAIN_F16 };
+cudaError_t launch_embed(struct launch l, const void *table, enum plain type, const int32_t *ids, int64_t rows,
+                         int64_t h, float *y);
+cudaError_t launch_rope(struct launch l, float *qkv, int64_t rows, int64_t heads, int64_t rotated, int64_t head_dim,
+                        int64_t window, const float *cosine, const float *sine);
+/* out [rows, stride] = x [given, k] in f32 or bf16 (to nearest even), with zeros past the given rows and past k. */
+cudaError_t launch_rows(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
+                        int bf16, void *out);
+
+/* -- norm.cu ------------------------------------------------------------------------------------------------------- */
+/* x += d unless d is NULL; y = w * (x / sqrt(mean(x^2) + eps)). y may be x when d is NULL. */
+cudaError_t launch_rmsnorm(struct launch l, float *x, const float *d, const float *w, float eps, int64_t rows,
+                           int64_t h, float *y);
+
+/* -- attention.cu -------------------------------------------------------------------------------------------------- */
+#define ATTENTION_HEAD_DIM 256 /* the largest */
+cudaError_t launch_attention(struct launch l, const float *qkv, int64_t rows, int heads, int kv_heads, int head_dim,
+                             int window, float *out);
+
+/* -- fake_quantize.cu: bits of the CPU's --------------------------------------------------------------------------- */
+cudaError_t launch_round(struct launch l, const float *x, int64_t n, int bf16, float *y);
+cudaError_t launch_nvfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, float scale, int bf16,
+                               float *y);
+cudaError_t launch_fp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
+
+/* -- reduce.cu ----------------------------------------------------------------------------------------------------- */
+/* *bits = max(*bits, bits of max|x|); at least 0x7f800000 when an element is not finite. Exact. */
+cudaError_t launch_amax(struct launch l, const float *x, int64_t n, uint32_t *bits);
+/* h [k,k] += x^T x on and below the diagonal, with the bits of the CPU's. */
+cudaError_t launch_gram(struct launch l, const float *x, int64_t rows, int64_t k, double *h);
+/* sums[2 r] = sum of d[r]^2, sums[2 r + 1] = sum of d[r] y[r], in f64. */
+cudaError_t launch_energy(struct launch l, const float *d, const float *y, int64_t rows, int64_t k, double *sums);
+
+/* -- kl.cu --------------------------------------------------------------------------------------------------------- */
+/* The arrays of struct kl_state. */
+struct kl_arrays {
+    double *max_t, *sum_t, *max_c, *sum_c, *cross;
+    float *best_t, *best_c, *target_t, *target_c;
+    int32_t *arg_t, *arg_c;
+    const int32_t *target;
+};
+cudaError_t launch_kl(struct launch l, const float *s_t, const float *s_c, int64_t rows, int64_t columns, int64_t first,
+                      struct kl_arrays state);
+
+/* -- weights.cu ---------------------------------------------------------------------------------------------------- */
+/* Weights [n,k] to rows of panels [., stride] in f32 or bf16 (to nearest even); columns past k become zero. The f32
+ * value of a weight is that of its format's `decode`. */
+cudaError_t launch_unpack_plain(struct launch l, const void *w, enum plain type, int64_t n, int64_t k, int64_t stride,
+                                int bf16, void *panels);
+cudaError_t launch_unpack_fp8(struct launch l, const uint8_t *code, const float *scale, int64_t n, int64_t k,
+                              int64_t stride, int bf16, void *panels);
+cudaError_t launch_unpack_nvfp4(struct launch l, const uint8_t *packed, const uint8_t *scale, const float *global,
+                                int64_t n, int64_t k, int64_t stride, int bf16, void *panels);
+/* w [n,k] to the parts of a rendering with the bits of the format's `encode`, and d = w - decoded. */
+cudaError_t launch_encode_fp8(struct launch l, const float *w, int64_t n, int64_t k, uint8_t *code, float *scale,
+                              float *d);
+cudaError_t launch_encode_nvfp4(struct launch l, const float *w, int64_t n, int64_t k, float global, uint8_t *packed,
+                                uint8_t *scale, float *d);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
