@@ -269,6 +269,20 @@ static void say_none(const struct run *r, bool is_missed)
     str_free(&line);
 }
 
+/* Does every node that may run anywhere have an accelerator that works, if there are any? */
+static bool nobody_is_stranded(struct run *r, struct err *e)
+{
+    struct err why;
+    bool ok = true;
+    pthread_mutex_lock(&r->lock);
+    for (size_t k = 0; ok && k < r->n; k++) {
+        const struct node *n = &r->nodes[k];
+        ok = n->state != STATE_WAITING || n->asked != ASKED_AUTO || any_works(n, &why);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return ok || err_set(e, why.code, "%.900s; --device cpu computes on the CPU", why.text);
+}
+
 bool device_open_needed(struct run *r, struct err *e)
 {
     bool is_missed = false, ok = true;
@@ -290,12 +304,7 @@ bool device_open_needed(struct run *r, struct err *e)
     for (int i = 0; ok && i < n_devices(r); i++)
         say_device(r, i);
     say_none(r, is_missed && n_devices(r) == 0);
-    pthread_mutex_lock(&r->lock);
-    for (size_t k = 0; ok && k < r->n; k++)
-        if (r->nodes[k].state == STATE_WAITING && r->nodes[k].asked == ASKED_AUTO && !any_works(&r->nodes[k], e))
-            ok = err_set(e, e->code, "%.900s; --device cpu computes on the CPU", e->text);
-    pthread_mutex_unlock(&r->lock);
-    return ok;
+    return ok && nobody_is_stranded(r, e);
 }
 
 /* -------------------------------------------------------------------------------------------------------- admission */

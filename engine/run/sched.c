@@ -204,26 +204,39 @@ static int jobs_most(const struct run *r)
     return r->options.jobs > 0 ? r->options.jobs : place_units(r->place);
 }
 
-/* Does some node wait, here or for its inputs, that will drive an accelerator? */
-static bool any_device_waits(const struct run *r)
+/* Does some node but `n` wait, here or for its inputs, that will drive an accelerator? */
+static bool any_device_waits(const struct run *r, const struct node *n)
 {
     for (size_t i = 0; i < r->n; i++) {
         enum node_state s = r->nodes[i].state;
-        if (r->nodes[i].place >= 0 && s >= STATE_WAITING && s <= STATE_ASKING)
+        if (r->nodes[i].place >= 0 && s >= STATE_WAITING && s <= STATE_ASKING && &r->nodes[i] != n)
             return true;
     }
     return false;
 }
 
-/* Cores to leave for accelerators that have nothing to do yet, at most half of those that are free. */
-static int cores_reserved(const struct run *r)
+/* Cores to leave for the accelerators that have nothing to do yet, when `n` is given `devices` of them. */
+static int cores_reserved(const struct run *r, const struct node *n, int devices)
 {
-    int reserved = 0, unused = place_unused(r->place);
+    int idle = -devices;
     for (size_t i = 0; i < r->options.backend.n_devices; i++)
-        reserved += r->devices[i].usable && !r->devices[i].taken ? DEVICE_CORES : 0;
-    if (reserved == 0 || !any_device_waits(r))
-        return 0;
-    return reserved < unused / 2 ? reserved : unused / 2;
+        idle += r->devices[i].usable && !r->devices[i].taken;
+    return idle > 0 && any_device_waits(r, n) ? idle * DEVICE_CORES : 0;
+}
+
+static int least_of(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* Cores for a node that would get accelerators, see cores_now. */
+static int device_cores_now(const struct run *r, const struct node *n, int devices)
+{
+    int units = place_units(r->place), unused = place_unused(r->place), cores = cores_wanted(n, units);
+    if (cores == 0)
+        cores = least_of(device_cores(n, devices), units);
+    int least = least_of(cores, DEVICE_CORES), spare = unused - cores_reserved(r, n, devices);
+    return unused < least ? 0 : least_of(cores, spare > least ? spare : least);
 }
 
 /* Cores for a node that would get `devices` accelerators (0: on the CPU), or 0: it has to wait.
@@ -231,19 +244,17 @@ static int cores_reserved(const struct run *r)
  * A node on the CPU waits for all the cores that it asks for. One that can use all cores keeps for its whole life what it
  * is given, so it waits for most of those that drive no accelerator while something runs there: a short neighbour must
  * not leave a measurement of hours on one core. A node on an accelerator does little on its cores, and the accelerator
- * is what must not stand idle: it makes do with a few. Either way a node that is alone finds room. */
+ * is what must not stand idle: it makes do with a few. Both leave a few for accelerators that wait for work, as far as
+ * there are. Either way a node that is alone finds room. */
 static int cores_now(const struct run *r, const struct node *n, int devices)
 {
     int units = place_units(r->place), unused = place_unused(r->place), cores = cores_wanted(n, units);
-    if (devices > 0) {
-        int share = device_cores(n, devices);
-        cores = cores > 0 ? cores : share < units ? share : units;
-        int least = cores < DEVICE_CORES ? cores : DEVICE_CORES;
-        return unused < least ? 0 : unused < cores ? unused : cores;
-    }
+    if (devices > 0)
+        return device_cores_now(r, n, devices);
     if (cores > 0)
         return unused >= cores ? cores : 0;
-    return 2 * unused > units - r->device_cores || r->n_running == 0 ? unused - cores_reserved(r) : 0;
+    bool is_wide_enough = 2 * unused > units - r->device_cores || r->n_running == 0;
+    return is_wide_enough ? unused - least_of(cores_reserved(r, n, 0), unused / 2) : 0;
 }
 
 /* What running nodes will still write counts as written; a node alone was found to fit when it asked. */
