@@ -76,9 +76,10 @@ static int roomiest(const struct place *p, int near, int tier)
 static void take_from(struct place *p, int n, int near, int tier, struct place_set *s)
 {
     int there = count_free(p, near, tier, -1);
+    bool is_for_others = tier == TIERS - 1, is_rest = s->n > 0;
     n = n < there ? n : there;
-    int numa = choose_numa(p, n, near, tier);
-    if (tier == TIERS - 1 && numa < 0) { /* near devices of others, and more than one NUMA node has */
+    int numa = is_for_others && is_rest ? -1 : choose_numa(p, n, near, tier);
+    if (is_for_others && numa < 0) { /* a little from near each device, rather than all from near one */
         for (; n > 0; n--)
             take_unit(p, roomiest(p, near, tier), s);
         return;

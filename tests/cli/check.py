@@ -12,7 +12,8 @@ A file of cases has blocks divided by blank lines; lines that begin with '#' are
     out: TEXT           lines of standard output, all of them, in order; "out ..." ends a list that may go on
     err: TEXT           lines of standard error, likewise
 
-Every case runs in an empty folder of its own. "{dir}" in a file, command or expectation is that folder.
+Every case runs in an empty folder of its own. "{dir}" in a file, command or expectation is that folder, "{root}" the
+project's.
 No accelerator is visible; the reason, which depends on the build and the machine, is "..." in an expectation.
 """
 import os
@@ -21,6 +22,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
+
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class Case:
@@ -69,7 +73,7 @@ def matches(got, want, is_open):
 def check(scout, case):
     with tempfile.TemporaryDirectory(prefix="scout-cli-") as folder:
         def fill(text):
-            return text.replace("{dir}", folder)
+            return text.replace("{dir}", folder).replace("{root}", ROOT)
 
         for name, text in case.files.items():
             os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
