@@ -1,9 +1,17 @@
-/* Without a CUDA back end there is no accelerator: what is here is the CPU's part. */
+/* Queues on the CPU and on accelerators; without a CUDA back end there is no accelerator. */
 #include "kernels/devices.h"
 
 #include "engine/base/mem.h"
 
-#ifndef HAVE_CUDA
+#ifdef HAVE_CUDA
+#include "kernels/cuda/cuda.h"
+#else
+static bool cuda_queue_open(struct queue *q, struct err *e)
+{
+    return err_set(e, ERR_BUG, "a queue on device %d in a build without accelerators", q->device);
+}
+static void cuda_queue_close(struct queue *q) { (void)q; }
+
 const struct device *kernels_devices(size_t *n, const char **why)
 {
     *n = 0;
@@ -18,12 +26,6 @@ bool kernels_device_open(int index, uint64_t *free_memory, struct err *e)
 }
 
 const char *kernels_build(void) { return "no CUDA (built without nvcc)"; }
-
-static bool queue_device(struct queue *q, struct err *e)
-{
-    return err_set(e, ERR_BUG, "a queue on device %d in a build without accelerators", q->device);
-}
-static void queue_device_end(struct queue *q) { (void)q; }
 #endif
 
 bool kernels_queue_new(struct queue **out, const struct kernels *k, int device, int threads, struct err *e)
@@ -32,7 +34,7 @@ bool kernels_queue_new(struct queue **out, const struct kernels *k, int device, 
     if (!mem_new(&q, 1, e))
         return false;
     *q = (struct queue){.k = k, .threads = threads, .device = device};
-    if (device != TENSOR_HOST && !queue_device(q, e)) {
+    if (device != TENSOR_HOST && !cuda_queue_open(q, e)) {
         mem_free(q);
         return false;
     }
@@ -43,6 +45,6 @@ bool kernels_queue_new(struct queue **out, const struct kernels *k, int device, 
 void kernels_queue_free(struct queue *q)
 {
     if (q && q->device != TENSOR_HOST)
-        queue_device_end(q);
+        cuda_queue_close(q);
     mem_free(q);
 }

@@ -6,7 +6,7 @@
 struct device {
     const struct kernels *kernels; /* devices with the same table give the same bits */
     int index;                     /* "cuda:<index>" */
-    char model[128];               /* "NVIDIA H100 80GB HBM3" */
+    char model[256];               /* "NVIDIA H100 80GB HBM3" */
     char pci[20];                  /* "0000:1b:00.0"; "" unknown */
     int major, minor;              /* compute capability */
     int processors;                /* multiprocessors */

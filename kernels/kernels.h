@@ -34,6 +34,8 @@ enum act_rule {
     ACT_FP8_TOKEN /* dynamic: per row s = max(max|x|/448, 1/(448*512)), E4M3 codes */
 };
 
+#define ACT_NVFP4_BLOCK 16
+
 /* Attention over one packed activation: row t of `qkv` is [q heads | k heads | v heads], each head `head_dim` wide. */
 struct attention_shape {
     int heads, kv_heads, head_dim;

@@ -1,5 +1,6 @@
 #include "kernels/shape.h"
 
+#include <math.h>
 #include <stdio.h>
 
 static const char *size_text(int64_t n, char out[24])
@@ -64,4 +65,76 @@ bool shape_queue(const struct queue *q, const char *kernel, struct err *e)
     if (q->threads >= 1)
         return true;
     return err_set(e, ERR_BUG, "%s: the queue has %d threads, expected at least 1", kernel, q->threads);
+}
+
+bool shape_rope(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                const struct tensor *cosine, const struct tensor *sine, struct err *e)
+{
+    int64_t d = s->head_dim, half = d / 2, width = (int64_t)s->heads + 2 * (int64_t)s->kv_heads;
+    if (s->heads < 1 || s->kv_heads < 1 || d < 2 || d % 2 != 0 || s->window < 1)
+        return err_set(e, ERR_BUG, "rope: %d and %d heads of %lld, window %d: expected positive and an even head",
+                       s->heads, s->kv_heads, (long long)d, s->window);
+    return shape_queue(q, "rope", e) && shape_matrix(q, "rope", "qkv", qkv, DTYPE_F32, -1, width * d, e) &&
+           shape_matrix(q, "rope", "cosine", cosine, DTYPE_F32, s->window, half, e) &&
+           shape_matrix(q, "rope", "sine", sine, DTYPE_F32, s->window, half, e);
+}
+
+bool shape_attention(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                     const struct tensor *out, int most, struct err *e)
+{
+    if (s->heads < 1 || s->kv_heads < 1 || s->heads % s->kv_heads != 0 || s->head_dim < 1 || s->window < 1)
+        return err_set(e, ERR_BUG, "attention: %d heads over %d of %d, window %d: expected positive, and kv_heads to "
+                       "divide heads", s->heads, s->kv_heads, s->head_dim, s->window);
+    if (s->head_dim > most)
+        return err_set(e, ERR_INPUT, "attention: head_dim %d is above %d, the largest this backend supports",
+                       s->head_dim, most);
+    int64_t d = s->head_dim, t = qkv->shape[0];
+    if (!shape_queue(q, "attention", e) ||
+        !shape_matrix(q, "attention", "qkv", qkv, DTYPE_F32, -1, (s->heads + 2 * (int64_t)s->kv_heads) * d, e) ||
+        !shape_matrix(q, "attention", "out", out, DTYPE_F32, t, s->heads * d, e))
+        return false;
+    if (t % s->window != 0)
+        return err_set(e, ERR_BUG, "attention: %lld rows, expected a multiple of the window %d", (long long)t,
+                       s->window);
+    return true;
+}
+
+bool shape_fake_quantize(const struct queue *q, const struct tensor *x, enum act_rule rule, float scale,
+                         enum dtype mode, const struct tensor *y, struct err *e)
+{
+    if (!shape_queue(q, "fake_quantize", e) || !shape_matrix(q, "fake_quantize", "x", x, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "fake_quantize", "y", y, DTYPE_F32, x->shape[0], x->shape[1], e))
+        return false;
+    if (mode != DTYPE_F32 && mode != DTYPE_BF16)
+        return err_set(e, ERR_BUG, "fake_quantize: mode %s, expected f32 or bf16", dtype_info(mode)->name);
+    if (rule == ACT_NVFP4 && x->shape[1] % ACT_NVFP4_BLOCK != 0)
+        return err_set(e, ERR_BUG, "fake_quantize: %lld columns for nvfp4, expected a multiple of %d",
+                       (long long)x->shape[1], ACT_NVFP4_BLOCK);
+    if (rule == ACT_NVFP4 && !(scale > 0.0f && isfinite(scale)))
+        return err_set(e, ERR_BUG, "fake_quantize: global scale %g for nvfp4, expected positive and finite",
+                       (double)scale);
+    return true;
+}
+
+bool shape_kl_tile(const struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
+                   struct err *e)
+{
+    if (!shape_queue(q, "kl_tile", e) || !shape_matrix(q, "kl_tile", "s_t", s_t, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "kl_tile", "s_c", s_c, DTYPE_F32, s_t->shape[0], s_t->shape[1], e))
+        return false;
+    if (first < 0 || first + s_t->shape[1] > INT32_MAX)
+        return err_set(e, ERR_BUG, "kl_tile: columns from %lld of %lld, expected an index below 2^31", (long long)first,
+                       (long long)s_t->shape[1]);
+    return true;
+}
+
+bool shape_not_finite(const float *x, int64_t rows, int64_t k, struct err *e)
+{
+    for (int64_t i = 0; i < rows * k; i++)
+        if (!isfinite(x[i]))
+            return err_set(e, ERR_NUMERIC, "%s at row %lld, column %lld of a matrix [%lld, %lld]",
+                           isnan(x[i]) ? "NaN" : "infinity", (long long)(i / k), (long long)(i % k), (long long)rows,
+                           (long long)k);
+    return err_set(e, ERR_BUG, "a matrix [%lld, %lld] was said not to be finite, and is", (long long)rows,
+                   (long long)k);
 }

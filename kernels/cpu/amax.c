@@ -17,19 +17,6 @@ static float row_amax(const float *x, int64_t k)
     return lanes_largest(most);
 }
 
-static bool report(const struct tensor *x, struct err *e)
-{
-    int64_t k = x->shape[1];
-    for (int64_t i = 0; i < x->shape[0] * k; i++) {
-        float v = ((const float *)x->data)[i];
-        if (!isfinite(v))
-            return err_set(e, ERR_NUMERIC, "%s at row %lld, column %lld of a matrix [%lld, %lld]",
-                           isnan(v) ? "NaN" : "infinity", (long long)(i / k), (long long)(i % k),
-                           (long long)x->shape[0], (long long)k);
-    }
-    return err_set(e, ERR_BUG, "amax: infinity in a finite matrix");
-}
-
 bool CPU(amax)(struct queue *q, const struct tensor *x, float *amax, struct err *e)
 {
     if (!shape_queue(q, "amax", e) || !shape_matrix(q, "amax", "x", x, DTYPE_F32, -1, -1, e))
@@ -42,7 +29,7 @@ bool CPU(amax)(struct queue *q, const struct tensor *x, float *amax, struct err 
         most = row > most ? row : most;
     }
     if (isinf(most))
-        return report(x, e);
+        return shape_not_finite(x->data, x->shape[0], x->shape[1], e);
     *amax = most > *amax ? most : *amax;
     return true;
 }

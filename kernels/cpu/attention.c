@@ -187,30 +187,10 @@ static void run_task(const struct task *t)
     divide(t, &s);
 }
 
-static bool check(struct queue *q, const struct tensor *qkv, const struct attention_shape *s, const struct tensor *out,
-                  struct err *e)
-{
-    if (s->heads < 1 || s->kv_heads < 1 || s->heads % s->kv_heads != 0 || s->head_dim < 1 || s->window < 1)
-        return err_set(e, ERR_BUG, "attention: %d heads over %d of %d, window %d: expected positive, and kv_heads to "
-                       "divide heads", s->heads, s->kv_heads, s->head_dim, s->window);
-    if (s->head_dim > HEAD_DIM)
-        return err_set(e, ERR_INPUT, "attention: head_dim %d is above %d, the largest this backend supports",
-                       s->head_dim, HEAD_DIM);
-    int64_t d = s->head_dim, t = qkv->shape[0];
-    if (!shape_queue(q, "attention", e) ||
-        !shape_matrix(q, "attention", "qkv", qkv, DTYPE_F32, -1, (s->heads + 2 * (int64_t)s->kv_heads) * d, e) ||
-        !shape_matrix(q, "attention", "out", out, DTYPE_F32, t, s->heads * d, e))
-        return false;
-    if (t % s->window != 0)
-        return err_set(e, ERR_BUG, "attention: %lld rows, expected a multiple of the window %d", (long long)t,
-                       s->window);
-    return true;
-}
-
 bool CPU(attention)(struct queue *q, const struct tensor *qkv, const struct attention_shape *s, struct tensor *out,
                     struct err *e)
 {
-    if (!check(q, qkv, s, out, e))
+    if (!shape_attention(q, qkv, s, out, HEAD_DIM, e))
         return false;
     const int64_t d = s->head_dim, group = s->heads / s->kv_heads, window = s->window;
     const int64_t chunks = (group + TASK_HEADS - 1) / TASK_HEADS, parts = (window + TASK_QUERIES - 1) / TASK_QUERIES;

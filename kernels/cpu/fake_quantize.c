@@ -6,7 +6,7 @@
 #include "kernels/cpu/lanes.h"
 #include "kernels/shape.h"
 
-#define BLOCK 16
+#define BLOCK ACT_NVFP4_BLOCK
 
 /* x rounded to a multiple of 2^step times its power of two, which is at least `least`; the sign of x is kept, also on
  * zero. `factor` is 1.5 * 2^(23 + step). |x| is at most 448. */
@@ -71,27 +71,10 @@ static void none_row(const float *x, int64_t k, bool bf16, float *y)
         lanes_store_upto(y + i, load_mode(x + i, k - i, bf16), k - i);
 }
 
-static bool check(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
-                  const struct tensor *y, struct err *e)
-{
-    if (!shape_queue(q, "fake_quantize", e) || !shape_matrix(q, "fake_quantize", "x", x, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix(q, "fake_quantize", "y", y, DTYPE_F32, x->shape[0], x->shape[1], e))
-        return false;
-    if (mode != DTYPE_F32 && mode != DTYPE_BF16)
-        return err_set(e, ERR_BUG, "fake_quantize: mode %s, expected f32 or bf16", dtype_info(mode)->name);
-    if (rule == ACT_NVFP4 && x->shape[1] % BLOCK != 0)
-        return err_set(e, ERR_BUG, "fake_quantize: %lld columns for nvfp4, expected a multiple of %d",
-                       (long long)x->shape[1], BLOCK);
-    if (rule == ACT_NVFP4 && !(scale > 0.0f && isfinite(scale)))
-        return err_set(e, ERR_BUG, "fake_quantize: global scale %g for nvfp4, expected positive and finite",
-                       (double)scale);
-    return true;
-}
-
 bool CPU(fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
                         struct tensor *y, struct err *e)
 {
-    if (!check(q, x, rule, scale, mode, y, e))
+    if (!shape_fake_quantize(q, x, rule, scale, mode, y, e))
         return false;
     int64_t k = x->shape[1];
     bool bf16 = mode == DTYPE_BF16;

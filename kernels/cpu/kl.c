@@ -108,12 +108,8 @@ static void note_target(const float *t, const float *c, int64_t b, int64_t first
 bool CPU(kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
                   struct kl_state *state, struct err *e)
 {
-    if (!shape_queue(q, "kl_tile", e) || !shape_matrix(q, "kl_tile", "s_t", s_t, DTYPE_F32, -1, -1, e) ||
-        !shape_matrix(q, "kl_tile", "s_c", s_c, DTYPE_F32, s_t->shape[0], s_t->shape[1], e))
+    if (!shape_kl_tile(q, s_t, s_c, first, e))
         return false;
-    if (first < 0 || first + s_t->shape[1] > INT32_MAX)
-        return err_set(e, ERR_BUG, "kl_tile: columns from %lld of %lld, expected an index below 2^31", (long long)first,
-                       (long long)s_t->shape[1]);
     int64_t b = s_t->shape[1];
 #pragma omp parallel for num_threads(cpu_threads(q, 4 * tensor_count(s_t))) schedule(static)
     for (int64_t r = 0; r < s_t->shape[0]; r++) {

@@ -19,14 +19,9 @@ static void rotate(float *x, const float *c, const float *s, int64_t half)
 bool CPU(rope)(struct queue *q, struct tensor *qkv, const struct attention_shape *s, const struct tensor *cosine,
                const struct tensor *sine, struct err *e)
 {
-    int64_t d = s->head_dim, half = d / 2, rotated = (int64_t)s->heads + s->kv_heads, width = rotated + s->kv_heads;
-    if (s->heads < 1 || s->kv_heads < 1 || d < 2 || d % 2 != 0 || s->window < 1)
-        return err_set(e, ERR_BUG, "rope: %d and %d heads of %lld, window %d: expected positive and an even head",
-                       s->heads, s->kv_heads, (long long)d, s->window);
-    if (!shape_queue(q, "rope", e) || !shape_matrix(q, "rope", "qkv", qkv, DTYPE_F32, -1, width * d, e) ||
-        !shape_matrix(q, "rope", "cosine", cosine, DTYPE_F32, s->window, half, e) ||
-        !shape_matrix(q, "rope", "sine", sine, DTYPE_F32, s->window, half, e))
+    if (!shape_rope(q, qkv, s, cosine, sine, e))
         return false;
+    int64_t d = s->head_dim, half = d / 2, rotated = (int64_t)s->heads + s->kv_heads, width = rotated + s->kv_heads;
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(qkv))) schedule(static)
     for (int64_t t = 0; t < qkv->shape[0]; t++) {
         const float *c = (const float *)cosine->data + t % s->window * half;

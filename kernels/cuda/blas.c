@@ -1,0 +1,218 @@
+/* cuBLASLt counts in columns, so it is asked for y^T [n, rows] = (w^T)^T x^T: operand A is w as it lies, a column-major
+ * [k, n], transposed; operand B is x, a column-major [k, rows]. It is the form that its fastest kernels take. */
+#include "kernels/cuda/blas.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "kernels/cuda/library.h"
+
+#define WORKSPACE ((size_t)32 << 20) /* what NVIDIA recommends for Hopper and later (performance 6) */
+#define ALIGNMENT 16
+#define CANDIDATES 8
+
+/* One shape and the algorithm that it keeps. */
+struct plan {
+    enum blas_type type;
+    int64_t rows, n, k;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct blas {
+    const struct cublaslt *lt;
+    cublasLtHandle_t handle;
+    cudaStream_t stream;
+    void *workspace;
+    struct plan *plans;
+    size_t n_plans;
+};
+
+static const char *const type_names[] = {"fp32", "bf16"};
+
+static bool failed(const struct blas *b, cublasStatus_t status, const char *what, struct err *e)
+{
+    return err_set(e, status == CUBLAS_STATUS_ALLOC_FAILED ? ERR_RESOURCE : ERR_DEVICE, "cuBLASLt: %s: %s", what,
+                   b->lt->cublasLtGetStatusName(status));
+}
+
+bool blas_new(struct blas **out, cudaStream_t stream, struct err *e)
+{
+    struct blas *b;
+    const struct cublaslt *lt = library_cublaslt(e);
+    if (!lt || !mem_new(&b, 1, e))
+        return false;
+    b->lt = lt;
+    b->stream = stream;
+    cublasStatus_t status = lt->cublasLtCreate(&b->handle);
+    if (status != CUBLAS_STATUS_SUCCESS) {
+        failed(b, status, "cannot start", e);
+        b->handle = NULL;
+        blas_free(b);
+        return false;
+    }
+    cudaError_t error = cudaMallocAsync(&b->workspace, WORKSPACE, stream);
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        b->workspace = NULL;
+        blas_free(b);
+        return err_set(e, ERR_RESOURCE, "no device memory for the products' workspace: %s", cudaGetErrorString(error));
+    }
+    *out = b;
+    return true;
+}
+
+static void free_plan(const struct blas *b, struct plan *p)
+{
+    if (p->operation)
+        b->lt->cublasLtMatmulDescDestroy(p->operation);
+    if (p->w)
+        b->lt->cublasLtMatrixLayoutDestroy(p->w);
+    if (p->x)
+        b->lt->cublasLtMatrixLayoutDestroy(p->x);
+    if (p->y)
+        b->lt->cublasLtMatrixLayoutDestroy(p->y);
+}
+
+void blas_free(struct blas *b)
+{
+    if (!b)
+        return;
+    for (size_t i = 0; i < b->n_plans; i++)
+        free_plan(b, &b->plans[i]);
+    mem_free(b->plans);
+    if (b->workspace)
+        cudaFreeAsync(b->workspace, b->stream);
+    if (b->handle)
+        b->lt->cublasLtDestroy(b->handle);
+    mem_free(b);
+}
+
+/* What is multiplied, without regard to how. */
+static cublasStatus_t describe(const struct blas *b, struct plan *p)
+{
+    const struct cublaslt *lt = b->lt;
+    cudaDataType_t operand = p->type == BLAS_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
+    cublasStatus_t s = lt->cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                               sizeof transposed);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatrixLayoutCreate(&p->w, operand, (uint64_t)p->k, (uint64_t)p->n, p->k);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatrixLayoutCreate(&p->x, operand, (uint64_t)p->k, (uint64_t)p->rows, p->k);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, (uint64_t)p->n, (uint64_t)p->rows, p->n);
+    return s;
+}
+
+/* Only algorithms that keep the sum over k in one piece, and that fit the workspace and the alignment. */
+static cublasStatus_t prefer(const struct cublaslt *lt, cublasLtMatmulPreference_t preference)
+{
+    const uint64_t workspace = WORKSPACE;
+    const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = ALIGNMENT;
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    cublasStatus_t s = lt->cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                                &workspace, sizeof workspace);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction,
+                                                     sizeof reduction);
+    for (size_t i = 0; s == CUBLAS_STATUS_SUCCESS && i < sizeof aligned / sizeof *aligned; i++)
+        s = lt->cublasLtMatmulPreferenceSetAttribute(preference, aligned[i], &alignment, sizeof alignment);
+    return s;
+}
+
+static int32_t config(const struct blas *b, const struct plan *p, cublasLtMatmulAlgoConfigAttributes_t what)
+{
+    int32_t value = -1;
+    size_t written;
+    b->lt->cublasLtMatmulAlgoConfigGetAttribute(&p->algorithm, what, &value, sizeof value, &written);
+    return value;
+}
+
+/* The first algorithm of the library's list, which is the best by its own estimate, that does not split the sum. */
+static bool choose(const struct blas *b, struct plan *p, struct err *e)
+{
+    const struct cublaslt *lt = b->lt;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    cublasLtMatmulPreference_t preference;
+    int n = 0;
+    cublasStatus_t s = lt->cublasLtMatmulPreferenceCreate(&preference);
+    if (s != CUBLAS_STATUS_SUCCESS)
+        return failed(b, s, "preference", e);
+    s = prefer(lt, preference);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = lt->cublasLtMatmulAlgoGetHeuristic(b->handle, p->operation, p->w, p->x, p->y, p->y, preference, CANDIDATES,
+                                               found, &n);
+    lt->cublasLtMatmulPreferenceDestroy(preference);
+    if (s != CUBLAS_STATUS_SUCCESS)
+        return failed(b, s, "no algorithm", e);
+    for (int i = 0; i < n; i++) {
+        p->algorithm = found[i].algo;
+        if (found[i].state == CUBLAS_STATUS_SUCCESS && config(b, p, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1)
+            return true;
+    }
+    return err_set(e, ERR_DEVICE, "cuBLASLt: no algorithm without a split sum for %s %lldx%lldx%lld",
+                   type_names[p->type], (long long)p->rows, (long long)p->n, (long long)p->k);
+}
+
+static bool add_plan(struct blas *b, const struct plan *shape, struct err *e)
+{
+    if (!mem_grow(&b->plans, b->n_plans, b->n_plans + 1, e))
+        return false;
+    struct plan *p = &b->plans[b->n_plans];
+    *p = *shape;
+    cublasStatus_t s = describe(b, p);
+    if ((s != CUBLAS_STATUS_SUCCESS && !failed(b, s, "description", e)) || !choose(b, p, e)) {
+        free_plan(b, p);
+        return false;
+    }
+    b->n_plans++;
+    return true;
+}
+
+bool blas_product(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, const void *x, const void *w,
+                  float *y, struct err *e)
+{
+    const float one = 1.0f, zero = 0.0f;
+    size_t i = 0;
+    while (i < b->n_plans && !(b->plans[i].type == type && b->plans[i].rows == rows && b->plans[i].n == n &&
+                               b->plans[i].k == k))
+        i++;
+    if (i == b->n_plans && !add_plan(b, &(struct plan){.type = type, .rows = rows, .n = n, .k = k}, e))
+        return false;
+    const struct plan *p = &b->plans[i];
+    cublasStatus_t s = b->lt->cublasLtMatmul(b->handle, p->operation, &one, w, p->w, x, p->x, &zero, y, p->y, y, p->y,
+                                             &p->algorithm, b->workspace, WORKSPACE, b->stream);
+    return s == CUBLAS_STATUS_SUCCESS || failed(b, s, "product", e);
+}
+
+const char *blas_text(const struct blas *b, char *out, size_t size)
+{
+    size_t at = 0;
+    if (size > 0)
+        out[0] = '\0';
+    for (size_t i = 0; i < b->n_plans && at < size; i++) {
+        const struct plan *p = &b->plans[i];
+        int n = snprintf(out + at, size - at, "%s%s %lldx%lldx%lld: algorithm %d, tile %d, stages %d", i ? "\n" : "",
+                         type_names[p->type], (long long)p->rows, (long long)p->n, (long long)p->k,
+                         (int)config(b, p, CUBLASLT_ALGO_CONFIG_ID), (int)config(b, p, CUBLASLT_ALGO_CONFIG_TILE_ID),
+                         (int)config(b, p, CUBLASLT_ALGO_CONFIG_STAGES_ID));
+        at += n > 0 ? (size_t)n : 0;
+    }
+    return out;
+}
+
+size_t blas_version(void)
+{
+    struct err ignored;
+    const struct cublaslt *lt = library_cublaslt(&ignored);
+    return lt ? lt->cublasLtGetVersion() : 0;
+}

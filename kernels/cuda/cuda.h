@@ -1,0 +1,69 @@
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+/* What the C files of the CUDA back end share: a queue's own part, errors, and the entries of the table. */
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/kernels.h"
+
+/* Memory of a queue that grows with what is asked for and stays. */
+struct cuda_room {
+    void *data;
+    size_t bytes;
+};
+
+/* queue->stream points at one of these. */
+struct cuda_queue {
+    cudaStream_t stream;
+    struct blas *blas;
+    int processors;
+    int64_t rows, head_rows;       /* rows of every product, and of every product with a part of the weights */
+    struct cuda_room x, y, small;  /* operands of products, results of short ones, and values on their way home */
+};
+
+/* The multiple that columns of panels are padded to: blas.h. */
+#define CUDA_COLUMNS 16
+static inline int64_t cuda_stride(int64_t k) { return (k + CUDA_COLUMNS - 1) / CUDA_COLUMNS * CUDA_COLUMNS; }
+
+static inline struct cuda_queue *cuda_queue(const struct queue *q) { return (struct cuda_queue *)q->stream; }
+static inline struct launch cuda_launch(const struct queue *q)
+{
+    return (struct launch){cuda_queue(q)->stream, cuda_queue(q)->processors};
+}
+
+/* True for cudaSuccess. Otherwise false with "cuda:0: <what>: <text>": ERR_RESOURCE when memory is out, else
+ * ERR_DEVICE. */
+bool cuda_ok(const struct queue *q, cudaError_t error, const char *what, struct err *e) ERR_CHECK;
+/* At least `bytes` in *room; what was in it is lost. */
+bool cuda_room(struct queue *q, struct cuda_room *room, size_t bytes, struct err *e) ERR_CHECK;
+void cuda_room_free(struct queue *q, struct cuda_room *room);
+
+/* Fills the entries of a table; names and numeric texts are the caller's. memory.c, product.c and entries.c. */
+void cuda_fill_table(struct kernels *k);
+
+/* devices.c: from and to queue->stream; see kernels_queue_new. */
+bool cuda_queue_open(struct queue *q, struct err *e) ERR_CHECK;
+void cuda_queue_close(struct queue *q);
+
+/* memory.c */
+bool cuda_tensor_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape,
+                     struct err *e) ERR_CHECK;
+void cuda_tensor_free(struct queue *q, struct tensor *t);
+bool cuda_upload(struct queue *q, struct tensor *dst, const void *src, size_t bytes, struct err *e) ERR_CHECK;
+bool cuda_download(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e) ERR_CHECK;
+bool cuda_copy(struct queue *q, const struct tensor *src, struct tensor *dst, struct err *e) ERR_CHECK;
+bool cuda_finish(struct queue *q, struct err *e) ERR_CHECK;
+
+/* product.c */
+bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode,
+                     struct err *e) ERR_CHECK;
+bool cuda_pack(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e) ERR_CHECK;
+bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,
+                 struct err *e) ERR_CHECK;
+bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
+                 struct err *e) ERR_CHECK;
+bool cuda_matmul(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y,
+                 struct err *e) ERR_CHECK;
+bool cuda_matmul_part(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
+                      struct err *e) ERR_CHECK;
+
+#endif

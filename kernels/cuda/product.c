@@ -1,0 +1,161 @@
+/* Panels and products. Panels are the weight matrix in the mode's dtype, row-major, its columns padded with zeros to a
+ * multiple of 16. A product takes its rows in blocks of a fixed number, the last one filled up with zeros: then the
+ * library sees one shape only, and a row's bits do not depend on how many rows came with it. */
+#include "engine/base/mem.h"
+#include "kernels/cuda/cuda.h"
+#include "kernels/shape.h"
+
+bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e)
+{
+    if (n < 1 || k < 1)
+        return err_set(e, ERR_BUG, "panels_new: {%lld, %lld}, expected at least {1, 1}", (long long)n, (long long)k);
+    if (mode != DTYPE_F32 && mode != DTYPE_BF16)
+        return err_set(e, ERR_BUG, "panels_new: mode %s, expected f32 or bf16", dtype_info(mode)->name);
+    int64_t padded[2] = {n, cuda_stride(k)};
+    struct tensor made;
+    if (!cuda_tensor_new(q, &made, mode, 2, padded, e))
+        return false;
+    made.layout = TENSOR_PANELS;
+    made.shape[1] = k;
+    *out = made;
+    return true;
+}
+
+static bool is_bf16(const struct tensor *panels) { return panels->dtype == DTYPE_BF16; }
+
+static char *panel_row(const struct tensor *panels, int64_t row)
+{
+    return (char *)panels->data + (size_t)(row * cuda_stride(panels->shape[1])) * dtype_bytes(panels->dtype);
+}
+
+static bool check_rows(struct queue *q, const char *name, const struct tensor *panels, int64_t first, int64_t n,
+                       int64_t k, struct err *e)
+{
+    if (!shape_panels(q, name, "panels", panels, -1, k, e))
+        return false;
+    if (first < 0 || n > panels->shape[0] - first)
+        return err_set(e, ERR_BUG, "%s: rows %lld to %lld of %lld", name, (long long)first, (long long)(first + n),
+                       (long long)panels->shape[0]);
+    return true;
+}
+
+bool cuda_pack(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e)
+{
+    struct packed_matrix plain = {.code = CODE_PLAIN, .n = w->shape[0], .k = w->shape[1], .part = {*w}};
+    if (!shape_panels(q, "pack", "panels", panels, -1, -1, e) ||
+        !shape_matrix(q, "pack", "w", w, DTYPE_F32, -1, panels->shape[1], e))
+        return false;
+    return cuda_unpack(q, &plain, first, panels, e);
+}
+
+static enum plain plain_of(enum dtype t)
+{
+    return t == DTYPE_F32 ? PLAIN_F32 : t == DTYPE_BF16 ? PLAIN_BF16 : PLAIN_F16;
+}
+
+static bool check_parts(struct queue *q, const char *name, const struct packed_matrix *w, struct err *e)
+{
+    const struct tensor *p = w->part;
+    switch (w->code) {
+    case CODE_PLAIN:
+        if (p[0].dtype != DTYPE_BF16 && p[0].dtype != DTYPE_F16)
+            return shape_matrix(q, name, "weight", &p[0], DTYPE_F32, w->n, w->k, e);
+        return shape_matrix(q, name, "weight", &p[0], p[0].dtype, w->n, w->k, e);
+    case CODE_FP8:
+        return shape_matrix(q, name, "weight", &p[0], DTYPE_F8_E4M3, w->n, w->k, e) &&
+               shape_matrix(q, name, "weight_scale", &p[1], DTYPE_F32, w->n, 1, e);
+    case CODE_NVFP4:
+        return shape_matrix(q, name, "weight_packed", &p[0], DTYPE_U8, w->n, w->k / 2, e) &&
+               shape_matrix(q, name, "weight_scale", &p[1], DTYPE_F8_E4M3, w->n, w->k / 16, e) &&
+               shape_vector(q, name, "weight_global_scale", &p[2], DTYPE_F32, 1, e);
+    default:
+        return err_set(e, ERR_BUG, "%s: code %d", name, (int)w->code);
+    }
+}
+
+bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels, struct err *e)
+{
+    if (!check_parts(q, "unpack", w, e) || !check_rows(q, "unpack", panels, first, w->n, w->k, e))
+        return false;
+    struct launch l = cuda_launch(q);
+    int64_t stride = cuda_stride(w->k);
+    void *to = panel_row(panels, first);
+    cudaError_t error;
+    if (w->code == CODE_PLAIN)
+        error = launch_unpack_plain(l, w->part[0].data, plain_of(w->part[0].dtype), w->n, w->k, stride, is_bf16(panels),
+                                    to);
+    else if (w->code == CODE_FP8)
+        error = launch_unpack_fp8(l, w->part[0].data, w->part[1].data, w->n, w->k, stride, is_bf16(panels), to);
+    else
+        error = launch_unpack_nvfp4(l, w->part[0].data, w->part[1].data, w->part[2].data, w->n, w->k, stride,
+                                    is_bf16(panels), to);
+    return cuda_ok(q, error, "unpack", e);
+}
+
+/* As nodes/format/nvfp4.c has it. */
+static float global_scale(float amax)
+{
+    float gs = amax > 0.0f ? 2688.0f / amax : 1.0f;
+    return gs < INFINITY ? gs : 1.0f;
+}
+
+bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
+                 struct err *e)
+{
+    if (!shape_matrix(q, "encode", "w", w, DTYPE_F32, out->n, out->k, e) || !check_parts(q, "encode", out, e) ||
+        !shape_matrix(q, "encode", "d", d, DTYPE_F32, out->n, out->k, e))
+        return false;
+    struct launch l = cuda_launch(q);
+    struct tensor *p = out->part;
+    if (out->code == CODE_FP8)
+        return cuda_ok(q, launch_encode_fp8(l, w->data, out->n, out->k, p[0].data, p[1].data, d->data), "encode", e);
+    if (out->code != CODE_NVFP4)
+        return err_set(e, ERR_BUG, "encode: code %d is stored as it is", (int)out->code);
+    float gs = global_scale(amax);
+    return cuda_upload(q, &p[2], &gs, sizeof gs, e) &&
+           cuda_ok(q, launch_encode_nvfp4(l, w->data, out->n, out->k, gs, p[0].data, p[1].data, d->data), "encode", e);
+}
+
+/* y [T, n] = x [T, k] times n rows of panels, in blocks of `rows` rows. */
+static bool product(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
+                    int64_t rows, struct err *e)
+{
+    struct cuda_queue *c = cuda_queue(q);
+    int64_t t = x->shape[0], k = x->shape[1], n = y->shape[1], stride = cuda_stride(k);
+    enum blas_type type = is_bf16(w) ? BLAS_BF16 : BLAS_F32;
+    if (!cuda_room(q, &c->x, (size_t)(rows * stride) * dtype_bytes(w->dtype), e) ||
+        (t % rows != 0 && !cuda_room(q, &c->y, (size_t)(rows * n) * sizeof(float), e)))
+        return false;
+    for (int64_t at = 0; at < t; at += rows) {
+        int64_t given = t - at < rows ? t - at : rows;
+        float *out = (float *)y->data + at * n, *whole = given < rows ? (float *)c->y.data : out;
+        if (!cuda_ok(q, launch_rows(cuda_launch(q), (const float *)x->data + at * k, given, k, rows, stride,
+                                    is_bf16(w), c->x.data), "rows", e) ||
+            !blas_product(c->blas, type, rows, n, stride, c->x.data, panel_row(w, first), whole, e))
+            return false;
+        if (given < rows &&
+            !cuda_ok(q, cudaMemcpyAsync(out, whole, (size_t)(given * n) * sizeof *out, cudaMemcpyDeviceToDevice,
+                                        c->stream), "product", e))
+            return false;
+    }
+    return true;
+}
+
+bool cuda_matmul(struct queue *q, const struct tensor *x, const struct tensor *w, struct tensor *y, struct err *e)
+{
+    if (!shape_panels(q, "matmul", "w", w, -1, -1, e) ||
+        !shape_matrix(q, "matmul", "x", x, DTYPE_F32, -1, w->shape[1], e) ||
+        !shape_matrix(q, "matmul", "y", y, DTYPE_F32, x->shape[0], w->shape[0], e))
+        return false;
+    return product(q, x, w, 0, y, cuda_queue(q)->rows, e);
+}
+
+bool cuda_matmul_part(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
+                      struct err *e)
+{
+    if (!shape_matrix(q, "matmul_part", "y", y, DTYPE_F32, x->shape[0], -1, e) ||
+        !check_rows(q, "matmul_part", w, first, y->shape[1], x->shape[1], e) ||
+        !shape_matrix(q, "matmul_part", "x", x, DTYPE_F32, -1, w->shape[1], e))
+        return false;
+    return product(q, x, w, first, y, cuda_queue(q)->head_rows, e);
+}
