@@ -163,10 +163,18 @@ static void say_device(const struct run *r, int i)
     str_free(&line);
 }
 
+/* Why a device is not usable, without its name, which the back end may have put in front. */
+static const char *cause(const struct accelerator *a)
+{
+    size_t n = strlen(a->about->name);
+    bool is_named = strncmp(a->why.text, a->about->name, n) == 0 && strncmp(a->why.text + n, ": ", 2) == 0;
+    return is_named ? a->why.text + n + 2 : a->why.text;
+}
+
 static void say_left_out(const struct run *r, int i)
 {
     struct str line = {0};
-    str_printf(&line, "warning: %s is left out: %s", about(r, i)->name, r->devices[i].why.text);
+    str_printf(&line, "warning: %s is left out: %s", about(r, i)->name, cause(&r->devices[i]));
     progress_line(r->progress, NULL, line.failed || !line.text ? "warning: an accelerator is left out" : line.text);
     str_free(&line);
 }
@@ -224,8 +232,7 @@ static bool any_works(const struct node *n, struct err *e)
     if (first < 0)
         return true; /* on the CPU */
     const struct accelerator *a = &r->devices[first];
-    *e = a->why;
-    err_context(e, "%s", a->about->name);
+    err_set(e, a->why.code, "%s: %.900s", a->about->name, cause(a));
     return count > 1 ? err_context(e, "none of %d accelerators works", count) : false;
 }
 

@@ -1,5 +1,5 @@
-/* The topology of the machine as a list of units (cores or hardware threads) with their NUMA nodes, what lies near a PCI
- * device, and binding. The choice of sets is in place_take.c; what a node needs, and whether it may start, is the
+/* The topology of the machine as a list of units (cores or hardware threads) with their NUMA nodes, what lies near a
+ * PCI device, and binding. The choice of sets is in place_take.c; what a node needs, and whether it may start, is the
  * scheduler's business. */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 #ifndef ENGINE_RUN_PLACE_H
 #define ENGINE_RUN_PLACE_H
-/* The machine as hwloc sees it, cut into units of work: disjoint sets of cores for nodes that run side by side, and which
- * of them are near an accelerator. A unit is a core (with its hardware threads), or one hardware thread when more were
- * asked for than there are cores. Not thread-safe: the scheduler calls it under its lock, the place_bind functions
+/* The machine as hwloc sees it, cut into units of work: disjoint sets of cores for nodes that run side by side, and
+ * which of them are near an accelerator. A unit is a core (with its hardware threads), or one hardware thread when more
+ * were asked for than there are cores. Not thread-safe: the scheduler calls it under its lock, the place_bind functions
  * excepted. */
 #include <stdint.h>
 

@@ -1,15 +1,16 @@
 /* The choice of units. What drives a device gets units near it, then units near no device, then those near others; what
- * drives none keeps away from devices while it can. Within such a tier a set stays on one NUMA node when one has room. */
+ * drives none keeps away from devices while it can. Within such a tier a set stays on one NUMA node when one has
+ * room. */
 #include "engine/base/mem.h"
 #include "engine/run/place_private.h"
 
-enum { TIERS = 3 };
+enum { NEAR, AWAY, NEAR_OTHERS, TIERS };
 
 static int tier_of(const struct place *p, const struct unit *u, int near)
 {
     if (near != PLACE_ANYWHERE && place_is_near(u, &p->localities[near]))
-        return 0;
-    return place_device_of(p, u) < 0 ? 1 : 2;
+        return NEAR;
+    return place_device_of(p, u) < 0 ? AWAY : NEAR_OTHERS;
 }
 
 static bool is_free(const struct place *p, int i, int near, int tier)
@@ -76,7 +77,7 @@ static int roomiest(const struct place *p, int near, int tier)
 static void take_from(struct place *p, int n, int near, int tier, struct place_set *s)
 {
     int there = count_free(p, near, tier, -1);
-    bool is_for_others = tier == TIERS - 1, is_rest = s->n > 0;
+    bool is_for_others = tier == NEAR_OTHERS, is_rest = s->n > 0;
     n = n < there ? n : there;
     int numa = is_for_others && is_rest ? -1 : choose_numa(p, n, near, tier);
     if (is_for_others && numa < 0) { /* a little from near each device, rather than all from near one */

@@ -126,8 +126,8 @@ static bool make_object(struct node *n, struct err *e)
     const struct node_class *c = n->def->class;
     char schema[160];
     snprintf(schema, sizeof schema, "%s/%u", c->name, c->version);
-    bool ok = open_queues(n, e) && writer_new(&n->output, n->run->store, &n->key, schema, e) && write_record(n, e) && c->run(n, e) &&
-              publish(n, e);
+    bool ok = open_queues(n, e) && writer_new(&n->output, n->run->store, &n->key, schema, e) && write_record(n, e) &&
+              c->run(n, e) && publish(n, e);
     writer_abort(n->output);
     n->output = NULL;
     close_queues(n);

@@ -317,6 +317,27 @@ class Runs(unittest.TestCase):
         self.assertIn("reused 0 of 5", self.scout("run", "g.yaml", "--dir", "a", "--store", "a/store").stdout)
         self.assertFalse(os.path.exists(os.path.join(self.dir, "a/store.path")))
 
+    def test_devices_lists_what_there_is_and_what_this_build_can_use(self):
+        hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+        text = self.scout("devices", env=hidden).stdout.splitlines()
+        self.assertRegex(text[0], r"^machine: \d+ (core|hardware thread)s?, \d+ NUMA nodes?, ")
+        self.assertRegex(text[1], r"^cpu: kernels cpu \w+; this machine can run plain")
+        self.assertRegex(text[2], r"^build: (no )?CUDA")
+        self.assertRegex(text[3], r"^no accelerator: .")
+        self.assertEqual(len(text), 4)
+        events = [json.loads(x) for x in self.scout("devices", "--json", env=hidden).stdout.splitlines()]
+        kinds = [e["event"] for e in events]
+        self.assertEqual([k for k in kinds if k != "kernels"], ["machine", "build", "no_device"])
+        self.assertEqual(sum(e.get("chosen", False) for e in events), 1)
+        self.assertGreaterEqual(events[0]["units"], 1)
+        self.assertEqual(self.scout("--version").stdout.splitlines()[1], text[2][len("build: "):])
+
+    def test_auto_goes_on_on_the_cpu_and_run_h5_says_where(self):
+        self.write("c.yaml", "scout: 1\nname: c\nnodes:\n  c: {type: compute}\n")
+        events = [json.loads(x) for x in self.scout("run", "c.yaml", "--json", "--device", "cpu").stdout.splitlines()]
+        done = [e for e in events if e["event"] == "node" and e["state"] == "done"]
+        self.assertEqual([e["device"] for e in done], ["cpu"])
+
 
 if __name__ == "__main__":
     unittest.main()

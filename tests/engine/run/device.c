@@ -450,8 +450,8 @@ static void nodes_that_can_run_nowhere_else_fail_with_the_device(void **state)
     assert_int_equal(s.failed, 20);
     assert_int_equal(s.done, 1);
     assert_int_equal(fake_runs, 2);
-    assert_int_equal(count("failed: cuda:1: it failed while 'c0' ran: kernel 'gram' failed: an illegal address; the same "
-                           "command goes on from what was done"), 19);
+    assert_int_equal(count("failed: cuda:1: it failed while 'c0' ran: kernel 'gram' failed: an illegal address; the "
+                           "same command goes on from what was done"), 19);
     fake_fini(&f);
 }
 

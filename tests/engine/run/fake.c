@@ -345,7 +345,7 @@ static bool fake_open(int index, uint64_t *free_memory, struct err *e)
 {
     atomic_fetch_or(&fake_opened, 1u << index);
     if (fake_broken & 1u << index)
-        return err_set(e, ERR_DEVICE, "the self-test failed");
+        return err_set(e, ERR_DEVICE, "%sthe self-test failed", index ? "" : "cuda:0: ");
     *free_memory = UINT64_C(79) << 30;
     return true;
 }

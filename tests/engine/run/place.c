@@ -283,7 +283,8 @@ static void nonsense_is_refused_with_its_text(void **state)
     assert_string_equal(e.text, "'numa:zero' is no synthetic topology that hwloc knows");
     assert_false(place_new(&p, "/nowhere/at-all.xml", 0, &e));
     assert_int_equal(e.code, ERR_USAGE);
-    assert_string_equal(e.text, "'/nowhere/at-all.xml' is no topology that hwloc can read: 'lstopo FILE.xml' writes one");
+    assert_string_equal(e.text, "'/nowhere/at-all.xml' is no topology that hwloc can read: 'lstopo FILE.xml' writes "
+                                "one");
     assert_null(p);
 }
 
