@@ -169,7 +169,8 @@ template <int D> __global__ static void __launch_bounds__(THREADS) attend(struct
 template <int D> static cudaError_t launch_width(struct launch l, struct attention a, unsigned blocks)
 {
     const int bytes = (TILE * (D + 4) + 2 * TILE * STRIDE) * (int)sizeof(float); /* at most 99 KiB */
-    cudaError_t error = cudaFuncSetAttribute(attend<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaError_t error =
+        cudaFuncSetAttribute((const void *)attend<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess)
         return error;
     LAUNCH_BLOCKS(attend<D>, dim3(blocks, (unsigned)a.heads), THREADS, bytes, l, a);

@@ -97,7 +97,7 @@ static void prepare(struct coroutine *c)
 {
     if (!c->stack)
         c->stack = aligned_alloc(64, STACK_BYTES);
-    void **sp = (void **)((char *)c->stack + STACK_BYTES) - 2; /* the address of `enter` and six registers below */
+    void **sp = (void **)((char *)c->stack + STACK_BYTES) - 1; /* as after a call: 8 off a multiple of 16 */
     *--sp = (void *)enter;
     for (int i = 0; i < 6; i++)
         *--sp = NULL;

@@ -15,7 +15,6 @@
 #undef __launch_bounds__
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
-#define ALIGNED(type, at) type at
 
 namespace emulate {
 
@@ -31,7 +30,6 @@ uint64_t exchange(uint64_t mine, int from);
 
 /* Runs body() for every thread of every block; `waits`: threads may meet in barriers. */
 void run(dim3 grid, dim3 block, size_t dynamic_bytes, bool waits, void (*call)(void *), void *body);
-cudaError_t launch_status(); /* what the launch returns: cudaSuccess, or what a test asked for */
 
 template <typename F> void launch(dim3 grid, dim3 block, size_t bytes, bool waits, F body)
 {
@@ -82,9 +80,9 @@ static inline uint32_t atomicMax(uint32_t *p, uint32_t x)
 }
 
 #define LAUNCH_FLAT(kernel, grid, count, l, ...)                                                                       \
-    emulate::launch(dim3(grid), dim3(count), 0, false, [=] { (kernel)(__VA_ARGS__); })
+    (void)(l), emulate::launch(dim3(grid), dim3(count), 0, false, [=] { (kernel)(__VA_ARGS__); })
 #define LAUNCH_BLOCKS(kernel, grid, count, bytes, l, ...)                                                              \
-    emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
+    (void)(l), emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
 #define SHARED_FLOATS(name) float *const name = (float *)emulate::dynamic
 
 #endif
