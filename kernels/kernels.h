@@ -139,7 +139,18 @@ struct kernels {
                        struct err *e);
     /* Frees when owned and clears *t; a zeroed tensor is fine. */
     void (*tensor_free)(struct queue *q, struct tensor *t);
-    /* Host to device and back; `bytes` is the whole tensor. */
+    /* Host memory that a device copies from and to at full speed; ERR_RESOURCE when there is none left. */
+    bool (*host_new)(struct queue *q, void **out, size_t bytes, struct err *e);
+    void (*host_free)(struct queue *q, void *p); /* NULL is fine */
+    /* Before a thread uses a queue that another has made, or after it has used one of another device. A queue has one
+     * user at a time. */
+    bool (*enter)(struct queue *q, struct err *e);
+    /* A second queue on the same device, whose work goes on beside that of `q`: for a thread that brings data. NULL on
+     * the CPU. */
+    bool (*twin_new)(const struct queue *q, struct queue **out, struct err *e);
+    void (*twin_free)(struct queue *twin);
+    /* Host to device and back; `bytes` is the whole tensor. `src` may change after the call, unless it is of host_new:
+     * then after the next finish or download. */
     bool (*upload)(struct queue *q, struct tensor *dst, const void *src, size_t bytes, struct err *e);
     bool (*download)(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e);
     /* dst = src on the same device; equal element counts and dtypes, contiguous rows. */

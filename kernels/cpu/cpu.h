@@ -17,6 +17,8 @@ bool memory_upload(struct queue *q, struct tensor *dst, const void *src, size_t 
 bool memory_download(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e) ERR_CHECK;
 bool memory_copy(struct queue *q, const struct tensor *src, struct tensor *dst, struct err *e) ERR_CHECK;
 bool memory_finish(struct queue *q, struct err *e) ERR_CHECK;
+bool memory_host_new(struct queue *q, void **out, size_t bytes, struct err *e) ERR_CHECK;
+void memory_host_free(struct queue *q, void *p);
 bool pack_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e)
     ERR_CHECK;
 bool pack_fill(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e) ERR_CHECK;

@@ -81,3 +81,15 @@ bool memory_finish(struct queue *q, struct err *e)
     (void)q, (void)e; /* every entry is done when it returns */
     return true;
 }
+
+bool memory_host_new(struct queue *q, void **out, size_t bytes, struct err *e)
+{
+    (void)q;
+    return mem_raw_bytes(out, bytes, 1, e);
+}
+
+void memory_host_free(struct queue *q, void *p)
+{
+    (void)q;
+    mem_free(p);
+}

@@ -43,6 +43,7 @@ void cuda_fill_table(struct kernels *k);
 /* devices.c: from and to queue->stream; see kernels_queue_new. */
 bool cuda_queue_open(struct queue *q, struct err *e) ERR_CHECK;
 void cuda_queue_close(struct queue *q);
+bool cuda_twin_new(const struct queue *q, struct queue **out, struct err *e) ERR_CHECK;
 
 /* memory.c */
 bool cuda_tensor_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape,
@@ -52,6 +53,9 @@ bool cuda_upload(struct queue *q, struct tensor *dst, const void *src, size_t by
 bool cuda_download(struct queue *q, void *dst, const struct tensor *src, size_t bytes, struct err *e) ERR_CHECK;
 bool cuda_copy(struct queue *q, const struct tensor *src, struct tensor *dst, struct err *e) ERR_CHECK;
 bool cuda_finish(struct queue *q, struct err *e) ERR_CHECK;
+bool cuda_host_new(struct queue *q, void **out, size_t bytes, struct err *e) ERR_CHECK;
+void cuda_host_free(struct queue *q, void *p);
+bool cuda_enter(struct queue *q, struct err *e) ERR_CHECK;
 
 /* product.c */
 bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode,

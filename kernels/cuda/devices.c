@@ -178,6 +178,11 @@ void cuda_queue_close(struct queue *q)
     q->stream = NULL;
 }
 
+bool cuda_twin_new(const struct queue *q, struct queue **out, struct err *e)
+{
+    return kernels_queue_new(out, q->k, q->device, 1, e);
+}
+
 /* -------------------------------------------------------------------------------------------------------- self-test */
 
 #define TEST_N 256

@@ -3,6 +3,7 @@
 
 #include "engine/base/mem.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/devices.h"
 #include "kernels/shape.h"
 
 static bool cuda_gram(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e)
@@ -184,6 +185,8 @@ void cuda_fill_table(struct kernels *k)
     k->on_device = true;
     k->tensor_new = cuda_tensor_new, k->tensor_free = cuda_tensor_free;
     k->upload = cuda_upload, k->download = cuda_download, k->copy = cuda_copy, k->finish = cuda_finish;
+    k->host_new = cuda_host_new, k->host_free = cuda_host_free, k->enter = cuda_enter;
+    k->twin_new = cuda_twin_new, k->twin_free = kernels_queue_free;
     k->panels_new = cuda_panels_new, k->pack = cuda_pack, k->unpack = cuda_unpack, k->encode = cuda_encode;
     k->matmul = cuda_matmul, k->matmul_part = cuda_matmul_part;
     k->gram = cuda_gram, k->energy = cuda_energy;

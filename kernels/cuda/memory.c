@@ -100,3 +100,21 @@ bool cuda_finish(struct queue *q, struct err *e)
 {
     return cuda_ok(q, cudaStreamSynchronize(cuda_queue(q)->stream), "a kernel or copy failed", e);
 }
+
+bool cuda_host_new(struct queue *q, void **out, size_t bytes, struct err *e)
+{
+    return cuda_ok(q, cudaHostAlloc(out, bytes, cudaHostAllocDefault), "pinned host memory", e) ||
+           err_context(e, "%zu bytes", bytes);
+}
+
+void cuda_host_free(struct queue *q, void *p)
+{
+    (void)q;
+    if (p)
+        (void)cudaFreeHost(p);
+}
+
+bool cuda_enter(struct queue *q, struct err *e)
+{
+    return cuda_ok(q, cudaSetDevice(q->device), "cannot use the device", e);
+}

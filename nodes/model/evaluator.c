@@ -3,12 +3,16 @@
 #include "nodes/model/evaluator.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/str.h"
 #include "nodes/model/pass.h"
 #include "nodes/model/renderings.h"
+#include "nodes/model/replay.h"
+#include "nodes/model/resident.h"
 #include "nodes/model/teacher.h"
 
 /* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass
@@ -18,6 +22,24 @@
 /* Raise it when a row's numbers change for another reason than the numeric mode: older rows are then not found. */
 #define CONTEXT_VERSION 1
 #define REPLAY_BYTES ((uint64_t)512 << 20) /* at most, unless the graph gives the node more memory */
+/* On an accelerator: workspaces of the libraries and operands of products, beyond what is counted one by one. */
+#define WORKING_BYTES ((uint64_t)1 << 30)
+#define MOST_DEVICES 64 /* accelerators that one node measures on */
+
+/* What computes: the CPU, or one of the node's accelerators, with all that lies there. */
+struct worker {
+    struct evaluator *v;
+    int index;
+    struct queue *q, *ahead;    /* ahead: an accelerator's second queue */
+    struct forward f;
+    struct replay *replay;
+    struct resident *resident;  /* packed weights; NULL on the CPU, where they are read as they are needed */
+    struct pass pass;
+    float *slots;               /* [window - 1], to see that a row is whole */
+    size_t positions;           /* of a pass at most: PASS_POSITIONS until the device was found too small */
+    bool ok;
+    struct err error;
+};
 
 struct evaluator {
     struct node *n;
@@ -26,37 +48,52 @@ struct evaluator {
     struct menu menu;
     struct token_set tokens;
     float *teacher;
-    struct forward f;
-    struct replay *replay;
-    struct pass pass;
-    struct ledger *ledger;
-    float *slots; /* [window - 1], to see that a row is whole */
-    struct key context;         /* the ledger's */
+    struct worker *workers;
+    int n_workers;
     size_t lanes;
+    pthread_mutex_t lock;       /* of what is below, while the workers work */
+    struct ledger *ledger;
+    struct key context;         /* the ledger's */
     uint64_t rows_measured, rows_reused, rows_wanted, rows_done; /* wanted and done: of the call in hand */
+    bool failed;                /* some worker did: the others stop */
 };
 
 /* ---------------------------------------------------------------------------------------------------------- opening */
 
-static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
+/* The renderings of a unit, read and packed. */
+static bool load_here(struct worker *w, int unit, const char *name, struct tensor *panels, struct err *e)
 {
-    struct evaluator *v = context;
+    struct evaluator *v = w->v;
     const struct unit *u = &v->model->units[unit];
-    const char *name = v->menu.format_names[format];
-    const struct format *f = format_find(name);
     struct rendering r[4] = {0};
     bool ok = true;
-    if (!f)
-        return err_set(e, ERR_INPUT, "this build has no format '%s'", name);
     for (int i = 0; ok && i < u->count; i++)
         ok = renderings_read(v->renderings, u->first + i, name, &r[i], e);
-    *out = (struct unit_weights){.act = f->act};
-    if (f->static_input_scale)
-        out->act_scale = renderings_input_scale(v->renderings, unit);
-    ok = ok && weights_pack(v->f.q, v->model, unit, r, v->f.mode, &out->panels, e);
+    ok = ok && weights_pack(w->q, v->model, unit, r, w->f.mode, panels, e);
     for (int i = 0; i < u->count; i++)
         rendering_free(&r[i]);
+    return ok;
+}
+
+static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
+{
+    struct worker *w = context;
+    const char *name = w->v->menu.format_names[format];
+    const struct format *f = format_find(name);
+    if (!f)
+        return err_set(e, ERR_INPUT, "this build has no format '%s'", name);
+    *out = (struct unit_weights){.act = f->act};
+    if (f->static_input_scale)
+        out->act_scale = renderings_input_scale(w->v->renderings, unit);
+    bool ok = w->resident ? resident_load(w->resident, unit, format, &out->panels, e)
+                          : load_here(w, unit, name, &out->panels, e);
     return ok || err_context(e, "format '%s'", name);
+}
+
+static void load_ahead(void *context, int layer, const uint64_t wanted[LAYER_UNITS])
+{
+    struct worker *w = context;
+    resident_ahead(w->resident, layer, wanted);
 }
 
 static bool is_stopping(void *waiter) { return node_stopping(waiter); }
@@ -130,11 +167,13 @@ static size_t most_lanes(const struct node *n, const struct token_set *tokens)
     return lanes < most ? lanes : most;
 }
 
-/* Memory without the cache: the model's tables, teacher states, two sets of lanes, a layer's panels in every format
- * that lanes can have at once, and the largest unit as it is read. */
+/* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, a layer's panels in every
+ * format that lanes can have at once, and the largest unit as it is read; on an accelerator the packed forms of a layer in
+ * use and of the next. */
 static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
-                               uint64_t n_formats)
+                               const struct menu *menu)
 {
+    uint64_t n_formats = (uint64_t)menu->n_formats, all, packed;
     enum dtype mode = numeric_mode(node_string(n, "numeric"));
     uint64_t row = (uint64_t)m->config.hidden * sizeof(float), layer = 0, most_unit = 0, lanes = most_lanes(n, t);
     for (int u = 0; u < LAYER_UNITS; u++) {
@@ -145,6 +184,8 @@ static struct needs base_needs(const struct node *n, const struct model *m, cons
     forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
     needs_tensors(node_kernels(n), &out,
                   2 * (PASS_POSITIONS + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer);
+    resident_sizes(m, (const char *const *)menu->format_names, menu->n_formats, &all, &packed);
+    out.device_memory += node_kernels(n)->on_device ? 2 * packed + WORKING_BYTES : 0;
     return out;
 }
 
@@ -157,14 +198,82 @@ static int keep_every(const struct evaluator *v, uint64_t cache)
     return (int)(every < 1 ? 1 : every < layers ? every : layers);
 }
 
-/* What is left of the memory, where the states lie, for the cache of prefixes. */
-static uint64_t cache_bytes(const struct evaluator *v)
+/* What the memory beyond `needs` is used for. On an accelerator packed weights go first, for they are brought again at
+ * every pass, but for a quarter that the cache of prefixes may have; host memory keeps copies of them. */
+struct shares {
+    uint64_t cache, device_weights, host_weights;
+};
+
+static struct shares share_memory(const struct evaluator *v)
 {
-    struct needs base = base_needs(v->n, v->model, &v->tokens, (uint64_t)v->menu.n_formats);
-    bool on_device = node_kernels(v->n)->on_device;
-    uint64_t used = on_device ? base.device_memory : base.memory;
-    uint64_t all = on_device ? node_device_memory(v->n) : node_memory(v->n);
-    return all > used ? all - used : 0;
+    struct needs base = base_needs(v->n, v->model, &v->tokens, &v->menu);
+    uint64_t host = node_memory(v->n) > base.memory ? node_memory(v->n) - base.memory : 0, all, layer;
+    if (!node_kernels(v->n)->on_device)
+        return (struct shares){.cache = host};
+    uint64_t device = node_device_memory(v->n), chains = 2 * chain_bytes(v->model, &v->tokens);
+    device = device > base.device_memory ? device - base.device_memory : 0;
+    resident_sizes(v->model, (const char *const *)v->menu.format_names, v->menu.n_formats, &all, &layer);
+    struct shares s = {.host_weights = host, .cache = chains < device / 4 ? chains : device / 4};
+    s.device_weights = all < device - s.cache ? all : device - s.cache;
+    s.cache = device - s.device_weights;
+    return s;
+}
+
+static bool open_resident(struct worker *w, const struct shares *share, struct err *e)
+{
+    struct evaluator *v = w->v;
+    if (!w->q->k->twin_new(w->q, &w->ahead, e))
+        return false;
+    struct resident_spec spec = {.q = w->q, .ahead = w->ahead, .model = v->model, .renderings = v->renderings,
+        .format_names = (const char *const *)v->menu.format_names, .n_formats = v->menu.n_formats, .mode = w->f.mode,
+        .device_bytes = share->device_weights, .host_bytes = share->host_weights / (uint64_t)v->n_workers};
+    return resident_new(&w->resident, &spec, e);
+}
+
+static bool open_worker(struct worker *w, const struct shares *share, struct err *e)
+{
+    struct evaluator *v = w->v;
+    bool reuse = node_bool(v->n, "replay");
+    w->positions = PASS_POSITIONS;
+    if (!mem_new(&w->slots, v->tokens.window, e) || !w->q->k->enter(w->q, e) ||
+        !forward_open(&w->f, v->model, w->q, numeric_mode(node_string(v->n, "numeric")), (int)v->tokens.window, e) ||
+        (reuse && !replay_new(&w->replay, w->q, share->cache, e)) ||
+        (w->q->k->on_device && !open_resident(w, share, e)))
+        return false;
+    w->pass = (struct pass){.f = &w->f, .tokens = &v->tokens, .teacher = v->teacher,
+        .weights = {load, w, w->resident ? load_ahead : NULL}, .replay = w->replay,
+        .keep_every = keep_every(v, share->cache), .share = reuse, .node = v->n};
+    return true;
+}
+
+static void close_worker(struct worker *w)
+{
+    struct err ignored;
+    if (!w->q)
+        return;
+    (void)!w->q->k->enter(w->q, &ignored);
+    replay_free(w->replay);
+    resident_free(w->resident);
+    forward_close(&w->f);
+    if (w->ahead)
+        w->q->k->twin_free(w->ahead);
+    mem_free(w->slots);
+}
+
+static bool open_workers(struct evaluator *v, struct err *e)
+{
+    int devices = node_devices(v->n);
+    v->n_workers = devices > 0 ? devices : 1;
+    if (!mem_new(&v->workers, (size_t)v->n_workers, e))
+        return false;
+    struct shares share = share_memory(v);
+    for (int i = 0; i < v->n_workers; i++) {
+        struct worker *w = &v->workers[i];
+        *w = (struct worker){.v = v, .index = i, .q = devices > 0 ? node_device_queue(v->n, i) : node_queue(v->n)};
+        if (!open_worker(w, &share, e))
+            return false;
+    }
+    return true;
 }
 
 bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
@@ -173,62 +282,81 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
     if (!mem_new(&v, 1, e))
         return false;
     v->n = n;
-    bool share = node_bool(n, "replay");
+    pthread_mutex_init(&v->lock, NULL);
     bool ok = model_open_input(&v->model, n, "model", e) &&
               menu_read(&v->menu, node_input(n, "renderings", 0)->object, e) && check_menu(v, e) &&
               renderings_open(&v->renderings, n, "renderings", v->model, e) &&
               tokens_read(&v->tokens, node_input(n, "tokens", 0), e) &&
-              mem_new(&v->slots, v->tokens.window, e) &&
               teacher_read(&v->teacher, node_input(n, "teacher", 0), &v->tokens, v->model->config.hidden,
                            node_numerics(n), &node_input(n, "model", 0)->key, e) &&
-              forward_open(&v->f, v->model, node_queue(n), numeric_mode(node_string(n, "numeric")),
-                           (int)v->tokens.window, e);
-    uint64_t cache = ok ? cache_bytes(v) : 0;
-    ok = ok && (!share || replay_new(&v->replay, v->f.q, cache, e)) && open_ledger(v, e);
+              open_workers(v, e) && open_ledger(v, e);
     if (!ok) {
         evaluator_close(v);
         return false;
     }
     v->lanes = most_lanes(n, &v->tokens);
-    v->pass = (struct pass){.f = &v->f, .tokens = &v->tokens, .teacher = v->teacher, .weights = {load, v},
-        .replay = v->replay, .keep_every = keep_every(v, cache), .share = share, .node = n};
     *out = v;
     return true;
+}
+
+static void tell_weights(const struct evaluator *v)
+{
+    uint64_t brought = 0, read = 0;
+    char a[16], b[16];
+    for (int i = 0; i < v->n_workers; i++) {
+        uint64_t all, some;
+        if (!v->workers[i].resident)
+            return;
+        resident_traffic(v->workers[i].resident, &all, &some);
+        brought += all;
+        read += some;
+    }
+    node_stat(v->n, "weights_brought", (double)brought, "byte");
+    node_log(v->n, "%s of packed weights went to the device, %s of them from the store", str_size(brought, a),
+             str_size(read, b));
 }
 
 static void tell_stats(const struct evaluator *v)
 {
     static const char *const phase[] = {"seconds_weights", "seconds_layers", "seconds_teacher_head", "seconds_head",
                                         "seconds_kl"};
-    const struct pass *p = &v->pass;
+    uint64_t forwards = 0, naive = 0;
+    double seconds[5] = {0};
+    for (int i = 0; i < v->n_workers; i++) {
+        forwards += v->workers[i].pass.layer_forwards;
+        naive += v->workers[i].pass.layer_forwards_naive;
+        for (int p = 0; p < 5; p++)
+            seconds[p] += v->workers[i].pass.seconds[p];
+    }
     node_stat(v->n, "rows_measured", (double)v->rows_measured, "row");
     node_stat(v->n, "rows_reused", (double)v->rows_reused, "row");
-    node_stat(v->n, "layer_forwards", (double)p->layer_forwards, "layer");
-    node_stat(v->n, "layer_forwards_saved", (double)(p->layer_forwards_naive - p->layer_forwards), "layer");
+    node_stat(v->n, "layer_forwards", (double)forwards, "layer");
+    node_stat(v->n, "layer_forwards_saved", (double)(naive - forwards), "layer");
     for (int i = 0; i < 5; i++)
-        node_stat(v->n, phase[i], p->seconds[i], "s");
+        node_stat(v->n, phase[i], seconds[i], "s");
     node_log(v->n, "%llu rows measured, %llu found in the ledger; %llu layer-forwards, %llu saved by shared prefixes "
              "(%.1f times fewer) [%s]", (unsigned long long)v->rows_measured, (unsigned long long)v->rows_reused,
-             (unsigned long long)p->layer_forwards, (unsigned long long)(p->layer_forwards_naive - p->layer_forwards),
-             p->layer_forwards ? (double)p->layer_forwards_naive / (double)p->layer_forwards : 1.0,
-             node_numerics(v->n));
+             (unsigned long long)forwards, (unsigned long long)(naive - forwards),
+             forwards ? (double)naive / (double)forwards : 1.0, node_numerics(v->n));
+    tell_weights(v);
 }
 
 void evaluator_close(struct evaluator *v)
 {
     if (!v)
         return;
-    if (v->pass.f)
+    if (v->ledger)
         tell_stats(v);
     ledger_close(v->ledger);
-    replay_free(v->replay);
-    forward_close(&v->f);
+    for (int i = 0; v->workers && i < v->n_workers; i++)
+        close_worker(&v->workers[i]);
+    mem_free(v->workers);
     renderings_close(v->renderings);
     menu_fini(&v->menu);
     tokens_fini(&v->tokens);
     mem_free(v->teacher);
-    mem_free(v->slots);
     model_close(v->model);
+    pthread_mutex_destroy(&v->lock);
     mem_free(v);
 }
 
@@ -261,7 +389,7 @@ struct job {
 
 /* The rows of one window, gathered from the pass until its last candidate: one durable write for all. */
 struct gather {
-    struct evaluator *v;
+    struct worker *w;
     const struct job *const *jobs;
     const uint32_t *windows;
     size_t n;
@@ -273,7 +401,7 @@ struct gather {
 static bool take_row(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
 {
     struct gather *g = context;
-    struct evaluator *v = g->v;
+    struct evaluator *v = g->w->v;
     const char *path;
     size_t slots = v->tokens.window - 1, units = (size_t)v->menu.n_units;
     struct ledger_row *out = &g->rows[candidate];
@@ -286,27 +414,31 @@ static bool take_row(void *context, size_t candidate, size_t window, const struc
     memcpy(g->assignments + candidate * units, g->jobs[candidate]->assignment, units);
     if (candidate + 1 < g->n)
         return true;
+    pthread_mutex_lock(&v->lock);
     /* A model file that changed meanwhile must not leave rows under the old key. */
-    if (!node_input_path(v->n, "model", 0, "path", &path, e) ||
-        !ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e))
-        return false;
-    v->rows_measured += g->n;
-    v->rows_done += g->n;
-    node_progress(v->n, (double)v->rows_done, (double)v->rows_wanted, "row");
-    return true;
+    bool ok = node_input_path(v->n, "model", 0, "path", &path, e) &&
+              ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e);
+    if (ok) {
+        v->rows_measured += g->n;
+        v->rows_done += g->n;
+        node_progress(v->n, (double)v->rows_done, (double)v->rows_wanted, "row");
+    }
+    pthread_mutex_unlock(&v->lock);
+    return ok;
 }
 
 /* One pass: all of `jobs` on all of `windows`. */
-static bool measure_rows(struct evaluator *v, const struct job *const *jobs, size_t n, const uint32_t *windows,
+static bool measure_rows(struct worker *w, const struct job *const *jobs, size_t n, const uint32_t *windows,
                          size_t n_windows, struct err *e)
 {
-    struct gather g = {.v = v, .jobs = jobs, .windows = windows, .n = n};
+    struct evaluator *v = w->v;
+    struct gather g = {.w = w, .jobs = jobs, .windows = windows, .n = n};
     const uint8_t **assignments = NULL;
     bool ok = mem_new(&g.rows, n, e) && mem_new(&g.slots, n * (v->tokens.window - 1), e) &&
               mem_new(&g.assignments, n * (size_t)v->menu.n_units, e) && mem_new(&assignments, n, e);
     for (size_t i = 0; ok && i < n; i++)
         assignments[i] = jobs[i]->assignment;
-    ok = ok && pass_run(&v->pass, assignments, n, windows, n_windows, take_row, &g, e);
+    ok = ok && pass_run(&w->pass, assignments, n, windows, n_windows, take_row, &g, e);
     mem_free(g.rows);
     mem_free(g.slots);
     mem_free(g.assignments);
@@ -315,39 +447,69 @@ static bool measure_rows(struct evaluator *v, const struct job *const *jobs, siz
 }
 
 /* Is the row there, and whole? The ledger looks at the disk; one that it cannot read any more is measured again. */
-static bool has_row(struct evaluator *v, const struct job *j, uint32_t window)
+static bool has_row(struct worker *w, const struct job *j, uint32_t window)
 {
     struct ledger_row row;
-    return ledger_find(v->ledger, j->digest, window, &row, v->slots);
+    pthread_mutex_lock(&w->v->lock);
+    bool found = ledger_find(w->v->ledger, j->digest, window, &row, w->slots);
+    pthread_mutex_unlock(&w->v->lock);
+    return found;
 }
 
 /* A batch of lanes over one group of windows: those that lack every window go in one pass; those that were interrupted
  * in the middle, window by window. So no row that is there is computed again. */
-static bool measure_group(struct evaluator *v, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
+static bool measure_group(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
                           const struct job **chosen, struct err *e)
 {
     uint32_t windows[PASS_POSITIONS / 2];
     size_t whole = 0;
-    for (uint32_t w = 0; w < count; w++)
-        windows[w] = first + w;
+    for (uint32_t i = 0; i < count; i++)
+        windows[i] = first + i;
     for (size_t i = 0; i < n; i++) {
         uint32_t missing = 0;
-        for (uint32_t w = 0; w < count; w++)
-            missing += !has_row(v, &jobs[i], first + w);
+        for (uint32_t k = 0; k < count; k++)
+            missing += !has_row(w, &jobs[i], first + k);
         if (missing == count)
             chosen[whole++] = &jobs[i];
     }
-    if (whole && !measure_rows(v, chosen, whole, windows, count, e))
+    if (whole && !measure_rows(w, chosen, whole, windows, count, e))
         return false;
-    for (uint32_t w = 0; w < count; w++) {
+    for (uint32_t k = 0; k < count; k++) {
         size_t some = 0;
         for (size_t i = 0; i < n; i++)
-            if (!has_row(v, &jobs[i], first + w))
+            if (!has_row(w, &jobs[i], first + k))
                 chosen[some++] = &jobs[i];
-        if (some && !measure_rows(v, chosen, some, windows + w, 1, e))
+        if (some && !measure_rows(w, chosen, some, windows + k, 1, e))
             return false;
     }
     return true;
+}
+
+/* The same on a device that may turn out to be too small: then what only saves work is let go of, and the rows that are
+ * still missing are measured by fewer windows and lanes at a time, from then on. They are the same rows. */
+static bool measure_fitting(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
+                            const struct job **chosen, struct err *e)
+{
+    char size[24];
+    if (measure_group(w, jobs, n, first, count, chosen, e))
+        return true;
+    if (!w->resident || e->code != ERR_RESOURCE || w->positions <= w->v->tokens.window)
+        return false;
+    w->positions /= 2;
+    snprintf(size, sizeof size, "%zu", w->positions);
+    node_log(w->v->n, "%s; goes on with %s positions at a time", e->text, size);
+    if (w->replay)
+        replay_drop(w->replay);
+    resident_shrink(w->resident);
+    uint32_t half = count / 2;
+    size_t left = n / 2;
+    if (half > 0)
+        return measure_fitting(w, jobs, n, first, half, chosen, e) &&
+               measure_fitting(w, jobs, n, first + half, count - half, chosen, e);
+    if (left > 0)
+        return measure_fitting(w, jobs, left, first, count, chosen, e) &&
+               measure_fitting(w, jobs + left, n - left, first, count, chosen, e);
+    return measure_fitting(w, jobs, n, first, count, chosen, e);
 }
 
 static int by_assignment(const void *a, const void *b, void *units)
@@ -355,26 +517,68 @@ static int by_assignment(const void *a, const void *b, void *units)
     return memcmp(((const struct job *)a)->assignment, ((const struct job *)b)->assignment, *(const size_t *)units);
 }
 
-/* All windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of neighbours share most. */
-static bool measure_jobs(struct evaluator *v, const struct job *jobs, size_t n, struct err *e)
+static bool others_failed(struct evaluator *v)
 {
+    pthread_mutex_lock(&v->lock);
+    bool failed = v->failed;
+    pthread_mutex_unlock(&v->lock);
+    return failed;
+}
+
+/* One worker's share of all windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of
+ * neighbours share most. With several workers each has windows of its own, for which it alone keeps states; when windows
+ * are few, the batches are dealt out instead. */
+static bool measure_share(struct worker *w, const struct job *jobs, size_t n, struct err *e)
+{
+    const struct evaluator *v = w->v;
     const struct job **chosen;
+    size_t batch = 0, workers = (size_t)v->n_workers;
     if (!mem_new(&chosen, v->lanes, e))
         return false;
-    bool ok = true;
-    for (size_t at = 0; ok && at < n; at += v->lanes) {
+    bool ok = true, by_windows = v->tokens.n >= 2 * workers;
+    for (size_t at = 0; ok && at < n; at += v->lanes, batch++) {
         size_t lanes = n - at < v->lanes ? n - at : v->lanes;
-        uint32_t group = (uint32_t)(PASS_POSITIONS / (lanes * v->tokens.window));
-        group = group ? group : 1;
-        for (uint32_t first = 0; ok && first < v->tokens.n; first += group) {
-            uint32_t count = v->tokens.n - first < group ? v->tokens.n - first : group;
+        uint32_t from = 0, end = v->tokens.n;
+        if (by_windows) {
+            from = (uint32_t)(v->tokens.n * (size_t)w->index / workers);
+            end = (uint32_t)(v->tokens.n * ((size_t)w->index + 1) / workers);
+        } else if (batch % workers != (size_t)w->index) {
+            continue;
+        }
+        for (uint32_t first = from, count; ok && first < end; first += count) {
+            uint32_t group = (uint32_t)(w->positions / (lanes * v->tokens.window));
+            group = group ? group : 1;
+            count = end - first < group ? end - first : group;
             if (node_stopping(v->n))
                 ok = node_stopped(e);
-            ok = ok && measure_group(v, jobs + at, lanes, first, count, chosen, e);
+            ok = ok && !others_failed(w->v) && measure_fitting(w, jobs + at, lanes, first, count, chosen, e);
         }
     }
     mem_free(chosen);
     return ok;
+}
+
+/* All workers at once. The first failure counts, by the workers' order. */
+static bool measure_jobs(struct evaluator *v, const struct job *jobs, size_t n, struct err *e)
+{
+    v->failed = false;
+#pragma omp parallel for num_threads(v->n_workers) schedule(static, 1) if (v->n_workers > 1)
+    for (int i = 0; i < v->n_workers; i++) {
+        struct worker *w = &v->workers[i];
+        w->error = (struct err){0};
+        w->ok = w->q->k->enter(w->q, &w->error) && measure_share(w, jobs, n, &w->error);
+        if (!w->ok) {
+            pthread_mutex_lock(&v->lock);
+            v->failed = true;
+            pthread_mutex_unlock(&v->lock);
+        }
+    }
+    for (int i = 0; i < v->n_workers; i++)
+        if (!v->workers[i].ok && v->workers[i].error.code != ERR_NONE) {
+            *e = v->workers[i].error;
+            return false;
+        }
+    return true;
 }
 
 /* ----------------------------------------------------------------------------------------------- columns from rows */
@@ -440,7 +644,7 @@ bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t fir
         memcpy(jobs[i].digest, digest.bytes, KEY_BYTES);
         uint64_t lacks = 0;
         for (uint32_t w = 0; ok && w < v->tokens.n; w++)
-            lacks += !has_row(v, &jobs[i], w);
+            lacks += !has_row(&v->workers[0], &jobs[i], w);
         for (size_t j = 0; j < missing && lacks; j++) /* an equal one is on the list already */
             if (memcmp(wanted[j].digest, jobs[i].digest, KEY_BYTES) == 0)
                 lacks = 0;
@@ -478,11 +682,16 @@ bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
         return false;
     bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
     if (ok) {
-        const struct dataset *names = object_dataset(node_input(n, "renderings", 0)->object, "formats/name");
+        struct menu menu = {0};
         uint64_t cache = 2 * chain_bytes(m, &tokens);
         cache = !node_bool(n, "replay") ? 0 : cache < REPLAY_BYTES ? cache : REPLAY_BYTES;
-        *out = base_needs(n, m, &tokens, names ? names->shape[0] : 1);
-        needs_tensors(node_kernels(n), out, cache);
+        ok = menu_read(&menu, node_input(n, "renderings", 0)->object, e);
+        if (ok) {
+            *out = base_needs(n, m, &tokens, &menu);
+            needs_tensors(node_kernels(n), out, cache);
+            out->devices = MOST_DEVICES;
+        }
+        menu_fini(&menu);
         tokens_fini(&tokens);
     }
     model_close(m);

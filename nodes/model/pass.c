@@ -255,6 +255,19 @@ static bool fork_lane(struct trie *t, struct lane *lane, int layer, struct err *
     return true;
 }
 
+/* Says which formats `layer` will be asked for, by the candidates that have begun by then. */
+static void tell_ahead(const struct trie *t, int layer)
+{
+    const struct pass_weights *weights = &t->p->weights;
+    uint64_t wanted[LAYER_UNITS] = {0};
+    if (!weights->ahead || layer >= t->p->f->model->config.layers)
+        return;
+    for (size_t i = 0; i < t->n; i++)
+        for (int u = 0; t->start[i] <= layer && u < LAYER_UNITS; u++)
+            wanted[u] |= UINT64_C(1) << t->assignments[t->order[i]][prefix_bytes(layer) + (size_t)u];
+    weights->ahead(weights->context, layer, wanted);
+}
+
 static bool sweep(struct trie *t, struct err *e)
 {
     struct pass *p = t->p;
@@ -264,6 +277,9 @@ static bool sweep(struct trie *t, struct err *e)
             return node_stopped(e);
         if (!arrive(t, layer, e))
             return false;
+        if (layer == 0)
+            tell_ahead(t, 0);
+        tell_ahead(t, layer + 1);
         for (size_t i = 0; i < t->n_lanes; i++)
             if (!fork_lane(t, &t->lanes[i], layer, e))
                 return false;

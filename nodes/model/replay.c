@@ -81,12 +81,18 @@ bool replay_new(struct replay **out, struct queue *q, uint64_t bytes, struct err
     return true;
 }
 
+void replay_drop(struct replay *r)
+{
+    while (r->newest)
+        drop(r, r->newest);
+    r->limit /= 2;
+}
+
 void replay_free(struct replay *r)
 {
     if (!r)
         return;
-    while (r->newest)
-        drop(r, r->newest);
+    replay_drop(r);
     mem_free(r);
 }
 

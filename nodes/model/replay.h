@@ -7,6 +7,8 @@
 /* x [slots, hidden] of (window, prefix) before layer `depth`, borrowed until the next replay_put; NULL if absent.
  * `prefix` holds the formats of all units of layers 0 .. depth-1. */
 const struct tensor *replay_find(struct replay *r, uint32_t window, int depth, const uint8_t *prefix, size_t n);
+/* Let go of all states, and keep half as many bytes from now on. None may be pinned or borrowed. */
+void replay_drop(struct replay *r);
 bool replay_has(struct replay *r, uint32_t window, int depth, const uint8_t *prefix, size_t n);
 /* An entry that is there stays until replay_unpin_all: a pass pins what its lanes will begin from. */
 void replay_pin(struct replay *r, uint32_t window, int depth, const uint8_t *prefix, size_t n);

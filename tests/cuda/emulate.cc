@@ -316,6 +316,17 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
     return answer(cudaSuccess);
 }
 
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned)
+{
+    *p = malloc(bytes);
+    return answer(*p ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeHost(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
     *n = DEVICES;
