@@ -25,6 +25,12 @@ bool kernels_device_open(int index, uint64_t *free_memory, struct err *e)
     return err_set(e, ERR_BUG, "device %d was opened in a build without accelerators", index);
 }
 
+const char *kernels_device_note(int index)
+{
+    (void)index;
+    return "";
+}
+
 const char *kernels_build(void) { return "no CUDA (built without nvcc)"; }
 #endif
 

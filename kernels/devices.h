@@ -21,6 +21,10 @@ const struct device *kernels_devices(size_t *n, const char **why);
  * again only asks for the memory. */
 bool kernels_device_open(int index, uint64_t *free_memory, struct err *e) ERR_CHECK;
 
+/* What the self-test of an opened device has found that a user should know though the device can be used: "cuda:0: no
+ * native fp8 products: ...", one line each, "" for nothing. */
+const char *kernels_device_note(int index);
+
 /* A queue whose host work uses `threads` threads: on the device with that index, or on the CPU (TENSOR_HOST). `k` is the
  * device's table, or a CPU one. */
 bool kernels_queue_new(struct queue **out, const struct kernels *k, int device, int threads, struct err *e) ERR_CHECK;

@@ -36,6 +36,10 @@ enum act_rule {
 
 #define ACT_NVFP4_BLOCK 16
 
+/* Error bounds of products in the hardware's own formats, which it sums with fewer bits than f32 has (native_matmul). */
+#define NATIVE_ERROR_FP8 0x1p-10
+#define NATIVE_ERROR_NVFP4 0x1p-12
+
 /* Attention over one packed activation: row t of `qkv` is [q heads | k heads | v heads], each head `head_dim` wide. */
 struct attention_shape {
     int heads, kv_heads, head_dim;
@@ -124,10 +128,20 @@ struct packed_matrix {
     struct tensor part[4]; /* those that it has, from the first on */
 };
 
+/* The same on a device, as its hardware multiplies it: the codes as they are stored, and scales in the order in which the
+ * device reads them. Made by native_new; the layout is the back end's own. */
+struct native_matrix {
+    enum weight_code code;
+    int64_t n, k;
+    struct tensor codes, scales;
+    float global; /* CODE_NVFP4: the divisor that all its rows share; 0 before the first native_pack */
+};
+
 struct kernels {
     const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
     const char *numeric_fp32; /* what a result's key says of the fp32 mode, e.g. "fp32 cpu" */
     const char *numeric_bf16; /* e.g. "bf16 cpu fma", "bf16 cpu avx512bf16", "bf16 cpu amx" */
+    const char *numeric_native; /* of native_matmul, e.g. "native cuda sm_90 x 132, cublaslt 130002"; NULL on the CPU */
     bool on_device;           /* its tensors are not in host memory, and its entries may return before they are done */
     /* What keeps it at full speed with activations near its caches: rows that go through a layer at a time, and the rows
      * and columns of a tile of logits. The last decides bits (kl_tile). */
@@ -182,9 +196,39 @@ struct kernels {
      * of the vocabulary). */
     bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                         struct tensor *y, struct err *e);
+    /* -- products in the hardware's own low-precision formats; all NULL on the CPU -- */
+    /* Does this device multiply an [n,k] matrix of that code natively with inputs of that rule: FP8 with ACT_FP8_TOKEN
+     * from compute capability 8.9, NVFP4 with ACT_NVFP4 from 10.0? False, too, before the device is opened, where its
+     * self-test did not agree (kernels_device_note), and for a shape that the library has no algorithm for. The answer
+     * for a table is the same on all its devices once all have been opened. */
+    bool (*native_fits)(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k);
+    /* Bytes that native_new takes. */
+    size_t (*native_bytes)(enum weight_code code, int64_t n, int64_t k);
+    /* A matrix whose rows are all zero, and which owns its memory. On failure *out is untouched. */
+    bool (*native_new)(struct queue *q, enum weight_code code, int64_t n, int64_t k, struct native_matrix *out,
+                       struct err *e);
+    void (*native_free)(struct queue *q, struct native_matrix *w); /* a zeroed one is fine; clears it */
+    /* Rows [first, first + w->n) of `out` = w; any first. ERR_INPUT when rows of another global scale are there already:
+     * the device has one for a whole product. Waits for the queue with CODE_NVFP4. */
+    bool (*native_pack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct native_matrix *out,
+                        struct err *e);
+    /* y[t][n] = sum_k q(x)[t][k] * w[n][k], q the rule that belongs to the code, with the codes of fake_quantize (x
+     * rounded to bf16 before in mode DTYPE_BF16); x [T,K], y [T,N] f32. `scale` is the global scale of ACT_NVFP4, 0
+     * otherwise. Against the exact sum an element is off by at most NATIVE_ERROR_* of sum_k |q(x) w| for numbers of
+     * mixed signs; what is not finite in x makes its row NaN. */
+    bool (*native_matmul)(struct queue *q, const struct tensor *x, float scale, enum dtype mode,
+                          const struct native_matrix *w, struct tensor *y, struct err *e);
+
     /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h
      * [K,K] f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
     bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
+
+    /* In place: the lower triangle of a symmetric positive definite a [K,K] f64 becomes its Cholesky factor L, a = L L^T.
+     * What is above the diagonal is not read, and undefined afterwards. Not positive definite is ERR_NUMERIC with the
+     * order of the first leading minor that is not. CPU: element (i, j) is a[i][j] less the products L[i][k] L[j][k] in
+     * one chain of fused multiply-adds over ascending k < j, divided by L[j][j] (for i = j: its square root), so equal
+     * bits in all variants. CUDA: cuSOLVER's, loaded when it is first called; ERR_DEVICE where it is not installed. */
+    bool (*cholesky)(struct queue *q, struct tensor *a, struct err *e);
 
     /* *square += sum of d^2 and, unless y is NULL, *energy += sum of d y, in f64; d, y [n,k] f32. Sums over k, then over
      * rows in order. */

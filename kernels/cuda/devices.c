@@ -128,6 +128,12 @@ const struct device *kernels_devices(size_t *n, const char **why)
     return devices;
 }
 
+const char *kernels_device_note(int index)
+{
+    (void)index;
+    return "";
+}
+
 const char *kernels_build(void) { return "CUDA " CUDA_BUILD; }
 
 /* ----------------------------------------------------------------------------------------------------------- queues */
