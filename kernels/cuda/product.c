@@ -131,7 +131,8 @@ static bool product(struct queue *q, const struct tensor *x, const struct tensor
         float *out = (float *)y->data + at * n, *whole = given < rows ? (float *)c->y.data : out;
         if (!cuda_ok(q, launch_rows(cuda_launch(q), (const float *)x->data + at * k, given, k, rows, stride,
                                     is_bf16(w), c->x.data), "rows", e) ||
-            !blas_product(c->blas, type, rows, n, stride, c->x.data, panel_row(w, first), whole, e))
+            (!blas_product(c->blas, type, rows, n, stride, c->x.data, panel_row(w, first), whole, e) &&
+             !err_context(e, "cuda:%d", q->device)))
             return false;
         if (given < rows &&
             !cuda_ok(q, cudaMemcpyAsync(out, whole, (size_t)(given * n) * sizeof *out, cudaMemcpyDeviceToDevice,

@@ -6,6 +6,21 @@
 
 #include "engine/base/str.h"
 
+static struct {
+    struct queue *devices[4];
+    int n;
+    uint64_t memory;
+} place;
+
+void fake_node_place(struct queue *const *devices, int n, uint64_t memory)
+{
+    assert_true(n <= (int)COUNT(place.devices));
+    for (int i = 0; i < n; i++)
+        place.devices[i] = devices[i];
+    place.n = n;
+    place.memory = memory;
+}
+
 void fake_node_init(struct node *n, const struct node_class *class, struct store *s, const char *seed)
 {
     struct err e = {0};
@@ -14,6 +29,9 @@ void fake_node_init(struct node *n, const struct node_class *class, struct store
         fail_msg("%s", e.text);
     n->queue = (struct queue){.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
     assert_non_null(n->queue.k);
+    memcpy(n->devices, place.devices, sizeof n->devices);
+    n->n_devices = place.n;
+    n->device_memory = place.memory;
 }
 
 void fake_node_set(struct node *n, const char *param, const char *text)
@@ -257,12 +275,12 @@ bool object_part(struct store *s, struct object *o, const char *part, struct obj
     return true;
 }
 
-const struct kernels *node_kernels(const struct node *n) { return n->queue.k; }
-bool node_on_device(const struct node *n) { (void)n; return false; }
-int node_devices(const struct node *n) { (void)n; return 0; }
-struct queue *node_device_queue(struct node *n, int i) { (void)i; return &n->queue; }
-struct queue *node_queue(struct node *n) { return &n->queue; }
-uint64_t node_device_memory(const struct node *n) { (void)n; return 0; }
+const struct kernels *node_kernels(const struct node *n) { return n->n_devices ? n->devices[0]->k : n->queue.k; }
+bool node_on_device(const struct node *n) { return n->n_devices > 0; }
+int node_devices(const struct node *n) { return n->n_devices; }
+struct queue *node_device_queue(struct node *n, int i) { return n->devices[i]; }
+struct queue *node_queue(struct node *n) { return n->n_devices ? n->devices[0] : &n->queue; }
+uint64_t node_device_memory(const struct node *n) { return n->device_memory; }
 int node_threads(const struct node *n) { return n->threads; }
 uint64_t node_memory(const struct node *n) { (void)n; return 1u << 30; }
 bool node_stopping(const struct node *n)

@@ -36,10 +36,15 @@ struct node {
     } stats[FAKE_MOST];               /* what it told of how the result was made */
     size_t n_stats;
     struct queue queue;
+    struct queue *devices[4];         /* accelerators that it was given; n_devices 0: it computes on the CPU */
+    int n_devices;
+    uint64_t device_memory;
     struct writer *output;
     struct arena arena;
 };
 
+/* From now on fresh nodes are given these accelerators (0: none), which are the caller's. */
+void fake_node_place(struct queue *const *devices, int n, uint64_t memory);
 /* A fresh node of that type; `seed` gives its key. Its output is an empty object. */
 void fake_node_init(struct node *n, const struct node_class *class, struct store *s, const char *seed);
 void fake_node_set(struct node *n, const char *param, const char *text); /* a list is set by several calls */
