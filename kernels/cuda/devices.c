@@ -179,6 +179,7 @@ void cuda_queue_close(struct queue *q)
     if (c->stream) {
         (void)cudaStreamSynchronize(c->stream);
         (void)cudaStreamDestroy(c->stream);
+        (void)cudaGetLastError(); /* who computes next must not find what failed here */
     }
     mem_free(c);
     q->stream = NULL;
