@@ -1,10 +1,10 @@
 /* The KL of whole assignments on a device against the CPU's, through the measuring pass, on a model that ships and the
- * text that it was trained on: how far the two are apart, whether they rank the assignments alike, and that the device's
- * own numbers have one set of bits however they are come by.
+ * text that it was trained on: how far the two are apart, whether they rank the assignments alike, and that the
+ * device's own numbers have one set of bits however they are come by.
  *
  *     test_cuda_parity [--few] [--json]
  *
- * --few: what an emulated device computes within seconds. --json: each figure is a line of JSON, for tools/gpu_check. */
+ * --few: what an emulated device computes in seconds. --json: each figure is a line of JSON, for tools/gpu_check. */
 #include "tests/cuda/pair.h"
 
 #include "nodes/model/documents.h"
@@ -39,7 +39,7 @@ static struct {
     struct rendering *rendering[FORMATS]; /* [matrix] */
 } world;
 
-/* ----------------------------------------------------------------------------------------------------------- figures */
+/* ---------------------------------------------------------------------------------------------------------- figures */
 
 static void figure(const char *what, const char *name, double value, const char *unit, bool ok)
 {
@@ -52,7 +52,7 @@ static void figure(const char *what, const char *name, double value, const char 
         printf("%s: %-64s %12s %s%s\n", what, name, text, unit, ok ? "" : "   NOT OK");
 }
 
-/* -------------------------------------------------------------------------------------------------- what both read */
+/* --------------------------------------------------------------------------------------------------- what both read */
 
 /* The beginnings of the first stories that are long enough: a document a window. */
 static void open_tokens(void)
@@ -165,7 +165,7 @@ static void free_drawn(uint8_t **list)
     mem_free(list);
 }
 
-/* --------------------------------------------------------------------------------------------------- one of two sides */
+/* ------------------------------------------------------------------------------------------------- one of two sides */
 
 /* A processor in a numeric mode, with the teacher's states as it computes them. */
 struct side {
@@ -186,8 +186,8 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
 
 static struct pass pass_of(struct side *s)
 {
-    return (struct pass){.f = &s->f, .tokens = &world.tokens, .teacher = s->teacher, .weights = {load, s},
-                         .share = true};
+    return (struct pass){.f = &s->f, .tokens = &world.tokens, .teacher = s->teacher, .share = true,
+                         .weights = {.load = load, .context = s}};
 }
 
 /* In place: the pass points into it. */
@@ -291,7 +291,7 @@ static void run_cpu(enum dtype mode, uint8_t **list, struct results *r)
     kernels_queue_free(q);
 }
 
-/* ----------------------------------------------------------------------------------------------------- one set of bits */
+/* -------------------------------------------------------------------------------------------------- one set of bits */
 
 /* Rows of every `step`-th candidate of `got` are those of `want`. */
 static bool same_rows(const struct results *want, const struct results *got, size_t step)
@@ -342,8 +342,9 @@ static void check_way(const char *mode, struct side *s, uint8_t **list, const st
     assert_true(same);
 }
 
-/* Rows must not depend on who else is in the call, on the windows of it, on what is replayed, or on the time: candidates
- * of different rounds are compared with each other, and a resumed run goes on with the rows of the one before it. */
+/* Rows must not depend on who else is in the call, on the windows of it, on what is replayed, or on the time:
+ * candidates of different rounds are compared with each other, and a resumed run goes on with the rows of the one
+ * before it. */
 static void check_bits(const char *mode, struct side *s, uint8_t **list, const struct results *want)
 {
     const struct way ways[] = {
@@ -358,7 +359,7 @@ static void check_bits(const char *mode, struct side *s, uint8_t **list, const s
         assert_true(want->row[w].kl_sum == 0.0); /* the teacher itself */
 }
 
-/* ---------------------------------------------------------------------------------------------------------- agreement */
+/* -------------------------------------------------------------------------------------------------------- agreement */
 
 /* Weights only, in fp32: the two sides multiply the same numbers and only add them in other orders. That is a relative
  * 1e-6 of a logit, far below a KL's own size; 1 % of it (and 1e-6 nats, what rounding leaves of a KL near 0) is what
@@ -436,7 +437,7 @@ static void quantized_inputs_in_bf16(void **state)
     struct results fp32, bf16, on_gpu;
     struct pair p = pair_open();
     uint8_t **list = draw(&with_inputs);
-    double squares = 0.0, apart_squares = 0.0, apart = 0.0;
+    double squares = 0.0, apart_squares = 0.0, apart = 0.0, least = INFINITY, most = 0.0;
     results_new(&on_gpu);
     open_side(&gpu, p.gpu, DTYPE_BF16);
     struct pass pass = pass_of(&gpu);
@@ -448,10 +449,14 @@ static void quantized_inputs_in_bf16(void **state)
         squares += noise * noise;
         apart_squares += d * d;
         apart = fmax(apart, fabs(d));
+        least = fmin(least, mean_kl(&bf16, c));
+        most = fmax(most, mean_kl(&bf16, c));
     }
     const char *what = "bf16, all formats";
     double n = (double)(size.candidates - 1), noise = sqrt(squares / n);
     figure(what, "assignments", n, "", true);
+    figure(what, "least KL on the CPU", least, "nats", true);
+    figure(what, "largest KL on the CPU", most, "nats", true);
     figure(what, "noise floor: RMS of KL_cpu_bf16 - KL_cpu_fp32", noise, "nats", noise > 0.0);
     figure(what, "RMS of KL_gpu - KL_cpu", sqrt(apart_squares / n), "nats", true);
     figure(what, "largest |KL_gpu - KL_cpu|", apart, "nats", apart <= 3.0 * noise);
