@@ -1,7 +1,7 @@
 /* How fast the kernels of a CUDA device are, and a whole measuring pass of a 27B model's shapes, as shares of what the
  * device was seen to do in the same run: bf16 products of cuBLASLt on a large square, and a copy within its memory.
  *
- *     bench_cuda [--json] [--tiny]             exits with 77 when there is no device
+ *     bench_cuda [--json] [--tiny]             exits with 77 when there is no device, or too little memory
  *
  * --json: a figure is one line of JSON, with `ok` null where there is no target. --tiny: shapes that an emulated device
  * computes in seconds, which proves that the benchmark runs and says nothing of speed.
@@ -21,6 +21,7 @@
 #include "kernels/cuda/cuda.h"
 
 #define ROUNDS 7
+#define LEAST_MEMORY ((uint64_t)20 << 30) /* about 14 GiB are used at once, and the pool keeps what was freed */
 #define LEAST_SECONDS 0.01 /* of a round: the clock and the wait at its end are then below a percent of it */
 
 static const struct bench_shapes large = {5120, 17408, 151936, 40, 8, 128, 8, 512, 4, 64, 8192, (int64_t)1 << 30};
@@ -304,7 +305,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "skipped: %s\n", why);
         return 77;
     }
-    bench_must(kernels_device_open(d->index, &left, &e) && kernels_queue_new(&b.q, d->kernels, d->index, 1, &e), &e);
+    bench_must(kernels_device_open(d->index, &left, &e), &e);
+    if (!b.tiny && left < LEAST_MEMORY) {
+        fprintf(stderr, "skipped: %.1f GiB are free on %s, and this needs %.0f\n", (double)left * 0x1p-30, d->model,
+                (double)LEAST_MEMORY * 0x1p-30);
+        return 77;
+    }
+    bench_must(kernels_queue_new(&b.q, d->kernels, d->index, 1, &e), &e);
     b.k = d->kernels;
     fprintf(b.json ? stderr : stdout, "%s, %s\n", d->model, d->kernels->numeric_bf16);
     open_bench(&b);
