@@ -180,7 +180,7 @@ static void a_lost_device_is_told_and_what_was_measured_is_kept(void **state)
     uint64_t before = emulate_used();
     forget();
     double kept = 0;
-    for (long launches = 150; launches < 900; launches += 250) {
+    for (long launches = 120; launches < 500; launches += 150) {
         emulate_lose_after(launches);
         bool ok = measure(&plain, &got, &e);
         emulate_lose_after(-1);
