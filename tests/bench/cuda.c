@@ -24,8 +24,12 @@
 #define LEAST_MEMORY ((uint64_t)20 << 30) /* about 14 GiB are used at once, and the pool keeps what was freed */
 #define LEAST_SECONDS 0.01 /* of a round: the clock and the wait at its end are then below a percent of it */
 
-static const struct bench_shapes large = {5120, 17408, 151936, 40, 8, 128, 8, 512, 4, 64, 8192, (int64_t)1 << 30};
-static const struct bench_shapes tiny = {64, 96, 600, 4, 2, 16, 2, 32, 2, 4, 64, 1 << 18};
+static const struct bench_shapes large = {
+    .hidden = 5120, .intermediate = 17408, .vocab = 151936, .heads = 40, .kv_heads = 8, .head_dim = 128,
+    .windows = 8, .window = 512, .layers = 4, .all_layers = 64, .square = 8192, .block = (int64_t)1 << 30};
+static const struct bench_shapes tiny = {
+    .hidden = 64, .intermediate = 96, .vocab = 600, .heads = 4, .kv_heads = 2, .head_dim = 16,
+    .windows = 2, .window = 32, .layers = 2, .all_layers = 4, .square = 64, .block = 1 << 18};
 
 void bench_must(bool ok, const struct err *e)
 {
