@@ -22,6 +22,7 @@ struct queue {
     const struct kernels *k;
     int threads;  /* >= 1 */
     int device;   /* TENSOR_HOST, or the accelerator's index */
+    bool native;  /* its user wants products in the hardware's own formats where they fit (native_fits) */
     void *stream; /* the backend's own */
 };
 

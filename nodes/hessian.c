@@ -154,7 +154,7 @@ static bool run_layer(struct hessian *h, int layer, bool wanted, struct err *e)
         memcpy(h->all_amax + layer * LAYER_UNITS, h->amax, sizeof h->amax);
     }
     for (int u = 0; u < LAYER_UNITS; u++)
-        h->f.q->k->tensor_free(h->f.q, &w[u].panels);
+        unit_weights_free(h->f.q, &w[u]);
     free_moments(h);
     return ok;
 }
@@ -204,7 +204,8 @@ static bool run(struct node *n, struct err *e)
 {
     struct hessian h = {.n = n};
     bool ok = model_open_input(&h.model, n, "model", e) && tokens_read(&h.tokens, node_input(n, "tokens", 0), e) &&
-              forward_open(&h.f, h.model, node_queue(n), numeric_mode(node_string(n, "numeric")), (int)h.tokens.window,
+              forward_open(&h.f, h.model, node_queue(n), numeric_begin(node_queue(n), node_string(n, "numeric")),
+                           (int)h.tokens.window,
                            e) &&
               mem_new(&h.all_amax, (size_t)h.model->n_units, e) && run_layers(&h, e) && publish(&h, e);
     if (h.f.q) {
@@ -220,9 +221,7 @@ static bool run(struct node *n, struct err *e)
 
 static bool numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)e;
-    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
-    return true;
+    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
 static bool needs(struct node *n, struct needs *out, struct err *e)
@@ -271,8 +270,7 @@ const struct node_class node_hessian = {
         {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the calibration windows"},
         {0}},
     .params = (const struct param[]){
-        {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
-         .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
+        NUMERIC_PARAM,
         {0}},
     .accelerator = true,
     .numerics = numerics,

@@ -93,7 +93,8 @@ static bool run(struct node *n, struct err *e)
 {
     struct teacher t = {.n = n};
     bool ok = model_open_input(&t.model, n, "model", e) && tokens_read(&t.tokens, node_input(n, "tokens", 0), e) &&
-              forward_open(&t.f, t.model, node_queue(n), numeric_mode(node_string(n, "numeric")), (int)t.tokens.window,
+              forward_open(&t.f, t.model, node_queue(n), numeric_begin(node_queue(n), node_string(n, "numeric")),
+                           (int)t.tokens.window,
                            e) &&
               mem_raw(&t.states, (size_t)t.tokens.n * t.tokens.window * (size_t)t.model->config.hidden, e) &&
               mem_new(&t.nll, t.tokens.n, e) && compute(&t, e) && publish(&t, e);
@@ -107,9 +108,7 @@ static bool run(struct node *n, struct err *e)
 
 static bool numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)e;
-    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
-    return true;
+    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
 static bool needs(struct node *n, struct needs *out, struct err *e)
@@ -147,8 +146,7 @@ const struct node_class node_teacher = {
         {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the windows"},
         {0}},
     .params = (const struct param[]){
-        {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
-         .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
+        NUMERIC_PARAM,
         {0}},
     .accelerator = true,
     .numerics = numerics,

@@ -213,7 +213,7 @@ static bool check_files(struct node *n, const char *path, struct err *e)
 
 static bool run(struct node *n, struct err *e)
 {
-    struct verify v = {.n = n, .mode = numeric_mode(node_string(n, "numeric"))};
+    struct verify v = {.n = n, .mode = numeric_begin(node_queue(n), node_string(n, "numeric"))};
     const char *path;
     size_t sets = node_inputs(n, "teacher");
     if (sets != node_inputs(n, "tokens"))
@@ -237,9 +237,7 @@ static bool run(struct node *n, struct err *e)
 
 static bool numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)e;
-    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
-    return true;
+    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
 /* Teacher states of the largest set, the states of one group twice, one layer as panels, and the tables. */
@@ -280,8 +278,7 @@ const struct node_class node_verify = {
          "the chosen candidate: its rows must equal the directory's, bit for bit"},
         {0}},
     .params = (const struct param[]){
-        {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32",
-         .choices = (const char *const[]){"fp32", "bf16", NULL}, .help = "arithmetic of the matrix products"},
+        NUMERIC_PARAM,
         {0}},
     .accelerator = true,
     .numerics = numerics,

@@ -61,7 +61,7 @@ struct evaluator {
 /* ---------------------------------------------------------------------------------------------------------- opening */
 
 /* The renderings of a unit, read and packed. */
-static bool load_here(struct worker *w, int unit, const char *name, struct tensor *panels, struct err *e)
+static bool load_here(struct worker *w, int unit, const char *name, struct unit_weights *out, struct err *e)
 {
     struct evaluator *v = w->v;
     const struct unit *u = &v->model->units[unit];
@@ -69,7 +69,7 @@ static bool load_here(struct worker *w, int unit, const char *name, struct tenso
     bool ok = true;
     for (int i = 0; ok && i < u->count; i++)
         ok = renderings_read(v->renderings, u->first + i, name, &r[i], e);
-    ok = ok && weights_pack(w->q, v->model, unit, r, w->f.mode, panels, e);
+    ok = ok && weights_pack(w->q, v->model, unit, r, w->f.mode, out, e);
     for (int i = 0; i < u->count; i++)
         rendering_free(&r[i]);
     return ok;
@@ -85,8 +85,8 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     *out = (struct unit_weights){.act = f->act};
     if (f->static_input_scale)
         out->act_scale = renderings_input_scale(w->v->renderings, unit);
-    bool ok = w->resident ? resident_load(w->resident, unit, format, &out->panels, e)
-                          : load_here(w, unit, name, &out->panels, e);
+    bool ok = w->resident ? resident_load(w->resident, unit, format, out, e)
+                          : load_here(w, unit, name, out, e);
     return ok || err_context(e, "format '%s'", name);
 }
 
@@ -236,7 +236,8 @@ static bool open_worker(struct worker *w, const struct shares *share, struct err
     bool reuse = node_bool(v->n, "replay");
     w->positions = PASS_POSITIONS;
     if (!mem_new(&w->slots, v->tokens.window, e) || !w->q->k->enter(w->q, e) ||
-        !forward_open(&w->f, v->model, w->q, numeric_mode(node_string(v->n, "numeric")), (int)v->tokens.window, e) ||
+        !forward_open(&w->f, v->model, w->q, numeric_begin(w->q, node_string(v->n, "numeric")), (int)v->tokens.window,
+                      e) ||
         (reuse && !replay_new(&w->replay, w->q, share->cache, e)) ||
         (w->q->k->on_device && !open_resident(w, share, e)))
         return false;
@@ -669,9 +670,7 @@ bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t fir
 
 bool evaluator_numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)e;
-    *out = numeric_text(node_kernels(n), numeric_mode(node_string(n, "numeric")));
-    return true;
+    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
 bool evaluator_needs(struct node *n, struct needs *out, struct err *e)

@@ -4,6 +4,7 @@
  * distribution to the teacher's, on the windows of one token set. Candidates go through the model together, layer by
  * layer, as a trie of prefixes (every distinct prefix of formats is computed once), and rows that the ledger has are
  * not computed at all. The numbers of a (candidate, window) have the same bits however they were come by. */
+#include "nodes/model/forward.h"
 #include "nodes/model/model.h"
 #include "nodes/search/candidates.h"
 
@@ -11,16 +12,14 @@ struct evaluator;
 
 /* What of the ports and parameters a measuring node declares: put these in its tables.
  * ports: model (model), renderings (quantize), teacher (teacher), tokens (corpus: one output)
- * params: numeric (fp32|bf16), replay (on|off: outside the key), lanes (most candidates at once) */
+ * params: numeric (fp32|bf16|native), replay (on|off: outside the key), lanes (most candidates at once) */
 #define EVALUATOR_PORTS \
     {"model", (const char *const[]){"model", NULL}, false, false, "the original model"}, \
     {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"}, \
     {"teacher", (const char *const[]){"teacher", NULL}, false, false, "the reference states on the same tokens"}, \
     {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the windows to measure on"}
 #define EVALUATOR_PARAMS \
-    {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32", \
-     .choices = (const char *const[]){"fp32", "bf16", NULL}, \
-     .help = "arithmetic of the matrix products, of teacher and candidate alike"}, \
+    NUMERIC_PARAM, \
     {.name = "replay", .type = PARAM_BOOL, .fallback = "true", .outside_key = true, \
      .help = "share the computation of equal prefixes; off computes every candidate in full (same bits)"}, \
     {.name = "lanes", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 65536, .outside_key = true, \

@@ -12,11 +12,20 @@ enum { WORK_NORM, WORK_QKV, WORK_ATTENTION, WORK_GATE_UP, WORK_PRODUCT, WORK_DEL
 /* Rows of the head that are widened at a time. */
 #define HEAD_BLOCK 4096
 
-enum dtype numeric_mode(const char *name) { return strcmp(name, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32; }
+enum dtype numeric_mode(const char *name) { return strcmp(name, "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16; }
 
-const char *numeric_text(const struct kernels *k, enum dtype mode)
+enum dtype numeric_begin(struct queue *q, const char *name)
 {
-    return mode == DTYPE_BF16 ? k->numeric_bf16 : k->numeric_fp32;
+    q->native = strcmp(name, "native") == 0;
+    return numeric_mode(name);
+}
+
+bool numeric_text(const struct kernels *k, const char *name, const char **out, struct err *e)
+{
+    *out = strcmp(name, "native") == 0 ? k->numeric_native : strcmp(name, "bf16") == 0 ? k->numeric_bf16
+                                                                                       : k->numeric_fp32;
+    return *out || err_set(e, ERR_INPUT, "numeric: native is of accelerators, and this node computes with the kernels "
+                           "%s; use bf16, which rounds the same numbers", k->name);
 }
 
 /* Whole windows. */
@@ -270,6 +279,11 @@ static bool linear(struct forward *f, int unit, const struct unit_weights *w, st
     const struct unit *u = &f->model->units[unit];
     if (observe && !observe(context, u->role, x, e))
         return false;
+    if (w->native.codes.data) { /* quantizes the input itself */
+        if (!k->native_matmul(f->q, x, w->act_scale, f->mode, &w->native, y, e))
+            return err_context(e, "unit '%s'", u->name);
+        return !f->biases[unit].data || k->add_bias(f->q, y, &f->biases[unit], e);
+    }
     if (w->act != ACT_NONE && !k->fake_quantize(f->q, x, w->act, w->act_scale, f->mode, x, e))
         return err_context(e, "unit '%s'", u->name);
     if (!k->matmul(f->q, x, &w->panels, y, e))

@@ -9,9 +9,10 @@
 
 #define LAYER_UNITS 4 /* ROLE_QKV, ROLE_O, ROLE_GATE_UP, ROLE_DOWN, in the order of the forward pass */
 
-/* One unit as the forward pass wants it. */
+/* One unit as the forward pass wants it: panels, or its native form. The queue's; unit_weights_free. */
 struct unit_weights {
-    struct tensor panels; /* [N, K] in the numeric mode */
+    struct tensor panels;        /* [N, K] in the numeric mode */
+    struct native_matrix native; /* where the queue's user wants it and the device has it; then there are no panels */
     enum act_rule act;    /* what happens to its input */
     float act_scale;      /* static global scale of ACT_NVFP4 */
 };
@@ -51,16 +52,28 @@ bool forward_layer(struct forward *f, int layer, const struct unit_weights w[LAY
 /* states = final norm of x; states may be x. */
 bool forward_final(struct forward *f, const struct tensor *x, struct tensor *states, struct err *e) ERR_CHECK;
 
-/* Panels of a unit from the renderings of its matrices (r[0 .. unit->count), rows in order). The result is the caller's
- * (queue's tensor_free). */
+/* The weights of a unit from the renderings of its matrices (r[0 .. unit->count), rows in order, one format). What the
+ * format does to the input is left as it is in *out. */
 bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
-                  struct tensor *panels, struct err *e) ERR_CHECK;
-/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their
- * format's. */
+                  struct unit_weights *out, struct err *e) ERR_CHECK;
+/* The same from packed matrices that are on the queue's accelerator already; `rule` is the format's. */
+bool weights_unpack(struct queue *q, const struct model *m, int unit, const struct packed_matrix *packed,
+                    enum act_rule rule, enum dtype mode, struct unit_weights *out, struct err *e) ERR_CHECK;
+void unit_weights_free(struct queue *q, struct unit_weights *w); /* a zeroed one is fine; clears it */
+static inline bool unit_weights_there(const struct unit_weights *w) { return w->panels.data || w->native.codes.data; }
+/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their format's. */
 bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,
                     struct err *e) ERR_CHECK;
-/* DTYPE_F32 for "fp32", DTYPE_BF16 for "bf16", and the text that goes into keys. */
+/* The parameter `numeric` of every node that computes with a model's weights. */
+#define NUMERIC_PARAM \
+    {.name = "numeric", .type = PARAM_ENUM, .fallback = "fp32", \
+     .choices = (const char *const[]){"fp32", "bf16", "native", NULL}, \
+     .help = "arithmetic of the matrix products, of teacher and candidate alike; native: bf16, and where an " \
+             "accelerator has them products in the formats' own 8 and 4 bits"}
+/* DTYPE_F32 for "fp32", DTYPE_BF16 for the others; numeric_begin also tells the queue whether to use native products. */
 enum dtype numeric_mode(const char *name);
-const char *numeric_text(const struct kernels *k, enum dtype mode);
+enum dtype numeric_begin(struct queue *q, const char *name);
+/* The text that goes into keys. ERR_INPUT when these kernels do not have the mode. */
+bool numeric_text(const struct kernels *k, const char *name, const char **out, struct err *e) ERR_CHECK;
 
 #endif

@@ -24,7 +24,7 @@ struct trie {
     int *start;      /* parallel to order: the layer at which a cached state (or the embedding) lets it begin */
     struct lane *lanes, *next;
     size_t n_lanes, n_next;
-    struct unit_weights weights[LAYER_UNITS][PASS_FORMATS]; /* of the layer in hand; panels.data NULL: not loaded */
+    struct unit_weights weights[LAYER_UNITS][PASS_FORMATS]; /* of the layer in hand, once loaded */
 };
 
 static double now(void)
@@ -92,7 +92,7 @@ static void weights_free(struct trie *t)
 {
     for (int u = 0; u < LAYER_UNITS; u++)
         for (int f = 0; f < PASS_FORMATS; f++)
-            t->p->f->q->k->tensor_free(t->p->f->q, &t->weights[u][f].panels);
+            unit_weights_free(t->p->f->q, &t->weights[u][f]);
 }
 
 static void trie_fini(struct trie *t)
@@ -174,7 +174,7 @@ static bool load_weights(struct trie *t, int layer, const uint8_t *choice, struc
 {
     for (int u = 0; u < LAYER_UNITS; u++) {
         struct unit_weights *w = &t->weights[u][choice[u]];
-        if (!w->panels.data) {
+        if (!unit_weights_there(w)) {
             double from = now();
             if (!t->p->weights.load(t->p->weights.context, layer * LAYER_UNITS + u, choice[u], w, e))
                 return false;

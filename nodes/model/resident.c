@@ -165,30 +165,21 @@ void resident_ahead(struct resident *r, int layer, const uint64_t wanted[LAYER_U
 
 /* ----------------------------------------------------------------------------------------------------- in use */
 
-bool resident_load(struct resident *r, int unit, int format, struct tensor *panels, struct err *e)
+bool resident_load(struct resident *r, int unit, int format, struct unit_weights *out, struct err *e)
 {
-    struct queue *q = r->spec.q;
-    const struct model *m = r->spec.model;
-    const struct unit *u = &m->units[unit];
+    const struct unit *u = &r->spec.model->units[unit];
+    const struct format *f = format_find(r->spec.format_names[format]);
     struct err ignored;
-    struct tensor p = {0};
     /* Only the reader's own layer is its to write; but to bring something here, it must have come to rest. */
     if (u->layer == r->layer || !slot_of(r, unit, format)->is_there)
         (void)!ahead_wait(r->reader, &ignored);
-    if (!bring(r, q, unit, format, e))
+    if (!bring(r, r->spec.q, unit, format, e))
         return err_context(e, "unit '%s'", u->name);
     struct slot *s = slot_of(r, unit, format);
-    bool ok = q->k->panels_new(q, &p, u->n, u->k, r->spec.mode, e);
-    for (int i = 0; ok && i < u->count; i++)
-        ok = q->k->unpack(q, &s->there[i], m->matrices[u->first + i].row, &p, e);
+    bool ok = weights_unpack(r->spec.q, r->spec.model, unit, s->there, f->act, r->spec.mode, out, e);
     if (!s->stays)
-        drop(r, q, unit, format); /* in the order of the stream: after the decoding */
-    if (!ok) {
-        q->k->tensor_free(q, &p);
-        return err_context(e, "unit '%s'", u->name);
-    }
-    *panels = p;
-    return true;
+        drop(r, r->spec.q, unit, format); /* in the order of the stream: after the decoding */
+    return ok;
 }
 
 static void drop_all(struct resident *r)

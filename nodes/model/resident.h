@@ -26,8 +26,8 @@ void resident_free(struct resident *r); /* NULL is fine */
 void resident_sizes(const struct model *m, const char *const *names, int n_formats, uint64_t *all,
                     uint64_t *layer);
 
-/* Panels of `unit` in a format, the caller's. What the format does to the input is not filled in. */
-bool resident_load(struct resident *r, int unit, int format, struct tensor *panels, struct err *e) ERR_CHECK;
+/* Weights of `unit` in a format, the caller's. What the format does to the input is left as it is in *out. */
+bool resident_load(struct resident *r, int unit, int format, struct unit_weights *out, struct err *e) ERR_CHECK;
 /* Begin to bring what the units of `layer` will be asked for: a bit per format. */
 void resident_ahead(struct resident *r, int layer, const uint64_t wanted[LAYER_UNITS]);
 /* The device is full: let go of all that stays there, and keep half as much from now on. */

@@ -1,4 +1,4 @@
-/* From renderings to the panels that the products read. The f32 form of a unit never exists in whole. */
+/* From renderings to what the products read. The f32 form of a unit never exists in whole. */
 #include "nodes/format/packed.h"
 #include "nodes/model/forward.h"
 
@@ -21,25 +21,53 @@ static void decode_rows(const struct model *m, const struct unit *u, const struc
     }
 }
 
-/* On an accelerator: the packed parts go there as they are, and are decoded there. */
-static bool unpack_there(struct queue *q, const struct model *m, const struct unit *u, const struct rendering *r,
-                         enum dtype mode, struct tensor *panels, struct err *e)
+void unit_weights_free(struct queue *q, struct unit_weights *w)
 {
-    struct tensor p = {0};
-    bool ok = q->k->panels_new(q, &p, u->n, u->k, mode, e);
+    q->k->tensor_free(q, &w->panels);
+    if (w->native.codes.data)
+        q->k->native_free(q, &w->native);
+    *w = (struct unit_weights){0};
+}
+
+bool weights_unpack(struct queue *q, const struct model *m, int unit, const struct packed_matrix *packed,
+                    enum act_rule rule, enum dtype mode, struct unit_weights *out, struct err *e)
+{
+    const struct unit *u = &m->units[unit];
+    struct tensor panels = {0};
+    struct native_matrix native = {0};
+    bool is_native = q->native && q->k->native_fits(q, packed[0].code, rule, u->n, u->k);
+    bool ok = is_native ? q->k->native_new(q, packed[0].code, u->n, u->k, &native, e)
+                        : q->k->panels_new(q, &panels, u->n, u->k, mode, e);
     for (int i = 0; ok && i < u->count; i++) {
-        const struct matrix *x = &m->matrices[u->first + i];
-        struct packed_matrix packed = {0};
-        ok = packed_new(q, r[i].format, x->n, x->k, r[i].source, &packed, e) && packed_upload(q, &r[i], &packed, e) &&
-             q->k->unpack(q, &packed, x->row, &p, e);
-        packed_free(q, &packed);
+        int64_t row = m->matrices[u->first + i].row;
+        ok = is_native ? q->k->native_pack(q, &packed[i], row, &native, e)
+                       : q->k->unpack(q, &packed[i], row, &panels, e);
     }
+    out->panels = panels;
+    out->native = native;
     if (!ok) {
-        q->k->tensor_free(q, &p);
+        unit_weights_free(q, out);
         return err_context(e, "unit '%s'", u->name);
     }
-    *panels = p;
     return true;
+}
+
+/* On an accelerator: the packed parts go there as they are. */
+static bool pack_there(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
+                       struct unit_weights *out, struct err *e)
+{
+    const struct unit *u = &m->units[unit];
+    struct packed_matrix packed[4] = {0};
+    bool ok = true;
+    for (int i = 0; ok && i < u->count; i++) {
+        const struct matrix *x = &m->matrices[u->first + i];
+        ok = packed_new(q, r[i].format, x->n, x->k, r[i].source, &packed[i], e) &&
+             packed_upload(q, &r[i], &packed[i], e);
+    }
+    ok = ok && weights_unpack(q, m, unit, packed, r[0].format->act, mode, out, e);
+    for (int i = 0; i < u->count; i++)
+        packed_free(q, &packed[i]);
+    return ok;
 }
 
 /* On the CPU: decoded by rows, and packed block by block. */
@@ -86,10 +114,9 @@ static bool pack_here(struct queue *q, const struct model *m, int unit, const st
 }
 
 bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
-                  struct tensor *panels, struct err *e)
+                  struct unit_weights *out, struct err *e)
 {
-    return q->k->on_device ? unpack_there(q, m, &m->units[unit], r, mode, panels, e)
-                           : pack_here(q, m, unit, r, mode, panels, e);
+    return q->k->on_device ? pack_there(q, m, unit, r, mode, out, e) : pack_here(q, m, unit, r, mode, &out->panels, e);
 }
 
 bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,
@@ -106,7 +133,7 @@ bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype
         out->act = f->act;
         ok = !f->static_input_scale || model_input_scale(m, unit, &out->act_scale, e);
     }
-    ok = ok && weights_pack(q, m, unit, r, mode, &out->panels, e);
+    ok = ok && weights_pack(q, m, unit, r, mode, out, e);
     for (int i = 0; i < u->count; i++)
         rendering_free(&r[i]);
     return ok;

@@ -50,7 +50,7 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     if (format == 0)
         return weights_stored(b->f.q, b->model, unit, b->f.mode, out, e);
     *out = (struct unit_weights){.act = ACT_NONE};
-    return weights_pack(b->f.q, b->model, unit, b->renderings + b->model->units[unit].first, b->f.mode, &out->panels, e);
+    return weights_pack(b->f.q, b->model, unit, b->renderings + b->model->units[unit].first, b->f.mode, out, e);
 }
 
 static bool ignore(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
@@ -204,7 +204,7 @@ static void bench_mode(struct bench *b, int rounds, double *fp32_seconds)
     }
     double seconds = median(pass, rounds);
     printf("%s: full pass with KL of %d tokens %.2f s (%.0f tokens/s), %.3f x the products alone by OpenBLAS (fp32)\n",
-           numeric_text(b->q.k, b->f.mode), ROWS, seconds, ROWS / seconds, median(ratio, rounds));
+           b->f.mode == DTYPE_BF16 ? b->q.k->numeric_bf16 : b->q.k->numeric_fp32, ROWS, seconds, ROWS / seconds, median(ratio, rounds));
     for (int j = 0; j < 5; j++)
         printf("  %-20s %6.2f s  %4.1f %%\n", name[j], phase[j], 100 * phase[j] / seconds);
     if (b->f.mode == DTYPE_F32)

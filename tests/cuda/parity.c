@@ -181,7 +181,7 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     const struct format *f = format_find(format_of[format]);
     *out = (struct unit_weights){.act = f->act, .act_scale = f->static_input_scale ? 2688.0f / 24.0f : 0.0f};
     return weights_pack(s->q, world.model, unit, world.rendering[format] + world.model->units[unit].first, s->f.mode,
-                        &out->panels, e);
+                        out, e);
 }
 
 static struct pass pass_of(struct side *s)

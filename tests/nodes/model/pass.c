@@ -49,7 +49,7 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
         assert_ok(f->encode(w[i], amax, &r[i], e), *e);
     }
     *out = (struct unit_weights){.act = f->act, .act_scale = f->static_input_scale ? 2688.0f / 24.0f : 0};
-    bool ok = weights_pack(&x->q, x->model, unit, r, x->f.mode, &out->panels, e);
+    bool ok = weights_pack(&x->q, x->model, unit, r, x->f.mode, out, e);
     for (int i = 0; i < u->count; i++) {
         rendering_free(&r[i]);
         mem_free(w[i]);
