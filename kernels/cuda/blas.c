@@ -30,7 +30,19 @@ struct blas {
     size_t n_plans;
 };
 
-static const char *const type_names[] = {"fp32", "bf16"};
+/* FP8 has one scale per operand here, which is 1 where none is given. A kernel of ours multiplies by its scales per row
+ * and column instead: the library takes those (OUTER_VEC_32F) on Hopper only, and one way for
+ * all is one thing to test. */
+static const struct {
+    const char *name;
+    cudaDataType_t operand;
+    cublasLtMatmulMatrixScale_t scale;
+} types[] = {
+    [BLAS_F32] = {"fp32", CUDA_R_32F, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
+    [BLAS_BF16] = {"bf16", CUDA_R_16BF, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
+    [BLAS_FP8] = {"fp8", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
+    [BLAS_NVFP4] = {"nvfp4", CUDA_R_4F_E2M1, CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3},
+};
 
 static bool failed(const struct blas *b, cublasStatus_t status, const char *what, struct err *e)
 {
@@ -90,18 +102,45 @@ void blas_free(struct blas *b)
     mem_free(b);
 }
 
+static cublasStatus_t set(const struct blas *b, struct plan *p, cublasLtMatmulDescAttributes_t what, const void *value,
+                          size_t bytes)
+{
+    return b->lt->cublasLtMatmulDescSetAttribute(p->operation, what, value, bytes);
+}
+
+/* Where the blocks' scales are. */
+static cublasStatus_t point(const struct blas *b, struct plan *p, const void *x_scales, const void *w_scales)
+{
+    cublasStatus_t s = set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w_scales, sizeof w_scales);
+    return s != CUBLAS_STATUS_SUCCESS ? s : set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x_scales, sizeof x_scales);
+}
+
+/* What the types below bf16 need beside. The workspace stands for the scales: no choice of an algorithm reads them. */
+static cublasStatus_t describe_narrow(const struct blas *b, struct plan *p)
+{
+    const int32_t mode = types[p->type].scale;
+    const int8_t fast = 0;
+    if (p->type == BLAS_FP8)
+        return set(b, p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast);
+    cublasStatus_t s = set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode);
+    return s == CUBLAS_STATUS_SUCCESS ? point(b, p, b->workspace, b->workspace) : s;
+}
+
 /* What is multiplied, without regard to how. */
 static cublasStatus_t describe(const struct blas *b, struct plan *p)
 {
     const struct cublaslt *lt = b->lt;
-    cudaDataType_t operand = p->type == BLAS_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cudaDataType_t operand = types[p->type].operand;
     cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
     cublasStatus_t s = lt->cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = lt->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                               sizeof transposed);
+        s = set(b, p, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = lt->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain);
+        s = set(b, p, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain);
+    if (s == CUBLAS_STATUS_SUCCESS && p->type >= BLAS_FP8)
+        s = describe_narrow(b, p);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = lt->cublasLtMatrixLayoutCreate(&p->w, operand, (uint64_t)p->k, (uint64_t)p->n, p->k);
     if (s == CUBLAS_STATUS_SUCCESS)
@@ -160,7 +199,7 @@ static bool choose(const struct blas *b, struct plan *p, struct err *e)
             return true;
     }
     return err_set(e, ERR_DEVICE, "cuBLASLt: no algorithm without a split sum for %s %lldx%lldx%lld",
-                   type_names[p->type], (long long)p->rows, (long long)p->n, (long long)p->k);
+                   types[p->type].name, (long long)p->rows, (long long)p->n, (long long)p->k);
 }
 
 static bool add_plan(struct blas *b, const struct plan *shape, struct err *e)
@@ -178,19 +217,36 @@ static bool add_plan(struct blas *b, const struct plan *shape, struct err *e)
     return true;
 }
 
-bool blas_product(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, const void *x, const void *w,
-                  float *y, struct err *e)
+/* The plan of a shape, made where it is new; NULL when that fails. */
+static struct plan *plan_of(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, struct err *e)
 {
-    const float one = 1.0f, zero = 0.0f;
     size_t i = 0;
     while (i < b->n_plans && !(b->plans[i].type == type && b->plans[i].rows == rows && b->plans[i].n == n &&
                                b->plans[i].k == k))
         i++;
     if (i == b->n_plans && !add_plan(b, &(struct plan){.type = type, .rows = rows, .n = n, .k = k}, e))
+        return NULL;
+    return &b->plans[i];
+}
+
+bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k)
+{
+    struct err ignored;
+    return plan_of(b, type, rows, n, k, &ignored) != NULL;
+}
+
+bool blas_product(struct blas *b, const struct blas_call *c, struct err *e)
+{
+    const float alpha = c->alpha != 0.0f ? c->alpha : 1.0f, zero = 0.0f;
+    struct plan *p = plan_of(b, c->type, c->rows, c->n, c->k, e);
+    if (!p)
         return false;
-    const struct plan *p = &b->plans[i];
-    cublasStatus_t s = b->lt->cublasLtMatmul(b->handle, p->operation, &one, w, p->w, x, p->x, &zero, y, p->y, y, p->y,
-                                             &p->algorithm, b->workspace, WORKSPACE, b->stream);
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+    if (c->type == BLAS_NVFP4)
+        s = point(b, p, c->x_scales, c->w_scales);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = b->lt->cublasLtMatmul(b->handle, p->operation, &alpha, c->w, p->w, c->x, p->x, &zero, c->y, p->y, c->y,
+                                  p->y, &p->algorithm, b->workspace, WORKSPACE, b->stream);
     return s == CUBLAS_STATUS_SUCCESS || failed(b, s, "product", e);
 }
 
@@ -202,7 +258,7 @@ const char *blas_text(const struct blas *b, char *out, size_t size)
     for (size_t i = 0; i < b->n_plans && at < size; i++) {
         const struct plan *p = &b->plans[i];
         int n = snprintf(out + at, size - at, "%s%s %lldx%lldx%lld: algorithm %d, tile %d, stages %d", i ? "\n" : "",
-                         type_names[p->type], (long long)p->rows, (long long)p->n, (long long)p->k,
+                         types[p->type].name, (long long)p->rows, (long long)p->n, (long long)p->k,
                          (int)config(b, p, CUBLASLT_ALGO_CONFIG_ID), (int)config(b, p, CUBLASLT_ALGO_CONFIG_TILE_ID),
                          (int)config(b, p, CUBLASLT_ALGO_CONFIG_STAGES_ID));
         at += n > 0 ? (size_t)n : 0;

@@ -13,16 +13,27 @@ struct blas;
 enum blas_type {
     BLAS_F32,  /* operands and sums in f32, no tf32 */
     BLAS_BF16, /* operands in bf16, sums in f32 */
+    BLAS_FP8,  /* operands in E4M3 without scales; the device decides how exactly it sums them */
+    BLAS_NVFP4 /* operands in E2M1, two a byte, each with E4M3 scales per 16 in the order of scales.h; likewise */
 };
 
 /* On the current device. `stream` is where the products run. */
 bool blas_new(struct blas **out, cudaStream_t stream, struct err *e) ERR_CHECK;
 void blas_free(struct blas *b); /* NULL is fine */
 
-/* y [rows, n] f32 = x [rows, k] w^T, w [n, k]; row-major without gaps, on the device, aligned to 16 bytes; k a multiple
- * of 16. */
-bool blas_product(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, const void *x, const void *w,
-                  float *y, struct err *e) ERR_CHECK;
+/* y [rows, n] f32 = alpha x [rows, k] w^T, w [n, k]; row-major without gaps, on the device, aligned to 16 bytes, and so
+ * must be every row: n a multiple of 4, or of 16 for the formats below bf16; k a multiple of 16, or of 32 for NVFP4. */
+struct blas_call {
+    enum blas_type type;
+    int64_t rows, n, k;
+    const void *x, *w;
+    const void *x_scales, *w_scales; /* of BLAS_NVFP4 */
+    float alpha;                     /* 0: 1 */
+    float *y;
+};
+bool blas_product(struct blas *b, const struct blas_call *c, struct err *e) ERR_CHECK;
+/* Has the library an algorithm for a product of this type and shape? It is kept for the product to come. */
+bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k);
 
 /* One line per shape that was used: "bf16 2048x17408x5120: algorithm 66, tile 20, stages 36", into `out`; returns
  * `out`. */

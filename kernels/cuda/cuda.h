@@ -18,6 +18,7 @@ struct cuda_queue {
     int processors;
     int64_t rows, head_rows;       /* rows of every product, and of every product with a part of the weights */
     struct cuda_room x, y, small;  /* operands of products, results of short ones, and values on their way home */
+    struct cuda_room x_scales;     /* of x where it is codes */
 };
 
 /* The multiple that columns of panels are padded to: blas.h. */
@@ -37,13 +38,20 @@ bool cuda_ok(const struct queue *q, cudaError_t error, const char *what, struct 
 bool cuda_room(struct queue *q, struct cuda_room *room, size_t bytes, struct err *e) ERR_CHECK;
 void cuda_room_free(struct queue *q, struct cuda_room *room);
 
-/* Fills the entries of a table; names and numeric texts are the caller's. memory.c, product.c and entries.c. */
+/* Fills the entries of a table; names and numeric texts are the caller's. */
 void cuda_fill_table(struct kernels *k);
 
 /* devices.c: from and to queue->stream; see kernels_queue_new. */
 bool cuda_queue_open(struct queue *q, struct err *e) ERR_CHECK;
 void cuda_queue_close(struct queue *q);
 bool cuda_twin_new(const struct queue *q, struct queue **out, struct err *e) ERR_CHECK;
+
+/* Has every device of the queue's table that was opened multiplied that code natively, and rightly? */
+bool cuda_native_agrees(const struct queue *q, enum weight_code code);
+
+/* native_test.c: compares products of that code with sums in f64 of the numbers that the codes stand for. ERR_DEVICE
+ * says in one line how they differ. */
+bool cuda_native_test(struct queue *q, enum weight_code code, struct err *e) ERR_CHECK;
 
 /* memory.c */
 bool cuda_tensor_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape,
@@ -58,6 +66,8 @@ void cuda_host_free(struct queue *q, void *p);
 bool cuda_enter(struct queue *q, struct err *e) ERR_CHECK;
 
 /* product.c */
+/* The parts that a code has are there in their dtypes and shapes. */
+bool cuda_check_parts(const struct queue *q, const char *name, const struct packed_matrix *w, struct err *e) ERR_CHECK;
 bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode,
                      struct err *e) ERR_CHECK;
 bool cuda_pack(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e) ERR_CHECK;
@@ -69,5 +79,16 @@ bool cuda_matmul(struct queue *q, const struct tensor *x, const struct tensor *w
                  struct err *e) ERR_CHECK;
 bool cuda_matmul_part(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
                       struct err *e) ERR_CHECK;
+
+/* native.c */
+bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k);
+size_t cuda_native_bytes(enum weight_code code, int64_t n, int64_t k);
+bool cuda_native_new(struct queue *q, enum weight_code code, int64_t n, int64_t k, struct native_matrix *out,
+                     struct err *e) ERR_CHECK;
+void cuda_native_free(struct queue *q, struct native_matrix *w);
+bool cuda_native_pack(struct queue *q, const struct packed_matrix *w, int64_t first, struct native_matrix *out,
+                      struct err *e) ERR_CHECK;
+bool cuda_native_matmul(struct queue *q, const struct tensor *x, float scale, enum dtype mode,
+                        const struct native_matrix *w, struct tensor *y, struct err *e) ERR_CHECK;
 
 #endif

@@ -162,6 +162,22 @@ __device__ static inline uint32_t e2m1_code(float x)
     return index | (__float_as_uint(x) >> 28 & 8u);
 }
 
+/* y, but NaN where x is not finite: rounding would hide that. */
+__device__ static inline float nan_unless_finite(float x, float y)
+{
+    return __uint_as_float(__float_as_uint(y) | __float_as_uint(x - x));
+}
+
+/* Rounded to bf16 by its bits alone, as the CPU does it. */
+__device__ static inline float load_mode(float x, int bf16)
+{
+    if (!bf16)
+        return x;
+    uint32_t u = __float_as_uint(x);
+    u = (u + (u >> 16 & 1u) + 0x7fffu) & 0xffff0000u;
+    return nan_unless_finite(x, __uint_as_float(u));
+}
+
 /* e^x with the bits of kernels/cpu/lanes.h: 0 below -87.33, error 1e-7 of its value; x <= 0 or small. */
 __device__ static inline float exp_f32(float x)
 {

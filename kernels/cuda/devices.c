@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,14 +15,25 @@
 #define MOST_DEVICES 16
 #define LEAST_MAJOR 8 /* compute capability 8.0: bf16 products */
 
+/* The table is first: a queue's table is its kind. */
 struct kind {
     struct kernels table;
-    char name[32], fp32[64], bf16[64];
+    char name[32], fp32[64], bf16[64], native[64];
+    atomic_int of_code[CODE_COUNT]; /* what the self-tests found out about native products */
 };
+enum { NATIVE_UNKNOWN, NATIVE_AGREES, NATIVE_DIFFERS };
+
+/* The first compute capability, times ten, that multiplies a code; CODE_PLAIN has no native form. */
+static const struct {
+    enum weight_code code;
+    const char *name;
+    int least;
+} natives[] = {{CODE_FP8, "fp8", 89}, {CODE_NVFP4, "nvfp4", 100}};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct device devices[MOST_DEVICES];
 static struct kind kinds[MOST_DEVICES]; /* of device i, unless an earlier device is like it */
+static char notes[MOST_DEVICES][1200]; /* of device i */
 static size_t n_devices;
 static char reason[256];
 
@@ -50,9 +62,12 @@ static void make_kind(struct kind *kind, const struct device *d)
              blas_version());
     snprintf(kind->bf16, sizeof kind->bf16, "bf16 cuda sm_%d%d x %d, cublaslt %zu", d->major, d->minor, d->processors,
              blas_version());
+    snprintf(kind->native, sizeof kind->native, "native cuda sm_%d%d x %d, cublaslt %zu", d->major, d->minor,
+             d->processors, blas_version());
     kind->table.name = kind->name;
     kind->table.numeric_fp32 = kind->fp32;
     kind->table.numeric_bf16 = kind->bf16;
+    kind->table.numeric_native = kind->native;
 }
 
 static bool alike(const struct device *a, const struct device *b)
@@ -128,12 +143,6 @@ const struct device *kernels_devices(size_t *n, const char **why)
     return devices;
 }
 
-const char *kernels_device_note(int index)
-{
-    (void)index;
-    return "";
-}
-
 const char *kernels_build(void) { return "CUDA " CUDA_BUILD; }
 
 /* ----------------------------------------------------------------------------------------------------------- queues */
@@ -144,6 +153,18 @@ static const struct device *find(int index)
         if (devices[i].index == index)
             return &devices[i];
     return NULL;
+}
+
+const char *kernels_device_note(int index)
+{
+    const struct device *d = find(index);
+    return d ? notes[d - devices] : "";
+}
+
+bool cuda_native_agrees(const struct queue *q, enum weight_code code)
+{
+    const struct kind *kind = (const struct kind *)q->k;
+    return atomic_load(&kind->of_code[code]) == NATIVE_AGREES;
 }
 
 bool cuda_queue_open(struct queue *q, struct err *e)
@@ -175,6 +196,7 @@ void cuda_queue_close(struct queue *q)
     cuda_room_free(q, &c->x);
     cuda_room_free(q, &c->y);
     cuda_room_free(q, &c->small);
+    cuda_room_free(q, &c->x_scales);
     blas_free(c->blas);
     if (c->stream) {
         (void)cudaStreamSynchronize(c->stream);
@@ -289,6 +311,37 @@ static bool test_products(struct queue *q, struct err *e)
     return ok;
 }
 
+/* Adds a line to the device's note. Errors of the device's own begin with its name, which is said once. */
+static void note(const struct device *d, const char *format, const char *text)
+{
+    char name[24], *to = notes[d - devices];
+    size_t at = strlen(to);
+    int n = snprintf(name, sizeof name, "cuda:%d: ", d->index);
+    text += strncmp(text, name, (size_t)n) == 0 ? n : 0;
+    snprintf(to + at, sizeof notes[0] - at, "%s%sno native %s products: %s", at > 0 ? "\n" : "", name, format, text);
+}
+
+/* A native product that does not agree is not used, on any device of the kind; the others are as good without it. */
+static bool test_natives(struct queue *q, const struct device *d, struct err *e)
+{
+    struct kind *kind = (struct kind *)(uintptr_t)d->kernels;
+    for (size_t i = 0; i < sizeof natives / sizeof *natives; i++) {
+        atomic_int *found = &kind->of_code[natives[i].code];
+        int unknown = NATIVE_UNKNOWN;
+        if (d->major * 10 + d->minor < natives[i].least)
+            continue;
+        if (cuda_native_test(q, natives[i].code, e)) {
+            atomic_compare_exchange_strong(found, &unknown, NATIVE_AGREES);
+            continue;
+        }
+        if (e->code == ERR_RESOURCE)
+            return false;
+        atomic_store(found, NATIVE_DIFFERS);
+        note(d, natives[i].name, e->text);
+    }
+    return true;
+}
+
 /* What is freed stays with the pool: a layer's panels come and go thousands of times. */
 static bool keep_pool(const struct queue *q, struct err *e)
 {
@@ -310,7 +363,8 @@ bool kernels_device_open(int index, uint64_t *free_memory, struct err *e)
     pthread_mutex_lock(&lock);
     bool ok = kernels_queue_new(&q, d->kernels, index, 1, e);
     if (ok && !tested[d - devices]) {
-        ok = keep_pool(q, e) && (test_products(q, e) || err_context(e, "cuda:%d", index));
+        ok = keep_pool(q, e) &&
+             ((test_products(q, e) && test_natives(q, d, e)) || err_context(e, "cuda:%d", index));
         tested[d - devices] = ok;
     }
     ok = ok && cuda_ok(q, cudaMemGetInfo(&left, &total), "memory", e);

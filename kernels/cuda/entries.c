@@ -189,6 +189,9 @@ void cuda_fill_table(struct kernels *k)
     k->twin_new = cuda_twin_new, k->twin_free = kernels_queue_free;
     k->panels_new = cuda_panels_new, k->pack = cuda_pack, k->unpack = cuda_unpack, k->encode = cuda_encode;
     k->matmul = cuda_matmul, k->matmul_part = cuda_matmul_part;
+    k->native_fits = cuda_native_fits, k->native_bytes = cuda_native_bytes;
+    k->native_new = cuda_native_new, k->native_free = cuda_native_free;
+    k->native_pack = cuda_native_pack, k->native_matmul = cuda_native_matmul;
     k->gram = cuda_gram, k->energy = cuda_energy;
     k->embed = cuda_embed, k->rmsnorm = cuda_rmsnorm, k->add_rmsnorm = cuda_add_rmsnorm;
     k->add = cuda_add, k->add_bias = cuda_add_bias, k->rope = cuda_rope, k->attention = cuda_attention;

@@ -5,22 +5,6 @@
 #define THREADS 256
 #define BLOCK 16
 
-/* y, but NaN where x is not finite: rounding would hide that. */
-__device__ static inline float nan_unless_finite(float x, float y)
-{
-    return __uint_as_float(__float_as_uint(y) | __float_as_uint(x - x));
-}
-
-/* Rounded to bf16 by its bits alone, as the CPU does it. */
-__device__ static inline float load_mode(float x, int bf16)
-{
-    if (!bf16)
-        return x;
-    uint32_t u = __float_as_uint(x);
-    u = (u + (u >> 16 & 1u) + 0x7fffu) & 0xffff0000u;
-    return nan_unless_finite(x, __uint_as_float(u));
-}
-
 __global__ static void round_all(const float *x, int64_t n, int bf16, float *y)
 {
     for (int64_t i = flat_first(); i < n; i += flat_step())

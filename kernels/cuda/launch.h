@@ -82,6 +82,20 @@ cudaError_t launch_encode_fp8(struct launch l, const float *w, int64_t n, int64_
 cudaError_t launch_encode_nvfp4(struct launch l, const float *w, int64_t n, int64_t k, float global, uint8_t *packed,
                                 uint8_t *scale, float *d);
 
+/* -- native.cu: operands of products in the hardware's own formats, with the codes of fake_quantize.cu ------------- */
+/* Rows [0, given) of x [given, k] as codes [rows, stride] and a scale per row; zeros past the given rows and past k. */
+cudaError_t launch_fp8_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
+                             int bf16, uint8_t *codes, float *scales);
+/* The same with two codes a byte, [rows, stride / 2], and scales per 16 in the order of scales.h for all its tiles. */
+cudaError_t launch_nvfp4_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
+                               float global, int bf16, uint8_t *codes, uint8_t *scales);
+/* scales [n, columns] as stored, to rows [first, first + n) of the order of scales.h, `stride` columns a row. */
+cudaError_t launch_place_scales(struct launch l, const uint8_t *scales, int64_t n, int64_t columns, int64_t first,
+                                int64_t stride, uint8_t *out);
+/* y [rows, n] = sums [rows, stride] times a factor per row and one per column. */
+cudaError_t launch_scale_sums(struct launch l, const float *sums, int64_t rows, int64_t n, int64_t stride,
+                              const float *of_row, const float *of_column, float *y);
+
 #ifdef __cplusplus
 }
 #endif

@@ -53,7 +53,7 @@ static enum plain plain_of(enum dtype t)
     return t == DTYPE_F32 ? PLAIN_F32 : t == DTYPE_BF16 ? PLAIN_BF16 : PLAIN_F16;
 }
 
-static bool check_parts(struct queue *q, const char *name, const struct packed_matrix *w, struct err *e)
+bool cuda_check_parts(const struct queue *q, const char *name, const struct packed_matrix *w, struct err *e)
 {
     const struct tensor *p = w->part;
     switch (w->code) {
@@ -75,7 +75,7 @@ static bool check_parts(struct queue *q, const char *name, const struct packed_m
 
 bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels, struct err *e)
 {
-    if (!check_parts(q, "unpack", w, e) || !check_rows(q, "unpack", panels, first, w->n, w->k, e))
+    if (!cuda_check_parts(q, "unpack", w, e) || !check_rows(q, "unpack", panels, first, w->n, w->k, e))
         return false;
     struct launch l = cuda_launch(q);
     int64_t stride = cuda_stride(w->k);
@@ -102,7 +102,7 @@ static float global_scale(float amax)
 bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
                  struct err *e)
 {
-    if (!shape_matrix(q, "encode", "w", w, DTYPE_F32, out->n, out->k, e) || !check_parts(q, "encode", out, e) ||
+    if (!shape_matrix(q, "encode", "w", w, DTYPE_F32, out->n, out->k, e) || !cuda_check_parts(q, "encode", out, e) ||
         !shape_matrix(q, "encode", "d", d, DTYPE_F32, out->n, out->k, e))
         return false;
     struct launch l = cuda_launch(q);
@@ -131,7 +131,8 @@ static bool product(struct queue *q, const struct tensor *x, const struct tensor
         float *out = (float *)y->data + at * n, *whole = given < rows ? (float *)c->y.data : out;
         if (!cuda_ok(q, launch_rows(cuda_launch(q), (const float *)x->data + at * k, given, k, rows, stride,
                                     is_bf16(w), c->x.data), "rows", e) ||
-            (!blas_product(c->blas, type, rows, n, stride, c->x.data, panel_row(w, first), whole, e) &&
+            (!blas_product(c->blas, &(struct blas_call){.type = type, .rows = rows, .n = n, .k = stride, .x = c->x.data,
+                                                        .w = panel_row(w, first), .y = whole}, e) &&
              !err_context(e, "cuda:%d", q->device)))
             return false;
         if (given < rows &&

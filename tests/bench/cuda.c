@@ -244,8 +244,9 @@ static void run_square(struct bench *b, void *context, int turn)
     int64_t n = b->s.square;
     struct tensor y = bench_view(b, BLOCK_Y, turn, n, n);
     (void)context;
-    bench_must(blas_product(cuda_queue(b->q)->blas, BLAS_BF16, n, n, n, b->square[turn % 2].data,
-                            b->square[(turn + 1) % 2].data, y.data, &e), &e);
+    const struct blas_call call = {.type = BLAS_BF16, .rows = n, .n = n, .k = n, .x = b->square[turn % 2].data,
+                                   .w = b->square[(turn + 1) % 2].data, .y = y.data};
+    bench_must(blas_product(cuda_queue(b->q)->blas, &call, &e), &e);
 }
 
 static void run_copy(struct bench *b, void *context, int turn)

@@ -268,6 +268,15 @@ bool emulate_tick(void)
     return lost;
 }
 
+int emulate_capability(void)
+{
+    int major = 9, minor = 0;
+    const char *text = getenv("EMULATE_CAPABILITY");
+    if (text && sscanf(text, "%d.%d", &major, &minor) != 2)
+        abort();
+    return major * 10 + minor;
+}
+
 static cudaError_t answer(cudaError_t e)
 {
     if (e == cudaSuccess && lost)
@@ -310,6 +319,16 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     return answer(cudaSuccess);
 }
 
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind, cudaStream_t)
+{
+    if (width > to_pitch || width > from_pitch)
+        return answer(cudaErrorInvalidPitchValue);
+    for (size_t i = 0; i < height; i++)
+        memmove((char *)to + i * to_pitch, (const char *)from + i * from_pitch, width);
+    return answer(cudaSuccess);
+}
+
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
     memset(p, value, bytes);
@@ -337,7 +356,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int index)
 {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated device %d", index);
-    p->major = 9;
+    p->major = emulate_capability() / 10;
+    p->minor = emulate_capability() % 10;
     p->multiProcessorCount = 2;
     p->totalGlobalMem = (size_t)8 << 30;
     return cudaSuccess;
