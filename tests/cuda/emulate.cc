@@ -53,6 +53,20 @@ struct scheduler {
 };
 static thread_local struct scheduler *self;
 
+/* Threads come and go with the queues that launch from them; what they needed goes with them. */
+struct end_of_thread {
+    ~end_of_thread()
+    {
+        for (unsigned i = 0; self && i < MOST_THREADS; i++)
+            free(self->all[i].stack);
+        free(self);
+        free(dynamic);
+        self = NULL;
+        dynamic = NULL;
+    }
+};
+static thread_local struct end_of_thread cleaner;
+
 static void fail(const char *what)
 {
     fprintf(stderr, "emulated CUDA: %s (block %u,%u thread %u)\n", what, block.x, block.y, thread.x);
@@ -212,8 +226,10 @@ void run(dim3 grid, dim3 size, size_t bytes, bool waits, void (*call)(void *), v
     int64_t total = (int64_t)grid.x * grid.y * grid.z;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t b = 0; b < total; b++) {
-        if (!self)
+        if (!self) {
             self = (struct scheduler *)calloc(1, sizeof *self);
+            (void)&cleaner; /* makes it, and so its end */
+        }
         if (!dynamic)
             dynamic = aligned_alloc(64, (size_t)128 << 10);
         self->count = size.x;
