@@ -56,10 +56,11 @@ extern const struct command command_run, command_plan, command_status, command_e
     {"--store", "DIR", false, "where results are kept (default: as last time, then RUN/store); runs may share one"}, \
     {"--set", "NAME=VALUE", true, "a graph parameter, or nodes.<node>.with.<parameter>"}, \
     {"--variant", "NAME", false, "a variant of the graph"}
+#define CLI_DEVICE_OPTION {"--device", "DEVICE", false, "auto, cpu, cuda or cuda:N"}
 #define CLI_RUN_OPTIONS \
     CLI_GRAPH_OPTIONS, \
     {"--target", "NODE", true, "make this node and what it needs (default: all that nobody reads)"}, \
-    {"--device", "DEVICE", false, "auto, cpu, cuda or cuda:N"}, \
+    CLI_DEVICE_OPTION, \
     {"--jobs", "N", false, "most nodes at once (default: the number of cores)"}, \
     {"--threads", "N", false, "cores to use (default: all)"}, \
     {"--memory", "SIZE", false, "memory that running nodes may use together (default: nine tenths of the machine's)"}
