@@ -30,6 +30,14 @@ static inline unsigned flat_blocks(struct launch l, int64_t n, int threads)
     return (unsigned)(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
+/* The same for rows: a block takes some in turn, its threads their columns, so that no index needs a division. */
+static inline unsigned row_blocks(struct launch l, int64_t rows)
+{
+    int64_t most = (int64_t)l.processors * 32;
+    return (unsigned)(rows < 1 ? 1 : rows < most ? rows : most);
+}
+static inline int row_threads(int64_t columns) { return columns > 128 ? 256 : columns > 32 ? 128 : 32; }
+
 /* Indices of a flat kernel's thread: for (int64_t i = flat_first(); i < n; i += flat_step()). */
 __device__ static inline int64_t flat_first() { return (int64_t)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ static inline int64_t flat_step() { return (int64_t)gridDim.x * blockDim.x; }
@@ -105,6 +113,15 @@ __device__ static inline float from_f16(uint16_t x)
     return __uint_as_float(sign | __float_as_uint(small));
 }
 
+/* Element i of a table in a dtype of PLAIN_*. */
+__device__ static inline float plain_value(const void *p, enum plain type, int64_t i)
+{
+    if (type == PLAIN_F32)
+        return ((const float *)p)[i];
+    uint16_t half = ((const uint16_t *)p)[i];
+    return type == PLAIN_BF16 ? from_bf16(half) : from_f16(half);
+}
+
 /* Stores value i of a row of panels. */
 __device__ static inline void store_as(void *row, int64_t i, float x, int bf16)
 {
@@ -112,6 +129,15 @@ __device__ static inline void store_as(void *row, int64_t i, float x, int bf16)
         ((uint16_t *)row)[i] = to_bf16(x);
     else
         ((float *)row)[i] = x;
+}
+
+/* Values 4 i to 4 i + 3 of a row that is aligned for four. */
+__device__ static inline void store_four(void *row, int64_t i, float4 x, int bf16)
+{
+    if (bf16)
+        ((ushort4 *)row)[i] = make_ushort4(to_bf16(x.x), to_bf16(x.y), to_bf16(x.z), to_bf16(x.w));
+    else
+        ((float4 *)row)[i] = x;
 }
 
 /* x rounded to a float format of few bits, as kernels/cpu/fake_quantize.c does it: to a multiple of the last place of

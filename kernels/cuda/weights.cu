@@ -5,74 +5,96 @@
 #define THREADS 256
 #define BLOCK 16
 
-__global__ static void unpack_plain(const void *w, enum plain type, int64_t total, int64_t k, int64_t stride, int bf16,
+/* A row of panels, [stride] in f32 or bf16. */
+__device__ static inline void *panel(void *panels, int64_t row, int64_t stride, int bf16)
+{
+    return (char *)panels + row * stride * (bf16 ? 2 : 4);
+}
+
+__global__ static void unpack_plain(const void *w, enum plain type, int64_t n, int64_t k, int64_t stride, int bf16,
                                     void *panels)
 {
-    for (int64_t i = flat_first(); i < total; i += flat_step()) {
-        int64_t row = i / stride, column = i % stride;
-        float x = 0.0f;
-        if (column < k) {
-            if (type == PLAIN_F32)
-                x = ((const float *)w)[row * k + column];
-            else if (type == PLAIN_BF16)
-                x = from_bf16(((const uint16_t *)w)[row * k + column]);
-            else
-                x = from_f16(((const uint16_t *)w)[row * k + column]);
-        }
-        store_as(panels, i, x, bf16);
-    }
+    for (int64_t r = blockIdx.x; r < n; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
+            store_as(panel(panels, r, stride, bf16), i, i < k ? plain_value(w, type, r * k + i) : 0.0f, bf16);
+}
+
+/* Without padding, bf16 in bf16 panels is a copy, sixteen bytes at a time. */
+__global__ static void copy_sixteens(const uint4 *w, int64_t total, uint4 *panels)
+{
+    for (int64_t i = flat_first(); i < total; i += flat_step())
+        panels[i] = w[i];
 }
 
 cudaError_t launch_unpack_plain(struct launch l, const void *w, enum plain type, int64_t n, int64_t k, int64_t stride,
                                 int bf16, void *panels)
 {
-    LAUNCH_FLAT(unpack_plain, flat_blocks(l, n * stride, THREADS), THREADS, l, w, type, n * stride, k, stride, bf16,
-                panels);
+    if (k == stride && bf16 && type == PLAIN_BF16)
+        LAUNCH_FLAT(copy_sixteens, flat_blocks(l, n * k / 8, THREADS), THREADS, l, (const uint4 *)w, n * k / 8,
+                    (uint4 *)panels);
+    else
+        LAUNCH_FLAT(unpack_plain, row_blocks(l, n), row_threads(stride), l, w, type, n, k, stride, bf16, panels);
     return cudaGetLastError();
 }
 
-__global__ static void unpack_fp8(const uint8_t *code, const float *scale, int64_t total, int64_t k, int64_t stride,
+__global__ static void unpack_fp8(const uint8_t *code, const float *scale, int64_t n, int64_t k, int64_t stride,
                                   int bf16, void *panels)
 {
-    for (int64_t i = flat_first(); i < total; i += flat_step()) {
-        int64_t row = i / stride, column = i % stride;
-        store_as(panels, i, column < k ? e4m3_value(code[row * k + column]) * scale[row] : 0.0f, bf16);
-    }
+    for (int64_t r = blockIdx.x; r < n; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
+            store_as(panel(panels, r, stride, bf16), i, i < k ? e4m3_value(code[r * k + i]) * scale[r] : 0.0f, bf16);
+}
+
+/* Four codes at a time; k is a multiple of 4. */
+__global__ static void unpack_fp8_fours(const uint8_t *code, const float *scale, int64_t n, int64_t k, int64_t stride,
+                                        int bf16, void *panels)
+{
+    for (int64_t r = blockIdx.x; r < n; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < stride / 4; i += blockDim.x) {
+            float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            float s = scale[r];
+            if (4 * i < k) {
+                uchar4 c = ((const uchar4 *)(code + r * k))[i];
+                x = make_float4(e4m3_value(c.x) * s, e4m3_value(c.y) * s, e4m3_value(c.z) * s, e4m3_value(c.w) * s);
+            }
+            store_four(panel(panels, r, stride, bf16), i, x, bf16);
+        }
 }
 
 cudaError_t launch_unpack_fp8(struct launch l, const uint8_t *code, const float *scale, int64_t n, int64_t k,
                               int64_t stride, int bf16, void *panels)
 {
-    LAUNCH_FLAT(unpack_fp8, flat_blocks(l, n * stride, THREADS), THREADS, l, code, scale, n * stride, k, stride, bf16,
-                panels);
+    if (k % 4 == 0)
+        LAUNCH_FLAT(unpack_fp8_fours, row_blocks(l, n), row_threads(stride / 4), l, code, scale, n, k, stride, bf16,
+                    panels);
+    else
+        LAUNCH_FLAT(unpack_fp8, row_blocks(l, n), row_threads(stride), l, code, scale, n, k, stride, bf16, panels);
     return cudaGetLastError();
 }
 
-/* A thread takes the two codes of a byte. k is a multiple of 16, and so is the stride. */
-__global__ static void unpack_nvfp4(const uint8_t *packed, const uint8_t *scale, const float *global, int64_t total,
+/* A thread takes the eight codes of four bytes, half a block. k is a multiple of 16, and so is the stride. */
+__global__ static void unpack_nvfp4(const uint8_t *packed, const uint8_t *scale, const float *global, int64_t n,
                                     int64_t k, int64_t stride, int bf16, void *panels)
 {
-    for (int64_t i = flat_first(); i < total; i += flat_step()) {
-        int64_t row = i / (stride / 2), pair = i % (stride / 2);
-        float low = 0.0f, high = 0.0f;
-        if (2 * pair < k) {
-            uint32_t byte = packed[row * (k / 2) + pair];
-            float step = e4m3_value(scale[row * (k / BLOCK) + pair / (BLOCK / 2)]) / *global;
-            low = e2m1_value(byte & 15u) * step;
-            high = e2m1_value(byte >> 4) * step;
+    float divisor = *global;
+    for (int64_t r = blockIdx.x; r < n; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < stride / 8; i += blockDim.x) {
+            uint32_t codes = ((const uint32_t *)(packed + r * (k / 2)))[i];
+            float step = e4m3_value(scale[r * (k / BLOCK) + i / 2]) / divisor, x[8];
+            for (int j = 0; j < 8; j++)
+                x[j] = e2m1_value(codes >> 4 * j & 15u) * step;
+            void *row = panel(panels, r, stride, bf16);
+            store_four(row, 2 * i, make_float4(x[0], x[1], x[2], x[3]), bf16);
+            store_four(row, 2 * i + 1, make_float4(x[4], x[5], x[6], x[7]), bf16);
         }
-        if (bf16)
-            ((ushort2 *)panels)[i] = make_ushort2(to_bf16(low), to_bf16(high));
-        else
-            ((float2 *)panels)[i] = make_float2(low, high);
-    }
 }
 
 cudaError_t launch_unpack_nvfp4(struct launch l, const uint8_t *packed, const uint8_t *scale, const float *global,
                                 int64_t n, int64_t k, int64_t stride, int bf16, void *panels)
 {
-    int64_t total = n * (stride / 2);
-    LAUNCH_FLAT(unpack_nvfp4, flat_blocks(l, total, THREADS), THREADS, l, packed, scale, global, total, k, stride, bf16,
+    if (k != stride)
+        return cudaErrorInvalidValue; /* no shape that the format has */
+    LAUNCH_FLAT(unpack_nvfp4, row_blocks(l, n), row_threads(stride / 8), l, packed, scale, global, n, k, stride, bf16,
                 panels);
     return cudaGetLastError();
 }
