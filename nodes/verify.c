@@ -60,7 +60,8 @@ static bool measure_set(struct verify *v, const struct token_set *tokens, const 
     group = group ? group : 1;
     bool ok = mem_new(&assignment, (size_t)v->model->n_units, e) && mem_new(&windows, tokens->n, e) &&
               forward_open(&f, v->model, node_queue(v->n), v->mode, (int)tokens->window, e);
-    struct pass p = {.f = &f, .tokens = tokens, .teacher = teacher, .weights = {load, v}, .share = true, .node = v->n};
+    struct pass p = {.f = &f, .tokens = tokens, .teacher = teacher, .weights = {.load = load, .context = v},
+                     .share = true, .node = v->n};
     v->f = &f;
     for (uint32_t w = 0; ok && w < tokens->n; w++)
         windows[w] = w;

@@ -242,7 +242,7 @@ static bool open_worker(struct worker *w, const struct shares *share, struct err
         (w->q->k->on_device && !open_resident(w, share, e)))
         return false;
     w->pass = (struct pass){.f = &w->f, .tokens = &v->tokens, .teacher = v->teacher,
-        .weights = {load, w, w->resident ? load_ahead : NULL}, .replay = w->replay,
+        .weights = {.load = load, .context = w, .ahead = w->resident ? load_ahead : NULL}, .replay = w->replay,
         .keep_every = keep_every(v, share->cache), .share = reuse, .node = v->n};
     return true;
 }

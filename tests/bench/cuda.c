@@ -3,6 +3,8 @@
  *
  *     bench_cuda [--json] [--tiny]             exits with 77 when there is no device, or too little memory
  *
+ * Memory of the host: about 5 GiB, 3 of them pinned.
+ *
  * --json: a figure is one line of JSON, with `ok` null where there is no target. --tiny: shapes that an emulated device
  * computes in seconds, which proves that the benchmark runs and says nothing of speed.
  *
@@ -21,7 +23,7 @@
 #include "kernels/cuda/cuda.h"
 
 #define ROUNDS 7
-#define LEAST_MEMORY ((uint64_t)20 << 30) /* about 14 GiB are used at once, and the pool keeps what was freed */
+#define LEAST_MEMORY ((uint64_t)22 << 30) /* about 17 GiB are used at once, and the pool keeps what was freed */
 #define LEAST_SECONDS 0.01 /* of a round: the clock and the wait at its end are then below a percent of it */
 
 static const struct bench_shapes large = {
@@ -219,9 +221,9 @@ struct bench_time bench_time(struct bench *b, bench_run run, void *context, doub
 
 /* ---------------------------------------------------------------------------------------------------------- figures */
 
-void bench_figure(const struct bench *b, const char *name, double value, const char *unit, double target)
+static void tell(const struct bench *b, const char *name, double value, const char *unit, double target, bool most)
 {
-    bool judged = isfinite(target) && !b->tiny, good = value >= target;
+    bool judged = isfinite(target) && !b->tiny, good = most ? value <= target : value >= target;
     char number[32], least_good[32];
     snprintf(number, sizeof number, isfinite(value) ? "%.6g" : "null", value);
     snprintf(least_good, sizeof least_good, isfinite(target) ? "%g" : "null", target);
@@ -229,9 +231,20 @@ void bench_figure(const struct bench *b, const char *name, double value, const c
         printf("{\"name\": \"%s\", \"value\": %s, \"unit\": \"%s\", \"target\": %s, \"ok\": %s}\n", name, number, unit,
                least_good, !judged ? "null" : good ? "true" : "false");
     else
-        printf("%-72s %12s %-10s %s%s%s\n", name, number, unit, isfinite(target) ? "target " : "",
+        printf("%-72s %12s %-10s %s%s%s\n", name, number, unit,
+               !isfinite(target) ? "" : most ? "target <= " : "target >= ",
                isfinite(target) ? least_good : "", !judged || good ? "" : "  MISSED");
     fflush(stdout);
+}
+
+void bench_figure(const struct bench *b, const char *name, double value, const char *unit, double target)
+{
+    tell(b, name, value, unit, target, false);
+}
+
+void bench_figure_most(const struct bench *b, const char *name, double value, const char *unit, double target)
+{
+    tell(b, name, value, unit, target, true);
 }
 
 /* --------------------------------------------------------------------------------------------------------- ceilings */

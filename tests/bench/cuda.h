@@ -72,6 +72,8 @@ struct bench_time bench_time(struct bench *b, bench_run run, void *context, doub
 /* -- figures -- */
 /* One line; `target`: the least that is good, NaN where there is none. */
 void bench_figure(const struct bench *b, const char *name, double value, const char *unit, double target);
+/* The same with the most that is good. */
+void bench_figure_most(const struct bench *b, const char *name, double value, const char *unit, double target);
 
 /* -- the parts -- */
 void bench_kernels(struct bench *b); /* cuda_kernels.c */

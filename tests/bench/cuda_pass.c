@@ -8,32 +8,35 @@
 #include <string.h>
 
 #include "nodes/model/pass.h"
+#include "tests/bench/cuda_weights.h"
 
 #define TARGET 0.60 /* of the FLOP/s of the large square: what the products alone come to in the time of a pass */
+#define MOST_SWITCH 0.10 /* of a layer's forward: what it costs to have it in another format */
 #define MOST_LAYERS 8
 #define UNITS (MOST_LAYERS * LAYER_UNITS)
+#define MATRICES (MOST_LAYERS * 7)
 #define WEIGHT 0.02f /* standard deviation */
 
-/* Where a candidate's weights come from. */
-enum source { SOURCE_PANELS, SOURCE_NVFP4, SOURCE_FP8, SOURCES };
+/* The format index of the panels that the teacher has; those below it are BENCH_*. */
+#define ORIGINAL BENCH_FORMATS
 
 struct net {
     struct bench *b;
     struct model model;
+    struct matrix matrices[MATRICES];
     struct unit units[UNITS];
     struct forward f;
     struct token_set tokens;
     float *teacher;
-    struct tensor panels[UNITS];                  /* as the products read them */
-    struct packed_matrix packed[SOURCES][UNITS];  /* but SOURCE_PANELS */
-    struct tensor unpacked[LAYER_UNITS];          /* room for a layer's panels */
-    struct tensor x;                              /* [tokens, hidden] */
+    struct tensor panels[UNITS];   /* as the products read them */
+    struct bench_weights weights;  /* the same, packed */
+    struct tensor x;               /* [tokens, hidden] */
 };
 
 /* One format for all units. */
 struct candidate {
     struct net *n;
-    enum source source;
+    int format;
     double kl; /* of the last pass, summed */
 };
 
@@ -43,22 +46,28 @@ static void make_units(struct bench *b, struct net *n)
 {
     static const char *const names[LAYER_UNITS] = {"qkv", "o", "gate_up", "down"};
     int64_t h = b->s.hidden, i = b->s.intermediate, q = (int64_t)b->s.heads * b->s.head_dim;
-    int64_t qkv = q + 2 * (int64_t)b->s.kv_heads * b->s.head_dim;
-    const int64_t shape[LAYER_UNITS][2] = {{qkv, h}, {h, q}, {2 * i, h}, {h, i}};
+    int64_t kv = (int64_t)b->s.kv_heads * b->s.head_dim;
+    const int64_t rows[LAYER_UNITS][3 /* matrices */] = {{q, kv, kv}, {h}, {i, i}, {h}};
+    const int64_t columns[LAYER_UNITS] = {h, q, h, i};
+    int matrices = 0;
     for (int u = 0; u < b->s.layers * LAYER_UNITS; u++) {
         int role = u % LAYER_UNITS;
-        n->units[u] = (struct unit){.name = names[role], .role = (enum unit_role)role, .layer = u / LAYER_UNITS,
-                                    .n = shape[role][0], .k = shape[role][1]};
-        n->panels[u] = bench_panels(b, shape[role][0], shape[role][1], WEIGHT);
-        n->packed[SOURCE_NVFP4][u] = bench_packed(b, &format_nvfp4, shape[role][0], shape[role][1], WEIGHT);
-        n->packed[SOURCE_FP8][u] = bench_packed(b, &format_fp8, shape[role][0], shape[role][1], WEIGHT);
+        struct unit *unit = &n->units[u];
+        *unit = (struct unit){.name = names[role], .role = (enum unit_role)role, .layer = u / LAYER_UNITS,
+                              .first = matrices, .k = columns[role]};
+        for (int j = 0; j < 3 && rows[role][j] > 0; j++) {
+            n->matrices[matrices++] = (struct matrix){.name = names[role], .unit = u, .n = rows[role][j], .k = unit->k,
+                                                      .row = unit->n, .dtype = DTYPE_BF16, .stored = &format_bf16};
+            unit->n += rows[role][j];
+            unit->count++;
+        }
+        n->panels[u] = bench_panels(b, unit->n, unit->k, WEIGHT);
     }
-    for (int u = 0; u < LAYER_UNITS; u++)
-        n->unpacked[u] = bench_panels(b, n->units[u].n, n->units[u].k, WEIGHT);
     n->model = (struct model){.config = {.vocab = (int)b->s.vocab, .hidden = (int)h, .intermediate = (int)i,
                                          .layers = b->s.layers, .heads = b->s.heads, .kv_heads = b->s.kv_heads,
                                          .head_dim = b->s.head_dim, .max_positions = b->s.window, .eps = 1e-6f},
-                              .units = n->units, .n_units = b->s.layers * LAYER_UNITS};
+                              .matrices = n->matrices, .units = n->units, .n_matrices = matrices,
+                              .n_units = b->s.layers * LAYER_UNITS};
 }
 
 /* A norm's weights: near 1. */
@@ -101,18 +110,11 @@ static void make_forward(struct bench *b, struct net *n)
 static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
 {
     struct net *n = context;
-    const struct unit *u = &n->units[unit];
-    struct queue *q = n->b->q;
-    *out = (struct unit_weights){.act = format == SOURCE_NVFP4 ? ACT_NVFP4 : format == SOURCE_FP8 ? ACT_FP8_TOKEN
-                                                                                                 : ACT_NONE,
-                                 .act_scale = format == SOURCE_NVFP4 ? 2688.0f / 8.0f : 0.0f};
-    if (format == SOURCE_PANELS) {
-        out->panels = n->panels[unit];
-        out->panels.owned = false;
-        return true;
-    }
-    return q->k->panels_new(q, &out->panels, u->n, u->k, DTYPE_BF16, e) &&
-           q->k->unpack(q, &n->packed[format][unit], 0, &out->panels, e);
+    if (format != ORIGINAL)
+        return bench_weights_load(n->weights.resident, unit, format, out, e);
+    *out = (struct unit_weights){.panels = n->panels[unit]};
+    out->panels.owned = false;
+    return true;
 }
 
 static struct pass pass_of(struct net *n)
@@ -131,11 +133,12 @@ static void open_net(struct bench *b, struct net *n)
 {
     struct err e;
     uint32_t windows[64];
-    uint8_t original[UNITS] = {SOURCE_PANELS};
+    uint8_t original[UNITS];
     int64_t rows = bench_rows(b);
     *n = (struct net){.b = b};
     make_units(b, n);
     make_forward(b, n);
+    bench_weights_open(&n->weights, b, &n->model, WEIGHT);
     n->x = bench_new(b, DTYPE_F32, rows, b->s.hidden);
     bench_fill(b, &n->x, 1.0f);
     n->tokens = (struct token_set){.n = (uint32_t)b->s.windows, .window = (uint32_t)b->s.window};
@@ -146,19 +149,16 @@ static void open_net(struct bench *b, struct net *n)
     for (int w = 0; w < b->s.windows; w++)
         n->tokens.length[w] = b->s.window;
     windows_of(b, windows);
+    memset(original, ORIGINAL, sizeof original);
     struct pass p = pass_of(n);
     bench_must(pass_states(&p, original, windows, (size_t)b->s.windows, n->teacher, &e), &e);
 }
 
 static void close_net(struct bench *b, struct net *n)
 {
-    for (int u = 0; u < n->model.n_units; u++) {
+    for (int u = 0; u < n->model.n_units; u++)
         bench_free(b, &n->panels[u]);
-        packed_free(b->q, &n->packed[SOURCE_NVFP4][u]);
-        packed_free(b->q, &n->packed[SOURCE_FP8][u]);
-    }
-    for (int u = 0; u < LAYER_UNITS; u++)
-        bench_free(b, &n->unpacked[u]);
+    bench_weights_close(&n->weights);
     bench_free(b, &n->x);
     forward_close(&n->f);
     tokens_fini(&n->tokens);
@@ -183,7 +183,7 @@ static void run_pass(struct bench *b, void *context, int turn)
     const uint8_t *list[1] = {assignment};
     struct pass p = pass_of(c->n);
     (void)turn;
-    memset(assignment, (int)c->source, sizeof assignment);
+    memset(assignment, c->format, sizeof assignment);
     windows_of(b, windows);
     c->kl = 0.0;
     bench_must(pass_run(&p, list, 1, windows, (size_t)b->s.windows, add_kl, &c->kl, &e), &e);
@@ -198,7 +198,7 @@ static void run_layers(struct bench *b, void *context, int turn)
     for (int l = 0; l < b->s.layers; l++) {
         struct unit_weights w[LAYER_UNITS];
         for (int u = 0; u < LAYER_UNITS; u++)
-            bench_must(load(n, l * LAYER_UNITS + u, SOURCE_PANELS, &w[u], &e), &e);
+            bench_must(load(n, l * LAYER_UNITS + u, ORIGINAL, &w[u], &e), &e);
         bench_must(forward_layer(&n->f, l, w, &n->x, NULL, NULL, &e), &e);
     }
 }
@@ -256,15 +256,33 @@ static void run_kl(struct bench *b, void *context, int turn)
     walk_head(b, k->n, false, k->sums.data);
 }
 
-/* A layer's weights to what the products read: what a unit costs that the last candidate had in another format. */
-static void run_unpack(struct bench *b, void *context, int turn)
+/* The teacher's states of what is scored, from pageable memory, as pass.c brings them for a block of rows. */
+static void run_uploads(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    const struct net *n = context;
+    int64_t scored = b->s.window - 1, h = b->s.hidden;
+    (void)turn;
+    for (int64_t w = 0; w < b->s.windows; w++)
+        for (int64_t at = 0; at < scored; at += b->k->head_rows) {
+            int64_t rows = scored - at < b->k->head_rows ? scored - at : b->k->head_rows;
+            struct tensor x = bench_view(b, BLOCK_Y, 0, rows, h);
+            bench_must(b->k->upload(b->q, &x, n->teacher + (w * b->s.window + at) * h,
+                                    (size_t)(rows * h) * sizeof(float), &e), &e);
+        }
+}
+
+/* A layer's packed weights, which lie on the device, to what the products read: what it costs that the last candidate
+ * had other formats there. */
+static void run_switch(struct bench *b, void *context, int turn)
 {
     struct err e;
     const struct candidate *c = context;
-    struct net *n = c->n;
+    struct unit_weights w[LAYER_UNITS];
     for (int u = 0; u < LAYER_UNITS; u++)
-        bench_must(b->k->unpack(b->q, &n->packed[c->source][turn % b->s.layers * LAYER_UNITS + u], 0,
-                                &n->unpacked[u], &e), &e);
+        bench_must(load(c->n, turn % b->s.layers * LAYER_UNITS + u, c->format, &w[u], &e), &e);
+    for (int u = 0; u < LAYER_UNITS; u++)
+        unit_weights_free(b->q, &w[u]);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- figures */
@@ -302,40 +320,65 @@ static double time_kl(struct bench *b, struct net *n)
 static void tell_parts(struct bench *b, struct net *n, double pass, double layers)
 {
     double heads = bench_time(b, run_heads, n, 0.0, NULL).seconds, kl = time_kl(b, n);
+    double uploads = bench_time(b, run_uploads, n, 0.0, NULL).seconds;
     bench_figure(b, "  of it: layers", 100.0 * layers / pass, "%", NAN);
     bench_figure(b, "  of it: products of both heads", 100.0 * heads / pass, "%", NAN);
     bench_figure(b, "  of it: KL of the logits", 100.0 * kl / pass, "%", NAN);
-    bench_figure(b, "  of it: the rest (embedding, the teacher's states brought there, waiting)",
-                 100.0 * (pass - layers - heads - kl) / pass, "%", NAN);
+    bench_figure(b, "  of it: the teacher's states uploaded from pageable memory", 100.0 * uploads / pass, "%", NAN);
+    bench_figure(b, "  of it: the rest (embedding, sums to the host and back, waiting)",
+                 100.0 * (pass - layers - heads - kl - uploads) / pass, "%", NAN);
 }
 
-/* The teacher itself has a KL of 0, and nothing else has. */
+/* The teacher itself has a KL of 0, and so have its weights in the format that keeps them; nothing else has. */
 static void check_kl(const struct candidate *c)
 {
     struct err e;
-    bool right = c->source == SOURCE_PANELS ? c->kl == 0.0 : c->kl > 0.0 && isfinite(c->kl);
-    bench_must(right || err_set(&e, ERR_NUMERIC, "the KL of a pass with weights of source %d is %g", (int)c->source,
-                                c->kl), &e);
+    bool right = c->format >= BENCH_BF16 ? c->kl == 0.0 : c->kl > 0.0 && isfinite(c->kl);
+    bench_must(right || err_set(&e, ERR_NUMERIC, "the KL of a pass with weights of format %d is %g", c->format, c->kl),
+               &e);
 }
 
-/* What another format costs where the packed weights lie on the device: a layer unpacked, and the whole pass with that
- * and with inputs quantized, beside one in bf16. */
-static void tell_switch(struct bench *b, struct candidate *original, enum source source, const char *format)
+static uint64_t brought(const struct net *n)
+{
+    uint64_t all, from_store;
+    resident_traffic(n->weights.resident, &all, &from_store);
+    return all;
+}
+
+/* What another format costs a layer where the packed weights lie on the device: pointers change and no weights cross
+ * the bus, but they are unpacked to bf16. */
+static void tell_switch(struct bench *b, struct net *n, int format)
 {
     char name[128];
-    struct candidate c = {.n = original->n, .source = source};
-    struct bench_ceiling other = {.run = run_pass, .context = original, .work = 1.0, .repeat = 1};
-    snprintf(name, sizeof name, "candidate switch cost: a layer of %s unpacked to bf16", format);
-    bench_figure(b, name, bench_time(b, run_unpack, &c, 0.0, NULL).seconds * 1e3, "ms", NAN);
-    snprintf(name, sizeof name, "the pass with all units in %s, unpacked each time / in bf16", format);
-    bench_figure(b, name, 1.0 / bench_time(b, run_pass, &c, 1.0, &other).share, "", NAN);
+    struct candidate c = {.n = n, .format = format};
+    struct bench_ceiling layers = {.run = run_layers, .context = n, .work = b->s.layers, .repeat = 1};
+    run_pass(b, &c, 0); /* all of it lies there now */
     check_kl(&c);
+    uint64_t before = brought(n);
+    struct bench_time t = bench_time(b, run_switch, &c, 1.0, &layers);
+    snprintf(name, sizeof name, "candidate switch cost: a layer of %s unpacked to bf16", bench_formats[format]);
+    bench_figure(b, name, t.seconds * 1e3, "ms", NAN);
+    snprintf(name, sizeof name, "candidate switch cost: a layer of %s unpacked / its forward, %lld rows",
+             bench_formats[format], (long long)bench_rows(b));
+    bench_figure_most(b, name, 1.0 / t.share, "", MOST_SWITCH);
+    snprintf(name, sizeof name, "candidate switch cost: %s brought to the device meanwhile", bench_formats[format]);
+    bench_figure_most(b, name, (double)(brought(n) - before), "bytes", 0.0);
+}
+
+/* The whole pass with that and with inputs quantized, beside one in bf16. */
+static void tell_format(struct bench *b, struct candidate *original, int format)
+{
+    char name[128];
+    struct candidate c = {.n = original->n, .format = format};
+    struct bench_ceiling other = {.run = run_pass, .context = original, .work = 1.0, .repeat = 1};
+    snprintf(name, sizeof name, "the pass with all units in %s, unpacked each time / in bf16", bench_formats[format]);
+    bench_figure(b, name, 1.0 / bench_time(b, run_pass, &c, 1.0, &other).share, "", NAN);
 }
 
 void bench_pass(struct bench *b)
 {
     static struct net n;
-    struct candidate original = {.n = &n, .source = SOURCE_PANELS};
+    struct candidate original = {.n = &n, .format = ORIGINAL};
     char name[128];
     open_net(b, &n);
     int layers = b->s.layers, all = b->s.all_layers;
@@ -356,8 +399,10 @@ void bench_pass(struct bench *b)
     bench_figure(b, name, whole, "s", NAN);
     snprintf(name, sizeof name, "forward + KL of %d layers: FLOP/s of its products over the ceiling", all);
     bench_figure(b, name, (all * flop + heads) / whole / ceiling, "", TARGET);
-    tell_switch(b, &original, SOURCE_NVFP4, "nvfp4");
-    tell_switch(b, &original, SOURCE_FP8, "fp8");
-    /* Weights that stay on the device against weights that are brought layer by layer belong here. */
+    for (int format = 0; format < BENCH_FORMATS; format++)
+        tell_switch(b, &n, format);
+    tell_format(b, &original, BENCH_NVFP4);
+    tell_format(b, &original, BENCH_FP8);
+    bench_weights_streamed(&n.weights, &n.f);
     close_net(b, &n);
 }

@@ -83,7 +83,7 @@ static void open_mode(struct bench *b, enum dtype mode)
     uint8_t *original;
     must(forward_open(&b->f, b->model, &b->q, mode, WINDOW, &e), &e);
     must(mem_new(&original, (size_t)b->model->n_units, &e), &e);
-    struct pass p = {.f = &b->f, .tokens = &b->tokens, .weights = {load, b}, .share = true};
+    struct pass p = {.f = &b->f, .tokens = &b->tokens, .weights = {load, b, NULL}, .share = true};
     if (!b->teacher)
         must(mem_raw(&b->teacher, (size_t)ROWS * (size_t)b->model->config.hidden, &e), &e);
     must(pass_states(&p, original, b->windows, WINDOWS, b->teacher, &e), &e);
@@ -98,7 +98,7 @@ static double full_pass(struct bench *b, double phase[5])
     double sum = 0;
     must(mem_new(&assignment, (size_t)b->model->n_units, &e), &e);
     memset(assignment, 1, (size_t)b->model->n_units);
-    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b}, .share = true};
+    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b, NULL}, .share = true};
     const uint8_t *list[1] = {assignment};
     double from = now();
     must(pass_run(&p, list, 1, b->windows, WINDOWS, ignore, &sum, &e), &e);
@@ -165,7 +165,7 @@ static void bench_restarts(struct bench *b, double full, double head)
     memset(base, 1, units);
     memset(other, 1, units);
     other[units - 1] = 0;
-    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b}, .share = true,
+    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b, NULL}, .share = true,
         .replay = replay};
     const uint8_t *both[2] = {base, other};
     must(pass_run(&p, both, 2, b->windows, WINDOWS, ignore, &sum, &e), &e); /* fills the cache along `base` */
