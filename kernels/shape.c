@@ -138,3 +138,9 @@ bool shape_not_finite(const float *x, int64_t rows, int64_t k, struct err *e)
     return err_set(e, ERR_BUG, "a matrix [%lld, %lld] was said not to be finite, and is", (long long)rows,
                    (long long)k);
 }
+
+bool shape_not_positive(int64_t k, int64_t order, struct err *e)
+{
+    return err_set(e, ERR_NUMERIC, "a matrix [%lld, %lld] is not positive definite: its leading minor of order %lld is not "
+                   "positive", (long long)k, (long long)k, (long long)order);
+}

@@ -26,6 +26,8 @@ bool shape_kl_tile(const struct queue *q, const struct tensor *s_t, const struct
                    struct err *e) ERR_CHECK;
 /* ERR_NUMERIC with row and column of the first element of x [rows, k] that is NaN or infinite. Returns false. */
 bool shape_not_finite(const float *x, int64_t rows, int64_t k, struct err *e);
+/* ERR_NUMERIC: a matrix [k,k] is not positive definite, since its leading minor of that order is not. Returns false. */
+bool shape_not_positive(int64_t k, int64_t order, struct err *e);
 /* The queue has at least one thread. */
 bool shape_queue(const struct queue *q, const char *kernel, struct err *e) ERR_CHECK;
 

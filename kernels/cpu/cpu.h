@@ -43,6 +43,7 @@ CPU_DECLARE_MATMUL(amx);
 /* -- compiled once per variant ------------------------------------------------------------------------------------- */
 #define CPU_DECLARE(variant)                                                                                           \
     bool gram_##variant(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e) ERR_CHECK;           \
+    bool cholesky_##variant(struct queue *q, struct tensor *a, struct err *e) ERR_CHECK;                               \
     bool norm_rms_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,                \
                             struct tensor *y, struct err *e) ERR_CHECK;                                                \
     bool norm_add_rms_##variant(struct queue *q, struct tensor *x, const struct tensor *d, const struct tensor *w,     \
