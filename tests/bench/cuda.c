@@ -224,16 +224,16 @@ struct bench_time bench_time(struct bench *b, bench_run run, void *context, doub
 static void tell(const struct bench *b, const char *name, double value, const char *unit, double target, bool most)
 {
     bool judged = isfinite(target) && !b->tiny, good = most ? value <= target : value >= target;
-    char number[32], least_good[32];
+    char number[32], limit[32];
     snprintf(number, sizeof number, isfinite(value) ? "%.6g" : "null", value);
-    snprintf(least_good, sizeof least_good, isfinite(target) ? "%g" : "null", target);
+    snprintf(limit, sizeof limit, isfinite(target) ? "%g" : "null", target);
     if (b->json)
         printf("{\"name\": \"%s\", \"value\": %s, \"unit\": \"%s\", \"target\": %s, \"ok\": %s}\n", name, number, unit,
-               least_good, !judged ? "null" : good ? "true" : "false");
+               limit, !judged ? "null" : good ? "true" : "false");
     else
         printf("%-72s %12s %-10s %s%s%s\n", name, number, unit,
                !isfinite(target) ? "" : most ? "target <= " : "target >= ",
-               isfinite(target) ? least_good : "", !judged || good ? "" : "  MISSED");
+               isfinite(target) ? limit : "", !judged || good ? "" : "  MISSED");
     fflush(stdout);
 }
 
