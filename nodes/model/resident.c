@@ -158,6 +158,10 @@ void resident_ahead(struct resident *r, int layer, const uint64_t wanted[LAYER_U
             missing = missing || ((wanted[role] >> f & 1) && !slot_of(r, layer * LAYER_UNITS + role, f)->is_there);
     if (!missing)
         return;
+    /* What was brought for earlier layers is free again only when the device has come past them. Without this wait the
+     * host, which only hands work over, would bring layer after layer into memory that is not there. */
+    if (!r->spec.q->k->finish(r->spec.q, &ignored))
+        return;
     r->layer = layer;
     memcpy(r->wanted, wanted, sizeof r->wanted);
     ahead_start(r->reader);
