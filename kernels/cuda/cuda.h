@@ -15,6 +15,7 @@ struct cuda_room {
 struct cuda_queue {
     cudaStream_t stream;
     struct blas *blas;
+    struct solver *solver; /* NULL before the first factor */
     int processors;
     int64_t rows, head_rows;       /* rows of every product, and of every product with a part of the weights */
     struct cuda_room x, y, small;  /* operands of products, results of short ones, and values on their way home */
@@ -79,6 +80,11 @@ bool cuda_matmul(struct queue *q, const struct tensor *x, const struct tensor *w
                  struct err *e) ERR_CHECK;
 bool cuda_matmul_part(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
                       struct err *e) ERR_CHECK;
+
+/* solver.c */
+struct solver;
+void cuda_solver_free(struct solver *s); /* NULL is fine */
+bool cuda_cholesky(struct queue *q, struct tensor *a, struct err *e) ERR_CHECK;
 
 /* native.c */
 bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k);

@@ -197,6 +197,7 @@ void cuda_queue_close(struct queue *q)
     cuda_room_free(q, &c->y);
     cuda_room_free(q, &c->small);
     cuda_room_free(q, &c->x_scales);
+    cuda_solver_free(c->solver);
     blas_free(c->blas);
     if (c->stream) {
         (void)cudaStreamSynchronize(c->stream);

@@ -192,7 +192,7 @@ void cuda_fill_table(struct kernels *k)
     k->native_fits = cuda_native_fits, k->native_bytes = cuda_native_bytes;
     k->native_new = cuda_native_new, k->native_free = cuda_native_free;
     k->native_pack = cuda_native_pack, k->native_matmul = cuda_native_matmul;
-    k->gram = cuda_gram, k->energy = cuda_energy;
+    k->gram = cuda_gram, k->cholesky = cuda_cholesky, k->energy = cuda_energy;
     k->embed = cuda_embed, k->rmsnorm = cuda_rmsnorm, k->add_rmsnorm = cuda_add_rmsnorm;
     k->add = cuda_add, k->add_bias = cuda_add_bias, k->rope = cuda_rope, k->attention = cuda_attention;
     k->swiglu = cuda_swiglu, k->fake_quantize = cuda_fake_quantize, k->amax = cuda_amax, k->kl_tile = cuda_kl_tile;

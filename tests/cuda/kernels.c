@@ -218,6 +218,91 @@ static void gram_has_the_bits_of_the_cpu(void **state)
     pair_close(&p);
 }
 
+/* ---------------------------------------------------------------------------------------------------- factors */
+
+/* Symmetric, with a diagonal that outweighs each row; what is above the diagonal must not be read. */
+static double *dominant(int64_t n)
+{
+    float *g = numbers(n * n, RANDOM, (uint64_t)n);
+    double *a = malloc((size_t)(n * n) * sizeof *a);
+    assert_non_null(a);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < n; j++)
+            a[i * n + j] = j < i ? (double)g[i * n + j] : j == i ? (double)n : NAN;
+    free(g);
+    return a;
+}
+
+/* Two orders of the same sums: n roundings each, and the matrix is well conditioned. */
+static void cholesky_agrees(void **state)
+{
+    (void)state;
+    struct pair p = pair_open();
+    static const int64_t sizes[] = {1, 2, 3, 17, 64, 65, 200};
+    for (size_t s = 0; s < COUNT(sizes); s++) {
+        int64_t n = sizes[s];
+        struct err e = {0};
+        double *a = dominant(n);
+        struct tensor here = tensor_matrix(a, DTYPE_F64, n, n), it = there(&p, a, DTYPE_F64, n, n);
+        struct tensor again = there(&p, a, DTYPE_F64, n, n);
+        assert_ok(p.gpu->k->cholesky(p.gpu, &it, &e) && p.gpu->k->cholesky(p.gpu, &again, &e), e);
+        assert_ok(p.cpu->k->cholesky(p.cpu, &here, &e), e);
+        double *got = back(&p, &it), *twice = back(&p, &again);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j <= i; j++)
+                if (!(fabs(got[i * n + j] - a[i * n + j]) <= (double)(n + 2) * 0x1p-52 * sqrt((double)n)) ||
+                    got[i * n + j] != twice[i * n + j])
+                    fail_msg("%lld: L[%lld][%lld] is %.17g, then %.17g, expected %.17g", (long long)n, (long long)i,
+                             (long long)j, got[i * n + j], twice[i * n + j], a[i * n + j]);
+        free(a), free(got), free(twice);
+    }
+    pair_close(&p);
+}
+
+static void what_is_not_positive_definite_is_told_with_the_minor(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    struct pair p = pair_open();
+    static const int places[] = {0, 50, 99};
+    for (size_t i = 0; i < COUNT(places); i++) {
+        char text[64];
+        struct err e = {0};
+        double *a = dominant(N);
+        a[places[i] * N + places[i]] = -1.0;
+        struct tensor it = there(&p, a, DTYPE_F64, N, N);
+        CASE(text, "its leading minor of order %d ", places[i] + 1);
+        assert_err(p.gpu->k->cholesky(p.gpu, &it, &e), e, ERR_NUMERIC, text);
+        drop(&p, &it);
+        free(a);
+    }
+    struct err e = {0};
+    struct tensor wide = blank(&p, DTYPE_F64, 3, 4);
+    assert_err(p.gpu->k->cholesky(p.gpu, &wide, &e), e, ERR_BUG, "cholesky: 'a'");
+    drop(&p, &wide);
+    pair_close(&p);
+}
+
+/* Emulated only: a machine with a device and without the library is rare, and nothing else may suffer from it. */
+static void a_missing_solver_is_told_when_it_is_called(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    double four = 4.0;
+    size_t n;
+    const char *why;
+    if (strncmp(kernels_devices(&n, &why)->model, "emulated", 8) != 0)
+        skip();
+    setenv("EMULATE_NO_SOLVER", "1", 1);
+    struct pair p = pair_open();
+    struct tensor a = there(&p, &four, DTYPE_F64, 1, 1);
+    assert_err(p.gpu->k->cholesky(p.gpu, &a, &e), e, ERR_DEVICE, "cuda:0: cannot load libcusolver");
+    unsetenv("EMULATE_NO_SOLVER");
+    assert_ok(p.gpu->k->cholesky(p.gpu, &a, &e), e); /* the queue goes on, and asks again */
+    drop(&p, &a);
+    pair_close(&p);
+}
+
 /* A matrix in every format that is packed: encoded there as here, and decoded to the same numbers. */
 static void packed_case(const struct pair *p, const struct format *f, int64_t n, int64_t k, enum numbers kind)
 {
@@ -542,6 +627,9 @@ int main(void)
         cmocka_unit_test(what_is_not_finite_is_not_hidden),
         cmocka_unit_test(amax_is_exact_and_names_what_is_not_finite),
         cmocka_unit_test(gram_has_the_bits_of_the_cpu),
+        cmocka_unit_test(cholesky_agrees),
+        cmocka_unit_test(what_is_not_positive_definite_is_told_with_the_minor),
+        cmocka_unit_test(a_missing_solver_is_told_when_it_is_called),
         cmocka_unit_test(packed_formats_have_the_bytes_of_the_cpu),
         cmocka_unit_test(norms_agree),
         cmocka_unit_test(attention_agrees_and_rows_depend_on_their_past_only),
