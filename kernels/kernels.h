@@ -129,7 +129,7 @@ struct packed_matrix {
     struct tensor part[4]; /* those that it has, from the first on */
 };
 
-/* The same on a device, as its hardware multiplies it: the codes as they are stored, and scales in the order in which the
+/* The same as a device's hardware multiplies it: the codes as they are stored, and scales in the order in which the
  * device reads them. Made by native_new; the layout is the back end's own. */
 struct native_matrix {
     enum weight_code code;
@@ -142,7 +142,7 @@ struct kernels {
     const char *name;         /* "cpu plain", "cpu avx2", "cpu avx512", "cpu amx", "cuda sm_90" */
     const char *numeric_fp32; /* what a result's key says of the fp32 mode, e.g. "fp32 cpu" */
     const char *numeric_bf16; /* e.g. "bf16 cpu fma", "bf16 cpu avx512bf16", "bf16 cpu amx" */
-    const char *numeric_native; /* of native_matmul, e.g. "native cuda sm_90 x 132, cublaslt 130002"; NULL on the CPU */
+    const char *numeric_native; /* e.g. "native cuda sm_90 x 132, cublaslt 130002" (native_matmul); NULL on the CPU */
     bool on_device;           /* its tensors are not in host memory, and its entries may return before they are done */
     /* What keeps it at full speed with activations near its caches: rows that go through a layer at a time, and the rows
      * and columns of a tile of logits. The last decides bits (kl_tile). */
@@ -197,7 +197,8 @@ struct kernels {
      * of the vocabulary). */
     bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                         struct tensor *y, struct err *e);
-    /* -- products in the hardware's own low-precision formats; all NULL on the CPU -- */
+
+    /* -- products in the hardware's own low-precision formats; all NULL on the CPU ---------------------------------- */
     /* Does this device multiply an [n,k] matrix of that code natively with inputs of that rule: FP8 with ACT_FP8_TOKEN
      * from compute capability 8.9, NVFP4 with ACT_NVFP4 from 10.0? False, too, before the device is opened, where its
      * self-test did not agree (kernels_device_note), and for a shape that the library has no algorithm for. The answer
@@ -220,6 +221,7 @@ struct kernels {
     bool (*native_matmul)(struct queue *q, const struct tensor *x, float scale, enum dtype mode,
                           const struct native_matrix *w, struct tensor *y, struct err *e);
 
+    /* -- second moments, factors and energies --------------------------------------------------------------------- */
     /* h[i][j] += sum_t x[t][i] * x[t][j] for j <= i (the lower triangle; the upper is not touched); x [T,K] f32, h
      * [K,K] f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
     bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
