@@ -140,11 +140,13 @@ static bool encode_parallel(struct rendering *r, const float *weights, float ama
 }
 
 /* Square and energy of d [n,k], which lies on the queue's device. */
-static bool measure(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e)
+static bool measure(const struct queue *q, struct loss *l, const struct tensor *d, double *square, double *energy,
+                    struct err *e)
 {
+    int64_t most = loss_rows(q->k);
     *square = *energy = 0.0;
-    for (int64_t first = 0; first < d->shape[0]; first += LOSS_ROWS) {
-        struct tensor rows = tensor_rows(d, first, d->shape[0] - first < LOSS_ROWS ? d->shape[0] - first : LOSS_ROWS);
+    for (int64_t first = 0; first < d->shape[0]; first += most) {
+        struct tensor rows = tensor_rows(d, first, d->shape[0] - first < most ? d->shape[0] - first : most);
         if (!loss_add(l, &rows, square, energy, e))
             return false;
     }
@@ -185,7 +187,7 @@ static bool encode_there(struct queue *q, struct rendering *r, const struct tens
     if (!packed_new(q, r->format, r->n, r->k, r->source, &packed, e))
         return false;
     bool ok = q->k->encode(q, weights, amax, &packed, d, e) && packed_download(q, &packed, r, e) &&
-              measure(l, d, square, energy, e);
+              measure(q, l, d, square, energy, e);
     packed_free(q, &packed);
     return ok;
 }
@@ -245,7 +247,7 @@ static bool render_matrix(struct work *w, struct writer *out, int matrix, struct
          !q->k->tensor_new(q, &uw->there_d, DTYPE_F32, 2, here.shape, e) ||
          !q->k->upload(q, &uw->there, weights, (size_t)(m->n * m->k) * sizeof *weights, e)))
         return false;
-    if (!measure(uw->loss, q->k->on_device ? &uw->there : &here, &square, &energy, e))
+    if (!measure(q, uw->loss, q->k->on_device ? &uw->there : &here, &square, &energy, e))
         return false;
     for (int f = 0; f < w->n_formats; f++) {
         size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
@@ -627,7 +629,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
             ok = node_part_exists(n, part, &there, e);
         uint64_t k = (uint64_t)unit->k, bytes = rendered_bytes(&w, unit);
         uint64_t own = (unit->parameters + LOSS_ROWS * k + (w.hessian ? k * k : 0)) * sizeof(float);
-        uint64_t tensors = loss_bytes(unit->k, w.hessian);
+        uint64_t tensors = loss_bytes(node_kernels(n), unit->k, w.hessian);
         if (on_device) /* weights, differences, their parts, and the moment before it is packed */
             tensors += unit->parameters * 2 * sizeof(float) + bytes + k * k * sizeof(float);
         own += on_device ? 0 : tensors;

@@ -10,13 +10,13 @@ struct loss {
     int64_t k;
     bool has_moment;
     struct tensor panels;       /* H, for kernels->matmul */
-    struct tensor product;      /* [LOSS_ROWS, k]: d H */
+    struct tensor product;      /* [loss_rows, k]: d H */
 };
 
-uint64_t loss_bytes(int64_t k, bool with_moment)
+uint64_t loss_bytes(const struct kernels *kernels, int64_t k, bool with_moment)
 {
     uint64_t columns = (uint64_t)k, padded = (columns + 63) / 64 * 64;
-    return with_moment ? padded * columns * sizeof(float) + LOSS_ROWS * columns * sizeof(float) : 0;
+    return with_moment ? (padded + (uint64_t)loss_rows(kernels)) * columns * sizeof(float) : 0;
 }
 
 /* The moment lies in host memory; a device gets a copy of it for as long as it is packed. */
@@ -45,7 +45,7 @@ bool loss_new(struct loss **out, struct queue *q, const float *moment, int64_t k
     l->k = k;
     l->has_moment = moment != NULL;
     if (moment && (!pack_moment(l, moment, e) ||
-                   !q->k->tensor_new(q, &l->product, DTYPE_F32, 2, (int64_t[]){LOSS_ROWS, k}, e))) {
+                   !q->k->tensor_new(q, &l->product, DTYPE_F32, 2, (int64_t[]){loss_rows(q->k), k}, e))) {
         loss_free(l);
         return false;
     }
@@ -65,8 +65,9 @@ void loss_free(struct loss *l)
 bool loss_add(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e)
 {
     const struct kernels *k = l->q->k;
-    if (d->shape[0] > LOSS_ROWS)
-        return err_set(e, ERR_BUG, "loss_add: %lld rows, at most %d", (long long)d->shape[0], LOSS_ROWS);
+    if (d->shape[0] > loss_rows(k))
+        return err_set(e, ERR_BUG, "loss_add: %lld rows, at most %lld", (long long)d->shape[0],
+                       (long long)loss_rows(k));
     if (!l->has_moment) {
         *energy = NAN;
         return k->energy(l->q, d, NULL, square, energy, e);

@@ -4,8 +4,9 @@
  * layer's input, which is the mean square that it adds to the layer's output. */
 #include "kernels/kernels.h"
 
-/* Rows that one loss_add takes at most. */
+/* Rows that one loss_add takes at most: on an accelerator as many as its products want. */
 #define LOSS_ROWS 256
+static inline int64_t loss_rows(const struct kernels *k) { return k->on_device ? k->chunk_rows : LOSS_ROWS; }
 
 struct loss;
 
@@ -14,8 +15,8 @@ struct loss;
 bool loss_new(struct loss **out, struct queue *q, const float *moment, int64_t k, struct err *e) ERR_CHECK;
 void loss_free(struct loss *l); /* NULL is fine */
 /* Bytes of the tensors that loss_new makes. */
-uint64_t loss_bytes(int64_t k, bool with_moment);
-/* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the queue's device, n <= LOSS_ROWS. The product d H is
+uint64_t loss_bytes(const struct kernels *kernels, int64_t k, bool with_moment);
+/* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the queue's device, n <= loss_rows. The product d H is
  * in f32 (kernels->matmul, fp32 mode), the sums over k and then over rows are in f64 (kernels->energy). */
 bool loss_add(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e) ERR_CHECK;
 /* part / whole; 0 when nothing is lost or there was nothing to lose, NaN when either is NaN. */

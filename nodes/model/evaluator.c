@@ -16,7 +16,8 @@
 #include "nodes/model/teacher.h"
 
 /* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass
- * is what an interruption can cost, so it is kept to some seconds of work on a small machine. */
+ * is what an interruption can cost, so it is kept to some seconds of work, on a small machine as on an accelerator, where
+ * every lane shall fill its products. */
 #define DEFAULT_LANES 32
 #define PASS_POSITIONS 16384
 /* Raise it when a row's numbers change for another reason than the numeric mode: older rows are then not found. */
@@ -36,7 +37,8 @@ struct worker {
     struct resident *resident;  /* packed weights; NULL on the CPU, where they are read as they are needed */
     struct pass pass;
     float *slots;               /* [window - 1], to see that a row is whole */
-    size_t positions;           /* of a pass at most: PASS_POSITIONS until the device was found too small */
+    uint32_t *windows;          /* [windows]: those of a pass */
+    size_t positions;           /* of a pass at most: pass_positions until the device was found too small */
     bool ok;
     struct err error;
 };
@@ -159,11 +161,17 @@ static uint64_t chain_bytes(const struct model *m, const struct token_set *t)
     return (uint64_t)t->n * t->window * (uint64_t)m->config.hidden * sizeof(float) * (uint64_t)m->config.layers;
 }
 
-/* As many as the graph says, within what `needs` declares: PASS_POSITIONS positions in one pass. */
+static size_t pass_positions(const struct kernels *k)
+{
+    return k->on_device ? DEFAULT_LANES * (size_t)k->chunk_rows : PASS_POSITIONS;
+}
+
+/* As many as the graph says, within what `needs` declares: pass_positions in one pass. */
 static size_t most_lanes(const struct node *n, const struct token_set *tokens)
 {
     size_t lanes = node_int(n, "lanes") ? (size_t)node_int(n, "lanes") : DEFAULT_LANES;
-    size_t most = PASS_POSITIONS / tokens->window ? PASS_POSITIONS / tokens->window : 1;
+    size_t most = pass_positions(node_kernels(n)) / tokens->window;
+    most = most ? most : 1;
     return lanes < most ? lanes : most;
 }
 
@@ -183,7 +191,7 @@ static struct needs base_needs(const struct node *n, const struct model *m, cons
     struct needs out = {.memory = (uint64_t)t->n * t->window * row + most_unit * sizeof(float), .disk = 1 << 20};
     forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
     needs_tensors(node_kernels(n), &out,
-                  2 * (PASS_POSITIONS + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer);
+                  2 * (pass_positions(node_kernels(n)) + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer);
     resident_sizes(m, (const char *const *)menu->format_names, menu->n_formats, &all, &packed);
     out.device_memory += node_kernels(n)->on_device ? 2 * packed + WORKING_BYTES : 0;
     return out;
@@ -234,8 +242,8 @@ static bool open_worker(struct worker *w, const struct shares *share, struct err
 {
     struct evaluator *v = w->v;
     bool reuse = node_bool(v->n, "replay");
-    w->positions = PASS_POSITIONS;
-    if (!mem_new(&w->slots, v->tokens.window, e) || !w->q->k->enter(w->q, e) ||
+    w->positions = pass_positions(w->q->k);
+    if (!mem_new(&w->slots, v->tokens.window, e) || !mem_new(&w->windows, v->tokens.n, e) || !w->q->k->enter(w->q, e) ||
         !forward_open(&w->f, v->model, w->q, numeric_begin(w->q, node_string(v->n, "numeric")), (int)v->tokens.window,
                       e) ||
         (reuse && !replay_new(&w->replay, w->q, share->cache, e)) ||
@@ -259,6 +267,7 @@ static void close_worker(struct worker *w)
     if (w->ahead)
         w->q->k->twin_free(w->ahead);
     mem_free(w->slots);
+    mem_free(w->windows);
 }
 
 static bool open_workers(struct evaluator *v, struct err *e)
@@ -462,7 +471,7 @@ static bool has_row(struct worker *w, const struct job *j, uint32_t window)
 static bool measure_group(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
                           const struct job **chosen, struct err *e)
 {
-    uint32_t windows[PASS_POSITIONS / 2];
+    uint32_t *windows = w->windows;
     size_t whole = 0;
     for (uint32_t i = 0; i < count; i++)
         windows[i] = first + i;
@@ -486,31 +495,18 @@ static bool measure_group(struct worker *w, const struct job *jobs, size_t n, ui
     return true;
 }
 
-/* The same on a device that may turn out to be too small: then what only saves work is let go of, and the rows that are
- * still missing are measured by fewer windows and lanes at a time, from then on. They are the same rows. */
-static bool measure_fitting(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
-                            const struct job **chosen, struct err *e)
+/* After a failure: was the device too small for a pass, and may a smaller one fit? Then what only saves work is let go
+ * of, and passes are half as large from now on. */
+static bool shrink(struct worker *w, const struct err *e)
 {
-    char size[24];
-    if (measure_group(w, jobs, n, first, count, chosen, e))
-        return true;
     if (!w->resident || e->code != ERR_RESOURCE || w->positions <= w->v->tokens.window)
         return false;
     w->positions /= 2;
-    snprintf(size, sizeof size, "%zu", w->positions);
-    node_log(w->v->n, "%s; goes on with %s positions at a time", e->text, size);
+    node_log(w->v->n, "%s; goes on with %zu positions at a time", e->text, w->positions);
     if (w->replay)
         replay_drop(w->replay);
     resident_shrink(w->resident);
-    uint32_t half = count / 2;
-    size_t left = n / 2;
-    if (half > 0)
-        return measure_fitting(w, jobs, n, first, half, chosen, e) &&
-               measure_fitting(w, jobs, n, first + half, count - half, chosen, e);
-    if (left > 0)
-        return measure_fitting(w, jobs, left, first, count, chosen, e) &&
-               measure_fitting(w, jobs + left, n - left, first, count, chosen, e);
-    return measure_fitting(w, jobs, n, first, count, chosen, e);
+    return true;
 }
 
 static int by_assignment(const void *a, const void *b, void *units)
@@ -526,6 +522,34 @@ static bool others_failed(struct evaluator *v)
     return failed;
 }
 
+/* Windows [first, end) for a batch of lanes, as many windows and lanes at a time as a pass may have. A pass that did not
+ * fit is gone through again in smaller ones; rows that are there are not computed again. */
+static bool measure_windows(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t end,
+                            const struct job **chosen, struct err *e)
+{
+    size_t lane = 0, slots = w->v->tokens.window;
+    while (first < end) {
+        size_t most = w->positions / slots ? w->positions / slots : 1, lanes = n - lane < most ? n - lane : most;
+        size_t group = w->positions / ((n < most ? n : most) * slots);
+        uint32_t count = group < 1 ? 1 : group < end - first ? (uint32_t)group : end - first;
+        if (node_stopping(w->v->n))
+            return node_stopped(e);
+        if (others_failed(w->v))
+            return false;
+        if (!measure_group(w, jobs + lane, lanes, first, count, chosen, e)) {
+            if (!shrink(w, e))
+                return false;
+            continue;
+        }
+        lane += lanes;
+        if (lane == n) {
+            lane = 0;
+            first += count;
+        }
+    }
+    return true;
+}
+
 /* One worker's share of all windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of
  * neighbours share most. With several workers each has windows of its own, for which it alone keeps states; when windows
  * are few, the batches are dealt out instead. */
@@ -533,27 +557,17 @@ static bool measure_share(struct worker *w, const struct job *jobs, size_t n, st
 {
     const struct evaluator *v = w->v;
     const struct job **chosen;
-    size_t batch = 0, workers = (size_t)v->n_workers;
+    size_t batch = 0, workers = (size_t)v->n_workers, index = (size_t)w->index;
     if (!mem_new(&chosen, v->lanes, e))
         return false;
     bool ok = true, by_windows = v->tokens.n >= 2 * workers;
     for (size_t at = 0; ok && at < n; at += v->lanes, batch++) {
         size_t lanes = n - at < v->lanes ? n - at : v->lanes;
-        uint32_t from = 0, end = v->tokens.n;
-        if (by_windows) {
-            from = (uint32_t)(v->tokens.n * (size_t)w->index / workers);
-            end = (uint32_t)(v->tokens.n * ((size_t)w->index + 1) / workers);
-        } else if (batch % workers != (size_t)w->index) {
-            continue;
-        }
-        for (uint32_t first = from, count; ok && first < end; first += count) {
-            uint32_t group = (uint32_t)(w->positions / (lanes * v->tokens.window));
-            group = group ? group : 1;
-            count = end - first < group ? end - first : group;
-            if (node_stopping(v->n))
-                ok = node_stopped(e);
-            ok = ok && !others_failed(w->v) && measure_fitting(w, jobs + at, lanes, first, count, chosen, e);
-        }
+        if (by_windows)
+            ok = measure_windows(w, jobs + at, lanes, (uint32_t)(v->tokens.n * index / workers),
+                                 (uint32_t)(v->tokens.n * (index + 1) / workers), chosen, e);
+        else if (batch % workers == index)
+            ok = measure_windows(w, jobs + at, lanes, 0, v->tokens.n, chosen, e);
     }
     mem_free(chosen);
     return ok;

@@ -449,8 +449,11 @@ static bool head_window(struct heads *h, size_t w, uint32_t window, struct err *
             if (!head_tile(h, (int64_t)w * slots(p) + at, rows, first,
                            vocab - first < columns ? vocab - first : columns, e))
                 return false;
-        if (!k->download(p->f->q, h->image, &h->sums, (size_t)tensor_count(&h->sums), e) ||
-            !head_finish(h, at, rows, e))
+        double from = now();
+        if (!k->download(p->f->q, h->image, &h->sums, (size_t)tensor_count(&h->sums), e))
+            return false;
+        p->seconds[PASS_KL] += now() - from;
+        if (!head_finish(h, at, rows, e))
             return err_context(e, "window %u", window);
     }
     return true;

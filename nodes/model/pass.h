@@ -44,7 +44,8 @@ struct pass {
     const struct node *node;       /* asked for node_stopping; may be NULL */
     uint64_t layer_forwards;       /* (lane, window, layer) computed so far */
     uint64_t layer_forwards_naive; /* what one full pass per candidate would have cost */
-    double seconds[5];             /* enum pass_phase: where the time went */
+    double seconds[5];             /* enum pass_phase: where the time went; on an accelerator where it was handed over,
+                                      and the waiting for it is in PASS_KL */
 };
 enum pass_phase { PASS_WEIGHTS, PASS_LAYERS, PASS_TEACHER_HEAD, PASS_HEAD, PASS_KL };
 

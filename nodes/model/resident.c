@@ -20,7 +20,7 @@ struct resident {
     struct ahead *reader;
     int layer;                /* that the reader is at or has read; -1: none */
     uint64_t wanted[LAYER_UNITS];
-    uint64_t device_used, host_used, staging; /* staging: kept free for a layer in use and the next */
+    uint64_t device_used, host_used;
     uint64_t brought, from_store;
 };
 
@@ -122,7 +122,7 @@ static bool bring(struct resident *r, struct queue *q, int unit, int format, str
     uint64_t bytes = f ? unit_bytes(r->spec.model, unit, f) : 0;
     if (s->is_there)
         return true;
-    s->stays = r->device_used + bytes + r->staging <= r->spec.device_bytes;
+    s->stays = r->device_used + bytes <= r->spec.device_bytes;
     r->device_used += s->stays ? bytes : 0;
     bool ok = true;
     for (int i = 0; ok && i < u->count; i++)
@@ -143,7 +143,9 @@ static bool read_layer(void *context, struct err *e)
         for (int f = 0; ok && f < r->spec.n_formats; f++)
             if (r->wanted[role] >> f & 1)
                 ok = bring(r, q, r->layer * LAYER_UNITS + role, f, e);
-    return ok && q->k->finish(q, e);
+    /* Also after a failure: what is there already may be used at once, and the rest may be freed. */
+    struct err ignored;
+    return q->k->finish(q, ok ? e : &ignored) && ok;
 }
 
 void resident_ahead(struct resident *r, int layer, const uint64_t wanted[LAYER_UNITS])
@@ -205,13 +207,10 @@ void resident_shrink(struct resident *r)
 bool resident_new(struct resident **out, const struct resident_spec *s, struct err *e)
 {
     struct resident *r;
-    uint64_t all, layer;
     if (!mem_new(&r, 1, e))
         return false;
     r->spec = *s;
     r->layer = -1;
-    resident_sizes(s->model, s->format_names, s->n_formats, &all, &layer);
-    r->staging = all <= s->device_bytes ? 0 : 2 * layer;
     if (!mem_new(&r->slots, (size_t)s->model->n_units * (size_t)s->n_formats, e) ||
         !ahead_new(&r->reader, read_layer, r, e)) {
         mem_free(r->slots);
@@ -226,8 +225,10 @@ void resident_free(struct resident *r)
 {
     if (!r)
         return;
+    struct err ignored;
     drop_all(r);
     ahead_free(r->reader);
+    (void)!r->spec.q->k->finish(r->spec.q, &ignored); /* copies from the pinned memory may be under way */
     for (size_t i = 0; i < (size_t)r->spec.model->n_units * (size_t)r->spec.n_formats; i++)
         for (int m = 0; m < UNIT_MATRICES; m++)
             for (int p = 0; p < FORMAT_PARTS; p++)
@@ -236,8 +237,10 @@ void resident_free(struct resident *r)
     mem_free(r);
 }
 
-void resident_traffic(const struct resident *r, uint64_t *brought, uint64_t *from_store)
+void resident_traffic(struct resident *r, uint64_t *brought, uint64_t *from_store)
 {
+    struct err ignored;
+    (void)!ahead_wait(r->reader, &ignored);
     *brought = r->brought;
     *from_store = r->from_store;
 }

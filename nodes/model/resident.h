@@ -33,7 +33,7 @@ void resident_ahead(struct resident *r, int layer, const uint64_t wanted[LAYER_U
 /* The device is full: let go of all that stays there, and keep half as much from now on. */
 void resident_shrink(struct resident *r);
 
-/* Bytes brought to the device so far, and of them from the store. */
-void resident_traffic(const struct resident *r, uint64_t *brought, uint64_t *from_store);
+/* Bytes brought to the device so far, and of them from the store. Waits for the reader. */
+void resident_traffic(struct resident *r, uint64_t *brought, uint64_t *from_store);
 
 #endif

@@ -147,7 +147,7 @@ static void run_sweep(struct bench *b, void *context, int turn)
     resident_ahead(s->from, 0, nothing); /* waits until the layer that is on its way has come */
 }
 
-static uint64_t from_store(const struct resident *r)
+static uint64_t from_store(struct resident *r)
 {
     uint64_t brought, read;
     resident_traffic(r, &brought, &read);

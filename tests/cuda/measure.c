@@ -150,7 +150,7 @@ static void a_device_that_is_too_small_measures_less_at_a_time(void **state)
     const struct setting plain = {"0", "true", 1, PLENTY};
     bool was_full = false;
     uint64_t room = (uint64_t)40 << 20;
-    for (; room >= (uint64_t)1 << 20; room -= room / 12) {
+    for (; room >= (uint64_t)1 << 20; room -= room / 16) {
         struct result got = {0};
         struct err e = {0};
         forget();
@@ -160,9 +160,14 @@ static void a_device_that_is_too_small_measures_less_at_a_time(void **state)
         if (ok) {
             assert_same(&want, &got, "a small device");
             was_full = was_full || got.weights_brought > all;
-        } else {
+        } else { /* then it is too small for one lane and window, too */
+            const struct setting least = {"1", "false", 1, 0};
             assert_int_equal(e.code, ERR_RESOURCE);
             assert_non_null(strstr(e.text, "out of memory"));
+            forget();
+            emulate_limit(emulate_used() + room);
+            assert_false(measure(&least, &got, &e));
+            emulate_limit(UINT64_MAX);
         }
         if (!ok)
             break;
