@@ -203,7 +203,8 @@ struct kernels {
      * from compute capability 8.9, NVFP4 with ACT_NVFP4 from 10.0? False, too, before the device is opened, where its
      * self-test did not agree (kernels_device_note), and for a shape that the library has no algorithm for. The answer
      * for a table is the same on all its devices once all have been opened. */
-    bool (*native_fits)(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k);
+    bool (*native_fits)(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k, bool *fits,
+                        struct err *e);
     /* Bytes that native_new takes. */
     size_t (*native_bytes)(enum weight_code code, int64_t n, int64_t k);
     /* A matrix whose rows are all zero, and which owns its memory. On failure *out is untouched. */

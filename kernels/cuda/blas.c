@@ -70,7 +70,8 @@ bool blas_new(struct blas **out, cudaStream_t stream, struct err *e)
         (void)cudaGetLastError();
         b->workspace = NULL;
         blas_free(b);
-        return err_set(e, ERR_RESOURCE, "no device memory for the products' workspace: %s", cudaGetErrorString(error));
+        return err_set(e, error == cudaErrorMemoryAllocation ? ERR_RESOURCE : ERR_DEVICE,
+                       "no device memory for the products' workspace: %s", cudaGetErrorString(error));
     }
     *out = b;
     return true;
@@ -191,14 +192,14 @@ static bool choose(const struct blas *b, struct plan *p, struct err *e)
         s = lt->cublasLtMatmulAlgoGetHeuristic(b->handle, p->operation, p->w, p->x, p->y, p->y, preference, CANDIDATES,
                                                found, &n);
     lt->cublasLtMatmulPreferenceDestroy(preference);
-    if (s != CUBLAS_STATUS_SUCCESS)
+    if (s != CUBLAS_STATUS_SUCCESS && s != CUBLAS_STATUS_NOT_SUPPORTED)
         return failed(b, s, "no algorithm", e);
     for (int i = 0; i < n; i++) {
         p->algorithm = found[i].algo;
         if (found[i].state == CUBLAS_STATUS_SUCCESS && config(b, p, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1)
             return true;
     }
-    return err_set(e, ERR_DEVICE, "cuBLASLt: no algorithm without a split sum for %s %lldx%lldx%lld",
+    return err_set(e, ERR_INPUT, "cuBLASLt: no algorithm without a split sum for %s %lldx%lldx%lld",
                    types[p->type].name, (long long)p->rows, (long long)p->n, (long long)p->k);
 }
 
@@ -217,22 +218,38 @@ static bool add_plan(struct blas *b, const struct plan *shape, struct err *e)
     return true;
 }
 
-/* The plan of a shape, made where it is new; NULL when that fails. */
-static struct plan *plan_of(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, struct err *e)
+/* The place of a shape's plan, n_plans when there is none. */
+static size_t find_plan(const struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k)
 {
     size_t i = 0;
     while (i < b->n_plans && !(b->plans[i].type == type && b->plans[i].rows == rows && b->plans[i].n == n &&
                                b->plans[i].k == k))
         i++;
+    return i;
+}
+
+bool blas_is_new(const struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k)
+{
+    return find_plan(b, type, rows, n, k) == b->n_plans;
+}
+
+/* The plan of a shape, made where it is new; NULL when that fails. */
+static struct plan *plan_of(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, struct err *e)
+{
+    size_t i = find_plan(b, type, rows, n, k);
     if (i == b->n_plans && !add_plan(b, &(struct plan){.type = type, .rows = rows, .n = n, .k = k}, e))
         return NULL;
     return &b->plans[i];
 }
 
-bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k)
+bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, bool *fits, struct err *e)
 {
-    struct err ignored;
-    return plan_of(b, type, rows, n, k, &ignored) != NULL;
+    struct err why = {0};
+    *fits = plan_of(b, type, rows, n, k, &why) != NULL;
+    if (*fits || why.code == ERR_INPUT)
+        return true;
+    *e = why;
+    return false;
 }
 
 bool blas_product(struct blas *b, const struct blas_call *c, struct err *e)

@@ -33,7 +33,10 @@ struct blas_call {
 };
 bool blas_product(struct blas *b, const struct blas_call *c, struct err *e) ERR_CHECK;
 /* Has the library an algorithm for a product of this type and shape? It is kept for the product to come. */
-bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k);
+bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k, bool *fits,
+               struct err *e) ERR_CHECK;
+/* Is it the first product of its shape on this queue? */
+bool blas_is_new(const struct blas *b, enum blas_type type, int64_t rows, int64_t n, int64_t k);
 
 /* One line per shape that was used: "bf16 2048x17408x5120: algorithm 66, tile 20, stages 36", into `out`; returns
  * `out`. */

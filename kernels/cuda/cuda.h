@@ -87,7 +87,8 @@ void cuda_solver_free(struct solver *s); /* NULL is fine */
 bool cuda_cholesky(struct queue *q, struct tensor *a, struct err *e) ERR_CHECK;
 
 /* native.c */
-bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k);
+bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k, bool *fits,
+                      struct err *e) ERR_CHECK;
 size_t cuda_native_bytes(enum weight_code code, int64_t n, int64_t k);
 bool cuda_native_new(struct queue *q, enum weight_code code, int64_t n, int64_t k, struct native_matrix *out,
                      struct err *e) ERR_CHECK;

@@ -12,13 +12,14 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/library.h"
 
-#define MOST_DEVICES 16
+#define MOST_DEVICES 64
+#define NUMERIC_TEXT 160 /* bytes of a numeric mode's name */
 #define LEAST_MAJOR 8 /* compute capability 8.0: bf16 products */
 
 /* The table is first: a queue's table is its kind. */
 struct kind {
     struct kernels table;
-    char name[32], fp32[64], bf16[64], native[64];
+    char name[32], fp32[NUMERIC_TEXT], bf16[NUMERIC_TEXT], native[NUMERIC_TEXT];
     atomic_int of_code[CODE_COUNT]; /* what the self-tests found out about native products */
 };
 enum { NATIVE_UNKNOWN, NATIVE_AGREES, NATIVE_DIFFERS };
@@ -30,7 +31,14 @@ static const struct {
     int least;
 } natives[] = {{CODE_FP8, "fp8", 89}, {CODE_NVFP4, "nvfp4", 100}};
 
+/* Devices are opened side by side, one device by one thread at a time. */
+struct opening {
+    pthread_mutex_t lock;
+    bool tested;
+};
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct opening openings[MOST_DEVICES];
 static struct device devices[MOST_DEVICES];
 static struct kind kinds[MOST_DEVICES]; /* of device i, unless an earlier device is like it */
 static char notes[MOST_DEVICES][1200]; /* of device i */
@@ -51,19 +59,23 @@ static void choose_sizes(struct kernels *k, int processors)
 
 static int64_t product_rows(const struct kernels *k) { return k->chunk_rows / 2; }
 
-/* The same bits come of the same kernels, library and shape of the chip (its multiprocessors decide the library's
- * choice), so these name the numeric mode. */
+/* "bf16 cuda sm_90 x 132 (NVIDIA H100 80GB HBM3), cublaslt 130002" */
+static void numeric_name(char *out, const char *mode, const struct device *d)
+{
+    snprintf(out, NUMERIC_TEXT, "%s cuda sm_%d%d x %d (%.64s), cublaslt %zu", mode, d->major, d->minor, d->processors,
+             d->model, blas_version());
+}
+
+/* The same bits come of the same kernels, library and chip (its model and multiprocessors decide the library's choice),
+ * so these name the numeric mode. */
 static void make_kind(struct kind *kind, const struct device *d)
 {
     cuda_fill_table(&kind->table);
     choose_sizes(&kind->table, d->processors);
     snprintf(kind->name, sizeof kind->name, "cuda sm_%d%d", d->major, d->minor);
-    snprintf(kind->fp32, sizeof kind->fp32, "fp32 cuda sm_%d%d x %d, cublaslt %zu", d->major, d->minor, d->processors,
-             blas_version());
-    snprintf(kind->bf16, sizeof kind->bf16, "bf16 cuda sm_%d%d x %d, cublaslt %zu", d->major, d->minor, d->processors,
-             blas_version());
-    snprintf(kind->native, sizeof kind->native, "native cuda sm_%d%d x %d, cublaslt %zu", d->major, d->minor,
-             d->processors, blas_version());
+    numeric_name(kind->fp32, "fp32", d);
+    numeric_name(kind->bf16, "bf16", d);
+    numeric_name(kind->native, "native", d);
     kind->table.name = kind->name;
     kind->table.numeric_fp32 = kind->fp32;
     kind->table.numeric_bf16 = kind->bf16;
@@ -72,7 +84,8 @@ static void make_kind(struct kind *kind, const struct device *d)
 
 static bool alike(const struct device *a, const struct device *b)
 {
-    return a->major == b->major && a->minor == b->minor && a->processors == b->processors;
+    return a->major == b->major && a->minor == b->minor && a->processors == b->processors &&
+           strcmp(a->model, b->model) == 0;
 }
 
 static void add_device(int index)
@@ -131,6 +144,8 @@ static void discover(void)
         snprintf(reason, sizeof reason, "%.255s", e.text);
         return;
     }
+    for (int i = 0; i < MOST_DEVICES; i++)
+        pthread_mutex_init(&openings[i].lock, NULL);
     for (int i = 0; i < n && n_devices < MOST_DEVICES; i++)
         add_device(i);
 }
@@ -188,11 +203,20 @@ bool cuda_queue_open(struct queue *q, struct err *e)
     return true;
 }
 
+/* What the pool keeps goes back to the system: nodes that follow may compute elsewhere, and others share the device. */
+static void trim_pool(int device)
+{
+    cudaMemPool_t pool;
+    if (cudaDeviceGetDefaultMemPool(&pool, device) == cudaSuccess)
+        (void)cudaMemPoolTrimTo(pool, 0);
+}
+
 void cuda_queue_close(struct queue *q)
 {
     struct cuda_queue *c = cuda_queue(q);
     if (!c)
         return;
+    (void)cudaSetDevice(q->device); /* whoever closes it */
     cuda_room_free(q, &c->x);
     cuda_room_free(q, &c->y);
     cuda_room_free(q, &c->small);
@@ -202,6 +226,7 @@ void cuda_queue_close(struct queue *q)
     if (c->stream) {
         (void)cudaStreamSynchronize(c->stream);
         (void)cudaStreamDestroy(c->stream);
+        trim_pool(q->device);
         (void)cudaGetLastError(); /* who computes next must not find what failed here */
     }
     mem_free(c);
@@ -228,8 +253,8 @@ static void fill(float *x, int64_t n, int64_t k, uint32_t seed)
     }
 }
 
-/* The products of ones are the number of columns, and those of whole numbers are exact: a sum that loses part of k shows
- * in either (performance 6). A row of fractions has the same bits alone and among others, in another place. */
+/* The products of ones with ones are the number of columns, and those of whole numbers are exact: a sum that loses part
+ * of k shows in either (performance 6). In f32 the ones of w are 1 + 2^-12, which tf32 does not have. A row of fractions has the same bits alone and among others, in another place. */
 struct test {
     struct queue *q;
     struct tensor w, x, y, panels;
@@ -252,7 +277,7 @@ static bool multiply(struct test *t, int64_t rows, enum dtype mode, float *out, 
 static bool test_exact(struct test *t, enum dtype mode, bool ones, struct err *e)
 {
     for (int64_t i = 0; i < TEST_N * TEST_K; i++)
-        t->host_w[i] = 1.0f;
+        t->host_w[i] = mode == DTYPE_F32 ? 1.0f + 0x1p-12f : 1.0f;
     for (int64_t i = 0; i < TEST_ROWS * TEST_K; i++)
         t->host_x[i] = 1.0f;
     if (!ones) {
@@ -354,23 +379,22 @@ static bool keep_pool(const struct queue *q, struct err *e)
 
 bool kernels_device_open(int index, uint64_t *free_memory, struct err *e)
 {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static bool tested[MOST_DEVICES];
     const struct device *d = find(index);
     struct queue *q = NULL;
     size_t left = 0, total = 0;
     if (!d)
         return err_set(e, ERR_BUG, "cuda:%d is not there", index);
-    pthread_mutex_lock(&lock);
+    struct opening *o = &openings[d - devices];
+    pthread_mutex_lock(&o->lock);
     bool ok = kernels_queue_new(&q, d->kernels, index, 1, e);
-    if (ok && !tested[d - devices]) {
+    if (ok && !o->tested) {
         ok = keep_pool(q, e) &&
              ((test_products(q, e) && test_natives(q, d, e)) || err_context(e, "cuda:%d", index));
-        tested[d - devices] = ok;
+        o->tested = ok;
     }
     ok = ok && cuda_ok(q, cudaMemGetInfo(&left, &total), "memory", e);
     kernels_queue_free(q);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&o->lock);
     if (!ok && e->code != ERR_RESOURCE)
         e->code = ERR_DEVICE;
     *free_memory = left;

@@ -56,6 +56,11 @@ cudaError_t launch_gram(struct launch l, const float *x, int64_t rows, int64_t k
 /* sums[2 r] = sum of d[r]^2, sums[2 r + 1] = sum of d[r] y[r], in f64. */
 cudaError_t launch_energy(struct launch l, const float *d, const float *y, int64_t rows, int64_t k, double *sums);
 
+/* Copies the first row over the others; row_bytes a multiple of 16. */
+cudaError_t launch_repeat(struct launch l, void *x, int64_t rows, int64_t row_bytes);
+/* *differs = 1 if some row of y [rows, n] has other bits than the first. */
+cudaError_t launch_differ(struct launch l, const float *y, int64_t rows, int64_t n, uint32_t *differs);
+
 /* -- kl.cu --------------------------------------------------------------------------------------------------------- */
 /* The arrays of struct kl_state. */
 struct kl_arrays {

@@ -26,12 +26,16 @@ static size_t scale_room(enum weight_code code, int64_t rows, int64_t k)
 }
 static enum blas_type type_of(enum weight_code code) { return code == CODE_NVFP4 ? BLAS_NVFP4 : BLAS_FP8; }
 
-bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k)
+bool cuda_native_fits(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k, bool *fits,
+                      struct err *e)
 {
     bool pair = (code == CODE_FP8 && rule == ACT_FP8_TOKEN) || (code == CODE_NVFP4 && rule == ACT_NVFP4);
-    if (!pair || n < 1 || k < 1 || (code == CODE_NVFP4 && k % BLOCK != 0) || !cuda_native_agrees(q, code))
-        return false;
-    return blas_fits(cuda_queue(q)->blas, type_of(code), cuda_queue(q)->rows, padded_rows(n), padded_columns(code, k));
+    if (!pair || n < 1 || k < 1 || (code == CODE_NVFP4 && k % BLOCK != 0) || !cuda_native_agrees(q, code)) {
+        *fits = false;
+        return true;
+    }
+    return blas_fits(cuda_queue(q)->blas, type_of(code), cuda_queue(q)->rows, padded_rows(n), padded_columns(code, k),
+                     fits, e);
 }
 
 size_t cuda_native_bytes(enum weight_code code, int64_t n, int64_t k)

@@ -5,17 +5,28 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/shape.h"
 
+/* Rows that panels of n rows have room for: what is past n is zero. */
+static int64_t panel_rows(int64_t n) { return (n + 3) / 4 * 4; }
+
 bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode, struct err *e)
 {
     if (n < 1 || k < 1)
         return err_set(e, ERR_BUG, "panels_new: {%lld, %lld}, expected at least {1, 1}", (long long)n, (long long)k);
     if (mode != DTYPE_F32 && mode != DTYPE_BF16)
         return err_set(e, ERR_BUG, "panels_new: mode %s, expected f32 or bf16", dtype_info(mode)->name);
-    int64_t padded[2] = {n, cuda_stride(k)};
+    int64_t padded[2] = {panel_rows(n), cuda_stride(k)};
+    size_t row = (size_t)padded[1] * dtype_bytes(mode);
     struct tensor made;
     if (!cuda_tensor_new(q, &made, mode, 2, padded, e))
         return false;
+    if (padded[0] > n && !cuda_ok(q, cudaMemsetAsync((char *)made.data + (size_t)n * row, 0,
+                                                     (size_t)(padded[0] - n) * row, cuda_queue(q)->stream),
+                                  "panels_new", e)) {
+        cuda_tensor_free(q, &made);
+        return false;
+    }
     made.layout = TENSOR_PANELS;
+    made.shape[0] = n;
     made.shape[1] = k;
     *out = made;
     return true;
@@ -116,28 +127,61 @@ bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct pac
            cuda_ok(q, launch_encode_nvfp4(l, w->data, out->n, out->k, gs, p[0].data, p[1].data, d->data), "encode", e);
 }
 
-/* y [T, n] = x [T, k] times n rows of panels, in blocks of `rows` rows. */
+/* All rows of x the same: then all rows of y must have the same bits, wherever the library's tiles end. Asked once for
+ * every shape, on the weights and the first row that come first. The product must be kept from no one but this. */
+static bool check_rows_alike(struct queue *q, const struct blas_call *call, size_t row_bytes, struct err *e)
+{
+    struct cuda_queue *c = cuda_queue(q);
+    uint32_t differs = 0;
+    if (!cuda_room(q, &c->small, sizeof differs, e) ||
+        !cuda_ok(q, cudaMemsetAsync(c->small.data, 0, sizeof differs, c->stream), "product", e) ||
+        !cuda_ok(q, launch_repeat(cuda_launch(q), c->x.data, call->rows, (int64_t)row_bytes), "product", e) ||
+        !blas_product(c->blas, call, e) ||
+        !cuda_ok(q, launch_differ(cuda_launch(q), call->y, call->rows, call->n, c->small.data), "product", e) ||
+        !cuda_ok(q, cudaMemcpyAsync(&differs, c->small.data, sizeof differs, cudaMemcpyDeviceToHost, c->stream),
+                 "product", e) ||
+        !cuda_finish(q, e))
+        return false;
+    return !differs || err_set(e, ERR_DEVICE, "equal rows of a product [%lld, %lld] over %lld columns differ: a row's "
+                               "bits depend on its place; do not use this device with this library",
+                               (long long)call->rows, (long long)call->n, (long long)call->k);
+}
+
+/* y [T, n] = x [T, k] times n rows of panels, in blocks of `rows` rows. Rows of y that the library writes are padded to
+ * a multiple of 4 (blas.h); such, and those of a block that is not full, go through a room of the queue's. */
 static bool product(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first, struct tensor *y,
                     int64_t rows, struct err *e)
 {
     struct cuda_queue *c = cuda_queue(q);
-    int64_t t = x->shape[0], k = x->shape[1], n = y->shape[1], stride = cuda_stride(k);
-    enum blas_type type = is_bf16(w) ? BLAS_BF16 : BLAS_F32;
-    if (!cuda_room(q, &c->x, (size_t)(rows * stride) * dtype_bytes(w->dtype), e) ||
-        (t % rows != 0 && !cuda_room(q, &c->y, (size_t)(rows * n) * sizeof(float), e)))
+    int64_t t = x->shape[0], k = x->shape[1], n = y->shape[1], stride = cuda_stride(k), padded = panel_rows(n);
+    struct blas_call call = {.type = is_bf16(w) ? BLAS_BF16 : BLAS_F32, .rows = rows, .n = padded, .k = stride,
+                             .w = panel_row(w, first)};
+    size_t row_bytes = (size_t)stride * dtype_bytes(w->dtype), width = (size_t)n * sizeof(float);
+    bool is_new = blas_is_new(c->blas, call.type, rows, padded, stride);
+    if (!cuda_room(q, &c->x, (size_t)rows * row_bytes, e) ||
+        ((is_new || padded != n || t % rows != 0) && !cuda_room(q, &c->y, (size_t)(rows * padded) * sizeof(float), e)))
         return false;
+    call.x = c->x.data;
     for (int64_t at = 0; at < t; at += rows) {
         int64_t given = t - at < rows ? t - at : rows;
-        float *out = (float *)y->data + at * n, *whole = given < rows ? (float *)c->y.data : out;
-        if (!cuda_ok(q, launch_rows(cuda_launch(q), (const float *)x->data + at * k, given, k, rows, stride,
-                                    is_bf16(w), c->x.data), "rows", e) ||
-            (!blas_product(c->blas, &(struct blas_call){.type = type, .rows = rows, .n = n, .k = stride, .x = c->x.data,
-                                                        .w = panel_row(w, first), .y = whole}, e) &&
-             !err_context(e, "cuda:%d", q->device)))
+        bool aside = given < rows || padded != n;
+        float *out = (float *)y->data + at * n;
+        struct launch l = cuda_launch(q);
+        const float *from = (const float *)x->data + at * k;
+        if (is_new) {
+            call.y = c->y.data;
+            if (!cuda_ok(q, launch_rows(l, from, given, k, rows, stride, is_bf16(w), c->x.data), "rows", e) ||
+                !check_rows_alike(q, &call, row_bytes, e))
+                return err_context(e, "cuda:%d", q->device);
+            is_new = false;
+        }
+        call.y = aside ? c->y.data : out;
+        if (!cuda_ok(q, launch_rows(l, from, given, k, rows, stride, is_bf16(w), c->x.data), "rows", e))
             return false;
-        if (given < rows &&
-            !cuda_ok(q, cudaMemcpyAsync(out, whole, (size_t)(given * n) * sizeof *out, cudaMemcpyDeviceToDevice,
-                                        c->stream), "product", e))
+        if (!blas_product(c->blas, &call, e))
+            return err_context(e, "cuda:%d", q->device);
+        if (aside && !cuda_ok(q, cudaMemcpy2DAsync(out, width, c->y.data, (size_t)padded * sizeof(float), width,
+                                                   (size_t)given, cudaMemcpyDeviceToDevice, c->stream), "product", e))
             return false;
     }
     return true;

@@ -109,3 +109,32 @@ cudaError_t launch_energy(struct launch l, const float *d, const float *y, int64
         LAUNCH_BLOCKS(energy, (unsigned)rows, THREADS, 0, l, d, y, k, sums);
     return cudaGetLastError();
 }
+
+/* ------------------------------------------------------------------------------------------------ are rows alike? */
+
+__global__ static void repeat(uint4 *x, int64_t rows, int64_t n)
+{
+    for (int64_t r = 1 + blockIdx.x; r < rows; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+            x[r * n + i] = x[i];
+}
+
+cudaError_t launch_repeat(struct launch l, void *x, int64_t rows, int64_t row_bytes)
+{
+    LAUNCH_FLAT(repeat, row_blocks(l, rows), row_threads(row_bytes / 16), l, (uint4 *)x, rows, row_bytes / 16);
+    return cudaGetLastError();
+}
+
+__global__ static void differ(const float *y, int64_t rows, int64_t n, uint32_t *differs)
+{
+    for (int64_t r = 1 + blockIdx.x; r < rows; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+            if (__float_as_uint(y[r * n + i]) != __float_as_uint(y[i]))
+                *differs = 1;
+}
+
+cudaError_t launch_differ(struct launch l, const float *y, int64_t rows, int64_t n, uint32_t *differs)
+{
+    LAUNCH_FLAT(differ, row_blocks(l, rows), row_threads(n), l, y, rows, n, differs);
+    return cudaGetLastError();
+}

@@ -53,7 +53,7 @@ struct candidates {
     uint32_t *window_document;/* [window]: index of the document: the unit of intervals */
     struct candidate *list;
     size_t n, capacity;
-    char numeric[64];         /* the numeric mode, "" in a list of proposals */
+    char numeric[160];        /* the numeric mode, "" in a list of proposals */
     char tokens[KEY_TEXT];    /* digest of the token set that was measured on; the attribute `tokens`; "" likewise */
     char context[KEY_TEXT];   /* key of the measuring context (the ledger's): model, renderings, teacher, tokens and
                                  numeric mode; the attribute `context`; "" likewise */

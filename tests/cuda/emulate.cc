@@ -303,8 +303,9 @@ static cudaError_t answer(cudaError_t e)
 }
 
 /* The size is kept before the block, so that it can be given back. */
-cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t)
+cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t stream)
 {
+    emulate_check_stream(stream);
     std::lock_guard<std::mutex> hold(lock);
     if (bytes > limit || used > limit - bytes)
         return answer(cudaErrorMemoryAllocation);
@@ -328,8 +329,9 @@ cudaError_t cudaFreeAsync(void *p, cudaStream_t)
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t)
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind, cudaStream_t stream)
 {
+    emulate_check_stream(stream);
     if (bytes > 0)
         memmove(to, from, bytes);
     return answer(cudaSuccess);
@@ -368,10 +370,10 @@ cudaError_t cudaGetDeviceCount(int *n)
     return cudaSuccess;
 }
 
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int index)
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
     memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "emulated device %d", index);
+    snprintf(p->name, sizeof p->name, "emulated device");
     p->major = emulate_capability() / 10;
     p->minor = emulate_capability() % 10;
     p->multiProcessorCount = 2;
@@ -405,9 +407,23 @@ const char *cudaGetErrorString(cudaError_t e)
     return e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorDevicesUnavailable ? "device lost" : "error";
 }
 
+/* A stream is the number of its device: work must be handed to it while that device is the thread's. */
+static thread_local int current;
+
+void emulate_check_stream(cudaStream_t s)
+{
+    if (s && *(int *)s != current) {
+        fprintf(stderr, "emulated CUDA: work for a stream of device %d while device %d is current\n", *(int *)s, current);
+        abort();
+    }
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
-    *s = (cudaStream_t)malloc(1);
+    int *device = (int *)malloc(sizeof *device);
+    if (device)
+        *device = current;
+    *s = (cudaStream_t)device;
     return answer(*s ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s)
@@ -416,7 +432,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return answer(cudaSuccess); }
-cudaError_t cudaSetDevice(int) { return answer(cudaSuccess); }
+cudaError_t cudaSetDevice(int device)
+{
+    current = device;
+    return answer(cudaSuccess);
+}
 cudaError_t cudaDriverGetVersion(int *v)
 {
     *v = 13000;
@@ -433,4 +453,5 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int)
     *pool = NULL;
     return answer(cudaSuccess);
 }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return answer(cudaSuccess); }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, enum cudaMemPoolAttr, void *) { return answer(cudaSuccess); }

@@ -16,6 +16,8 @@
 #define __shared__ static thread_local
 #define __launch_bounds__(...)
 
+void emulate_check_stream(cudaStream_t s); /* is of the current device; ends the process otherwise */
+
 namespace emulate {
 
 struct index {
@@ -80,9 +82,9 @@ static inline uint32_t atomicMax(uint32_t *p, uint32_t x)
 }
 
 #define LAUNCH_FLAT(kernel, grid, count, l, ...)                                                                       \
-    (void)(l), emulate::launch(dim3(grid), dim3(count), 0, false, [=] { (kernel)(__VA_ARGS__); })
+    emulate_check_stream((l).stream), emulate::launch(dim3(grid), dim3(count), 0, false, [=] { (kernel)(__VA_ARGS__); })
 #define LAUNCH_BLOCKS(kernel, grid, count, bytes, l, ...)                                                              \
-    (void)(l), emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
+    emulate_check_stream((l).stream), emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
 #define SHARED_FLOATS(name) float *const name = (float *)emulate::dynamic
 
 #endif

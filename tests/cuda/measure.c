@@ -43,6 +43,8 @@ static struct world world;
 static int open_world(void **state)
 {
     (void)state;
+    struct err e = {0};
+    assert_ok(queues[0]->k->enter(queues[0], &e), e);
     fake_node_place(queues, 1, PLENTY);
     model_world_open(&world, "stories260k");
     return 0;

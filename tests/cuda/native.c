@@ -22,9 +22,17 @@ static const struct native {
 } natives[] = {{"fp8", &format_fp8, CODE_FP8, ACT_FP8_TOKEN, 89, NATIVE_ERROR_FP8},
                {"nvfp4", &format_nvfp4, CODE_NVFP4, ACT_NVFP4, 100, NATIVE_ERROR_NVFP4}};
 
+static bool fits(const struct pair *p, enum weight_code code, enum act_rule rule, int64_t n, int64_t k)
+{
+    bool yes;
+    struct err e = {0};
+    assert_ok(p->gpu->k->native_fits(p->gpu, code, rule, n, k, &yes, &e), e);
+    return yes;
+}
+
 static bool usable(const struct pair *p, const struct native *f)
 {
-    return p->gpu->k->native_fits(p->gpu, f->code, f->rule, 64, 64);
+    return fits(p, f->code, f->rule, 64, 64);
 }
 
 /* ------------------------------------------------------------------------------------------------- order of scales */
@@ -167,7 +175,7 @@ static void product_case(const struct pair *p, const struct native *f, int64_t t
     struct tensor in = tensor_matrix(x, DTYPE_F32, t, k), out = tensor_matrix(kept, DTYPE_F32, t, k);
     assert_ok(p->cpu->k->fake_quantize(p->cpu, &in, f->rule, scale, mode, &out, &e), e);
     struct native_matrix native = native_of(p, f, w, n, k);
-    assert_true(p->gpu->k->native_fits(p->gpu, f->code, f->rule, n, k));
+    assert_true(fits(p, f->code, f->rule, n, k));
     float *y = multiply(p, x, t, scale, mode, &native);
     check(f, kept, w, y, t, n, k, name);
     p->gpu->k->native_free(p->gpu, &native);
@@ -283,14 +291,14 @@ static void a_format_fits_by_generation_rule_shape_and_self_test(void **state)
         bool has = d->major * 10 + d->minor >= f->least, agrees = strcmp(wrong(), f->name) != 0;
         char note[64];
         assert_int_equal(usable(&p, f), has && agrees);
-        assert_false(k->native_fits(p.gpu, f->code, ACT_NONE, 64, 64));
-        assert_false(k->native_fits(p.gpu, f->code, natives[!i].rule, 64, 64));
-        assert_false(k->native_fits(p.gpu, f->code, f->rule, 0, 64));
+        assert_false(fits(&p, f->code, ACT_NONE, 64, 64));
+        assert_false(fits(&p, f->code, natives[!i].rule, 64, 64));
+        assert_false(fits(&p, f->code, f->rule, 0, 64));
         CASE(note, "cuda:%d: no native %s products: the self-test's product is ", d->index, f->name);
         assert_int_equal(strstr(kernels_device_note(d->index), note) != NULL, has && !agrees);
     }
-    assert_false(k->native_fits(p.gpu, CODE_PLAIN, ACT_NONE, 64, 64));
-    assert_false(k->native_fits(p.gpu, CODE_NVFP4, ACT_NVFP4, 64, 63));
+    assert_false(fits(&p, CODE_PLAIN, ACT_NONE, 64, 64));
+    assert_false(fits(&p, CODE_NVFP4, ACT_NVFP4, 64, 63));
     assert_memory_equal(k->numeric_native, "native cuda sm_", 15);
     assert_true(p.cpu->k->native_fits == NULL && p.cpu->k->numeric_native == NULL);
     pair_close(&p);
