@@ -249,6 +249,7 @@ void run(dim3 grid, dim3 size, size_t bytes, bool waits, void (*call)(void *), v
 /* ---------------------------------------------------------------------------------------------------- the runtime */
 
 #define DEVICES 2
+#define DEVICE_BYTES ((uint64_t)8 << 30)
 
 static std::mutex lock;
 static uint64_t limit = UINT64_MAX, used; /* of device memory, all devices together */
@@ -307,7 +308,7 @@ cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t stream)
 {
     emulate_check_stream(stream);
     std::lock_guard<std::mutex> hold(lock);
-    if (bytes > limit || used > limit - bytes)
+    if (bytes > DEVICE_BYTES || bytes > limit || used > limit - bytes)
         return answer(cudaErrorMemoryAllocation);
     uint64_t *block = (uint64_t *)aligned_alloc(256, 256 + (bytes + 255) / 256 * 256);
     if (!block)
@@ -377,7 +378,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
     p->major = emulate_capability() / 10;
     p->minor = emulate_capability() % 10;
     p->multiProcessorCount = 2;
-    p->totalGlobalMem = (size_t)8 << 30;
+    p->totalGlobalMem = DEVICE_BYTES;
     return cudaSuccess;
 }
 
@@ -390,7 +391,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int index)
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
 {
     std::lock_guard<std::mutex> hold(lock);
-    *total = (size_t)8 << 30;
+    *total = DEVICE_BYTES;
     *left = (limit < *total ? limit : *total) - used;
     return answer(cudaSuccess);
 }

@@ -17,7 +17,8 @@ static void same_bits(const struct pair *p, enum op op, int64_t rows, int64_t n,
     char name[96];
     struct err e = {0};
     int64_t in = op == SWIGLU ? 2 * n : n;
-    float *x = numbers(rows * in, kind, 1), *d = numbers(rows * in, kind, 2), *want = numbers(rows * n, ZEROS, 1);
+    float *x = numbers(rows * in, kind, 1), *want = numbers(rows * n, ZEROS, 1);
+    float *d = numbers((rows > 0 ? rows : 1) * in, kind, 2); /* also a vector of n */
     struct tensor a = tensor_matrix(x, DTYPE_F32, rows, in), b = tensor_matrix(d, DTYPE_F32, rows, in);
     struct tensor v = tensor_vector(d, DTYPE_F32, n), y = tensor_matrix(want, DTYPE_F32, rows, n);
     struct tensor ga = there(p, x, DTYPE_F32, rows, in), gb = there(p, d, DTYPE_F32, rows, in);
