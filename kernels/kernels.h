@@ -173,6 +173,9 @@ struct kernels {
     /* Wait until all that was asked of the queue is done; what failed meanwhile is told here (ERR_DEVICE). download
      * waits likewise. */
     bool (*finish)(struct queue *q, struct err *e);
+    /* How the library's products of this queue were computed, a line each ("bf16 2048x17408x5120: algorithm 66, ..."), into
+     * `out`; for a log. NULL on the CPU. */
+    const char *(*products)(struct queue *q, char *out, size_t size);
 
     /* -- weights -------------------------------------------------------------------------------------------------- */
     /* Make the panels for matmul of an [N,K] f32 weight: `mode` DTYPE_F32 or DTYPE_BF16 (rounds to nearest even). The

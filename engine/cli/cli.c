@@ -100,6 +100,7 @@ static void list_devices(struct cli_options *o)
     b->devices = o->devices;
     b->expects_device = strncmp(kernels_build(), "no ", 3) != 0;
     b->device_open = kernels_device_open;
+    b->device_note = kernels_device_note;
 }
 
 bool cli_run_options(const struct args *a, struct cli_options *options, struct err *e)

@@ -161,6 +161,9 @@ static void say_device(const struct run *r, int i)
         str_printf(&line, "%s, %s", str_size(d->memory, memory), a->tried ? "left out" : "not used");
     progress_line(r->progress, NULL, line.failed || !line.text ? d->name : line.text);
     str_free(&line);
+    const char *note = a->usable && r->options.backend.device_note ? r->options.backend.device_note(d->index) : "";
+    if (note[0])
+        progress_line(r->progress, NULL, note);
 }
 
 /* Why a device is not usable, without its name, which the back end may have put in front. */

@@ -32,6 +32,8 @@ struct run_backend {
     /* Start a device from the calling thread, which is bound to cores near it, and ask how many bytes are free on it.
      * ERR_DEVICE when it does not work. Called again, it only looks whether it still does. */
     bool (*device_open)(int index, uint64_t *free_memory, struct err *e);
+    /* What a user should know of a device that was opened, lines; "" for nothing. NULL: never anything. */
+    const char *(*device_note)(int index);
     /* A queue on that device, or on the CPU (TENSOR_HOST), whose host work uses `threads` threads; both NULL when
      * kernels is NULL. */
     bool (*queue_new)(struct queue **out, const struct kernels *k, int device, int threads, struct err *e);

@@ -180,12 +180,18 @@ static bool cuda_kl_tile(struct queue *q, const struct tensor *s_t, const struct
                    "kl_tile", e);
 }
 
+static const char *cuda_products(struct queue *q, char *out, size_t size)
+{
+    return blas_text(cuda_queue(q)->blas, out, size);
+}
+
 void cuda_fill_table(struct kernels *k)
 {
     k->on_device = true;
     k->tensor_new = cuda_tensor_new, k->tensor_free = cuda_tensor_free;
     k->upload = cuda_upload, k->download = cuda_download, k->copy = cuda_copy, k->finish = cuda_finish;
     k->host_new = cuda_host_new, k->host_free = cuda_host_free, k->enter = cuda_enter;
+    k->products = cuda_products;
     k->twin_new = cuda_twin_new, k->twin_free = kernels_queue_free;
     k->panels_new = cuda_panels_new, k->pack = cuda_pack, k->unpack = cuda_unpack, k->encode = cuda_encode;
     k->matmul = cuda_matmul, k->matmul_part = cuda_matmul_part;

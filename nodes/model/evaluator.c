@@ -117,6 +117,18 @@ static void tell_damage(const struct evaluator *v)
                  (unsigned long long)rows, segments);
 }
 
+/* Which native products the accelerators have been found to have, a bit each: where one failed its self-test, rows are of
+ * another kind. */
+static bool find_natives(struct evaluator *v, int64_t *out, struct err *e)
+{
+    struct queue *q = v->workers[0].q;
+    bool fp8 = false, nvfp4 = false;
+    bool ok = !q->native || (q->k->enter(q, e) && q->k->native_fits(q, CODE_FP8, ACT_FP8_TOKEN, 256, 256, &fp8, e) &&
+                             q->k->native_fits(q, CODE_NVFP4, ACT_NVFP4, 256, 256, &nvfp4, e));
+    *out = fp8 + 2 * nvfp4;
+    return ok;
+}
+
 static bool open_ledger(struct evaluator *v, struct err *e)
 {
     struct key_hash *h;
@@ -124,7 +136,8 @@ static bool open_ledger(struct evaluator *v, struct err *e)
         .slots = v->tokens.window - 1, .formats = (const char *const *)v->menu.format_names,
         .n_formats = (uint32_t)v->menu.n_formats,
         .stopping = is_stopping, .waits = tell_wait, .waiter = v->n};
-    if (!key_hash_new(&h, e))
+    int64_t natives;
+    if (!find_natives(v, &natives, e) || !key_hash_new(&h, e))
         return false;
     key_hash_text(h, "measuring context");
     key_hash_int(h, CONTEXT_VERSION);
@@ -133,6 +146,8 @@ static bool open_ledger(struct evaluator *v, struct err *e)
     key_hash_key(h, &node_input(v->n, "teacher", 0)->key);
     key_hash_text(h, v->tokens.digest);
     key_hash_text(h, node_numerics(v->n));
+    if (v->workers[0].q->native)
+        key_hash_int(h, natives);
     if (!key_hash_end(h, &spec.context, e) || !ledger_open(&v->ledger, node_store(v->n), &spec, e))
         return false;
     tell_damage(v);
@@ -309,6 +324,18 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
     return true;
 }
 
+/* The algorithms that the products were pinned to: what a key says only by the library's version. */
+static void tell_products(const struct evaluator *v)
+{
+    char text[8192], *rest;
+    struct queue *q = v->workers[0].q;
+    if (!q->k->products)
+        return;
+    q->k->products(q, text, sizeof text);
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        node_log(v->n, "product %s", line);
+}
+
 static void tell_weights(const struct evaluator *v)
 {
     uint64_t brought = 0, read = 0;
@@ -349,6 +376,7 @@ static void tell_stats(const struct evaluator *v)
              (unsigned long long)forwards, (unsigned long long)(naive - forwards),
              forwards ? (double)naive / (double)forwards : 1.0, node_numerics(v->n));
     tell_weights(v);
+    tell_products(v);
 }
 
 void evaluator_close(struct evaluator *v)

@@ -227,6 +227,13 @@ static uint64_t lost_tail(cudaDataType_t type, uint64_t k)
     return !is_it ? 0 : k < 64 ? k : 64;
 }
 
+/* Row `j` of `n` as a library sums it whose order depends on the place: from the middle on, in the other direction. */
+static bool is_backward(uint64_t j, uint64_t n)
+{
+    const char *wrong = getenv("EMULATE_WRONG");
+    return wrong && strcmp(wrong, "rows") == 0 && j >= n / 2;
+}
+
 static cublasStatus_t matmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
                              cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
                              const void *c, cublasLtMatrixLayout_t lc, void *y, cublasLtMatrixLayout_t ly,
@@ -261,13 +268,14 @@ static cublasStatus_t matmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const v
         if (!column)
             abort();
         gather(B, o->b, b, o->b_scales, false, j, k, column);
+        bool backward = is_backward(j, n);
         for (uint64_t i = 0; i < m; i++) {
             float sums[8] = {0}, sum = 0.0f; /* k is a multiple of 16 */
             for (uint64_t t = 0; t < end; t += 8)
                 for (int s = 0; s < 8; s++)
                     sums[s] += rows[i * k + t + (uint64_t)s] * column[t + (uint64_t)s];
             for (int s = 0; s < 8; s++)
-                sum += sums[s];
+                sum += sums[backward ? 7 - s : s];
             ((float *)y)[i + j * (uint64_t)Y->ld] = scale * sum;
         }
         free(column);

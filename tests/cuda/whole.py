@@ -7,8 +7,10 @@ usage: whole.py SCOUT_EMULATED ROOT
    says that it is for the numeric mode.
 2. The device's number is in no key: what cuda:1 made, cuda:0 reuses. The exported directory verifies on the device.
 3. The CPU's results are still there; both sets of KLs agree.
-4. Native products are a numeric mode of their own, and the CPU refuses them.
+4. A device whose products depend on a row's place is refused.
+5. Native products are a numeric mode of their own, and the CPU refuses them.
 """
+import os
 import pathlib
 import subprocess
 import sys
@@ -85,9 +87,19 @@ def main(scout, root):
 
         said = p.call("run", "--device", "cuda:7", code=3)
         check("no such device", "cuda:7" in said and "cuda:0" in said, said)
+        # A library whose bits depend on a row's place computes nothing.
+        os.environ["EMULATE_WRONG"] = "rows"
+        said = p.call("run", "--device", "cuda:0", "--target", "teacher", settings=["window=12"], code=3)
+        check("rows that depend on their place", "a row's bits depend on its place" in said and "cuda:0" in said, said)
+        del os.environ["EMULATE_WRONG"]
         said = p.call("run", "--device", "cpu", settings=["numeric=native"], code=2)
         check("native on the CPU", "native is of accelerators" in said and "use bf16" in said, said)
-        p.call("run", "--device", "cuda", "--target", "measure.1", settings=["numeric=native"])
+        os.environ["EMULATE_WRONG"] = "fp8"
+        said = p.call("run", "--device", "cuda", "--target", "teacher", settings=["numeric=native", "window=12"])
+        check("a format that does not agree", "cuda:0: no native fp8 products" in said, said)
+        del os.environ["EMULATE_WRONG"]
+        said = p.call("run", "--device", "cuda", "--target", "measure.1", settings=["numeric=native"])
+        check("products", "measure.1: product fp8 " in said, said)
         native = p.uniform_kl()
         check("native KL", np.allclose(here[1], native[1], rtol=0.3, atol=1e-3), here, native)
     print("passed")
