@@ -72,9 +72,9 @@ struct node_class {
     bool (*numerics)(const struct node *n, const char **out, struct err *e);
     /* NULL: one core, 64 MiB. */
     bool (*needs)(struct node *n, struct needs *out, struct err *e);
-    /* Of a finished object: do the things outside the store that it speaks of (an exported directory) still stand as it
-     * says? NULL: there are none. False makes the node run again. `quick`: look at names and sizes only (for a plan, and
-     * while others wait). */
+    /* Of a finished object: do the things outside the store that it speaks of (an exported directory) still stand as
+     * it says? NULL: there are none. False makes the node run again. `quick`: look at names and sizes only (for a
+     * plan, and while others wait). */
     bool (*stands)(struct node *n, struct object *result, bool quick);
     /* Inputs to one object. It fills node_output(n); the engine commits it when true is returned. */
     bool (*run)(struct node *n, struct err *e);

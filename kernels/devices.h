@@ -13,8 +13,8 @@ struct device {
     uint64_t memory;               /* bytes */
 };
 
-/* The devices in the order of their indices; *n may be 0, and then *why says in one line, for the user, what is missing:
- * the build, the driver or the device. Asked once per process; no context is made. */
+/* The devices in the order of their indices; *n may be 0, and then *why says in one line, for the user, what is
+ * missing: the build, the driver or the device. Asked once per process; no context is made. */
 const struct device *kernels_devices(size_t *n, const char **why);
 /* Start the device from the calling thread (which is bound to cores near it) and check it: ERR_DEVICE when it fails its
  * self-test or does not answer. *free_memory: bytes that can be allocated now. Once per device and process; calling it
@@ -25,8 +25,8 @@ bool kernels_device_open(int index, uint64_t *free_memory, struct err *e) ERR_CH
  * native fp8 products: ...", one line each, "" for nothing. */
 const char *kernels_device_note(int index);
 
-/* A queue whose host work uses `threads` threads: on the device with that index, or on the CPU (TENSOR_HOST). `k` is the
- * device's table, or a CPU one. */
+/* A queue whose host work uses `threads` threads: on the device with that index, or on the CPU (TENSOR_HOST). `k` is
+ * the device's table, or a CPU one. */
 bool kernels_queue_new(struct queue **out, const struct kernels *k, int device, int threads, struct err *e) ERR_CHECK;
 void kernels_queue_free(struct queue *q); /* NULL is fine; its tensors must have been freed */
 

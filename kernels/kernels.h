@@ -37,7 +37,8 @@ enum act_rule {
 
 #define ACT_NVFP4_BLOCK 16
 
-/* Error bounds of products in the hardware's own formats, which it sums with fewer bits than f32 has (native_matmul). */
+/* Error bounds of products in the hardware's own formats, which it sums with fewer bits than f32 has
+ * (native_matmul). */
 #define NATIVE_ERROR_FP8 0x1p-10
 #define NATIVE_ERROR_NVFP4 0x1p-12
 
@@ -65,8 +66,8 @@ struct kl_state {
 static inline struct kl_state kl_state_at(void *block, int64_t rows)
 {
     double *d = (double *)block;
-    float *f = (float *)(d + 5 * rows);
-    int32_t *i = (int32_t *)(f + 4 * rows);
+    float *f = (float *)(void *)(d + 5 * rows);
+    int32_t *i = (int32_t *)(void *)(f + 4 * rows);
     struct kl_state s;
     s.max_t = d, s.sum_t = d + rows, s.max_c = d + 2 * rows, s.sum_c = d + 3 * rows, s.cross = d + 4 * rows;
     s.best_t = f, s.best_c = f + rows, s.target_t = f + 2 * rows, s.target_c = f + 3 * rows;
@@ -74,7 +75,8 @@ static inline struct kl_state kl_state_at(void *block, int64_t rows)
     return s;
 }
 
-/* Rows [0, n) of a state in host memory before their first tile; targets are the caller's. A target's logit is NaN until its tile is folded in. */
+/* Rows [0, n) of a state in host memory before their first tile; targets are the caller's. A target's logit is NaN
+ * until its tile is folded in. */
 static inline void kl_state_init(struct kl_state *s, int64_t n)
 {
     for (int64_t r = 0; r < n; r++) {
@@ -144,8 +146,9 @@ struct kernels {
     const char *numeric_bf16; /* e.g. "bf16 cpu fma", "bf16 cpu avx512bf16", "bf16 cpu amx" */
     const char *numeric_native; /* e.g. "native cuda sm_90 x 132, cublaslt 130002" (native_matmul); NULL on the CPU */
     bool on_device;           /* its tensors are not in host memory, and its entries may return before they are done */
-    /* What keeps it at full speed with activations near its caches: rows that go through a layer at a time, and the rows
-     * and columns of a tile of logits. The last decides bits (kl_tile). */
+    /* What keeps it at full speed with activations near its caches: rows that go through a layer at a time, and the
+     * rows and columns of a tile of logits. On a device they decide bits: the library chooses by the number of rows,
+     * and a KL is summed tile by tile. */
     int64_t chunk_rows, head_rows, head_columns;
 
     /* -- memory of the backend ------------------------------------------------------------------------------------ */
@@ -173,8 +176,8 @@ struct kernels {
     /* Wait until all that was asked of the queue is done; what failed meanwhile is told here (ERR_DEVICE). download
      * waits likewise. */
     bool (*finish)(struct queue *q, struct err *e);
-    /* How the library's products of this queue were computed, a line each ("bf16 2048x17408x5120: algorithm 66, ..."), into
-     * `out`; for a log. NULL on the CPU. */
+    /* How the library's products of this queue were computed, a line each ("bf16 2048x17408x5120: algorithm 66,
+     * ..."), into `out`; for a log. NULL on the CPU. */
     const char *(*products)(struct queue *q, char *out, size_t size);
 
     /* -- weights -------------------------------------------------------------------------------------------------- */
@@ -185,9 +188,10 @@ struct kernels {
      * filled read as zero on the CPU; on a device they must all be filled. */
     bool (*pack)(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e);
 
-    /* Decode rows [first, first + w->n) of `panels` (of any first row) from a packed matrix, and encode w [n,k] f32 into
-     * the parts of `out` (which are there) with d [n,k] = w - decoded: bits of the format's own decode and encode. amax is
-     * the largest |w| of all that share a scale. Both are NULL on the CPU, where formats work on host memory. */
+    /* Decode rows [first, first + w->n) of `panels` (of any first row) from a packed matrix, and encode w [n,k] f32
+     * into the parts of `out` (which are there) with d [n,k] = w - decoded: bits of the format's own decode and
+     * encode. amax is the largest |w| of all that share a scale. Both are NULL on the CPU, where formats work on
+     * host memory. */
     bool (*unpack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,
                    struct err *e);
     bool (*encode)(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
@@ -201,7 +205,7 @@ struct kernels {
     bool (*matmul_part)(struct queue *q, const struct tensor *x, const struct tensor *w, int64_t first,
                         struct tensor *y, struct err *e);
 
-    /* -- products in the hardware's own low-precision formats; all NULL on the CPU ---------------------------------- */
+    /* -- products in the hardware's own low-precision formats; all NULL on the CPU --------------------------------- */
     /* Does this device multiply an [n,k] matrix of that code natively with inputs of that rule: FP8 with ACT_FP8_TOKEN
      * from compute capability 8.9, NVFP4 with ACT_NVFP4 from 10.0? False, too, before the device is opened, where its
      * self-test did not agree (kernels_device_note), and for a shape that the library has no algorithm for. The answer
@@ -214,8 +218,8 @@ struct kernels {
     bool (*native_new)(struct queue *q, enum weight_code code, int64_t n, int64_t k, struct native_matrix *out,
                        struct err *e);
     void (*native_free)(struct queue *q, struct native_matrix *w); /* a zeroed one is fine; clears it */
-    /* Rows [first, first + w->n) of `out` = w; any first. ERR_INPUT when rows of another global scale are there already:
-     * the device has one for a whole product. Waits for the queue with CODE_NVFP4. */
+    /* Rows [first, first + w->n) of `out` = w; any first. ERR_INPUT when rows of another global scale are there
+     * already: the device has one for a whole product. Waits for the queue with CODE_NVFP4. */
     bool (*native_pack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct native_matrix *out,
                         struct err *e);
     /* y[t][n] = sum_k q(x)[t][k] * w[n][k], q the rule that belongs to the code, with the codes of fake_quantize (x
@@ -230,15 +234,16 @@ struct kernels {
      * [K,K] f64. Sums over t: one f32 FMA chain within blocks of 256 rows, blocks added in order in f64. */
     bool (*gram)(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e);
 
-    /* In place: the lower triangle of a symmetric positive definite a [K,K] f64 becomes its Cholesky factor L, a = L L^T.
-     * What is above the diagonal is not read, and undefined afterwards. Not positive definite is ERR_NUMERIC with the
-     * order of the first leading minor that is not. CPU: element (i, j) is a[i][j] less the products L[i][k] L[j][k] in
-     * one chain of fused multiply-adds over ascending k < j, divided by L[j][j] (for i = j: its square root), so equal
-     * bits in all variants. CUDA: cuSOLVER's, loaded when it is first called; ERR_DEVICE where it is not installed. */
+    /* In place: the lower triangle of a symmetric positive definite a [K,K] f64 becomes its Cholesky factor L, a = L
+     * L^T. What is above the diagonal is not read, and undefined afterwards. Not positive definite is ERR_NUMERIC
+     * with the order of the first leading minor that is not. CPU: element (i, j) is a[i][j] less the products
+     * L[i][k] L[j][k] in one chain of fused multiply-adds over ascending k < j, divided by L[j][j] (for i = j: its
+     * square root), so equal bits in all variants. CUDA: cuSOLVER's, loaded when it is first called; ERR_DEVICE
+     * where it is not installed. */
     bool (*cholesky)(struct queue *q, struct tensor *a, struct err *e);
 
-    /* *square += sum of d^2 and, unless y is NULL, *energy += sum of d y, in f64; d, y [n,k] f32. Sums over k, then over
-     * rows in order. */
+    /* *square += sum of d^2 and, unless y is NULL, *energy += sum of d y, in f64; d, y [n,k] f32. Sums over k, then
+     * over rows in order. */
     bool (*energy)(struct queue *q, const struct tensor *d, const struct tensor *y, double *square, double *energy,
                    struct err *e);
 

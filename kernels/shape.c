@@ -15,7 +15,8 @@ static const char *size_text(int64_t n, char out[24])
 static bool mismatch(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
                      const char *expected, struct err *e)
 {
-    return err_set(e, ERR_BUG, "%s: '%s' is %s of rank %d [%lld, %lld] in layout %d on device %d, expected %s on device %d",
+    return err_set(e, ERR_BUG, "%s: '%s' is %s of rank %d [%lld, %lld] in layout %d on device %d, expected %s on "
+                   "device %d",
                    kernel,
                    name, dtype_info(t->dtype)->name, t->rank, (long long)t->shape[0],
                    (long long)(t->rank > 1 ? t->shape[1] : 1), (int)t->layout, t->device, expected, q->device);
@@ -141,6 +142,6 @@ bool shape_not_finite(const float *x, int64_t rows, int64_t k, struct err *e)
 
 bool shape_not_positive(int64_t k, int64_t order, struct err *e)
 {
-    return err_set(e, ERR_NUMERIC, "a matrix [%lld, %lld] is not positive definite: its leading minor of order %lld is not "
-                   "positive", (long long)k, (long long)k, (long long)order);
+    return err_set(e, ERR_NUMERIC, "a matrix [%lld, %lld] is not positive definite: its leading minor of order %lld is "
+                   "not positive", (long long)k, (long long)k, (long long)order);
 }

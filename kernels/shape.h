@@ -4,8 +4,8 @@
  * that was checked before. */
 #include "kernels/kernels.h"
 
-/* `t` is a row-major matrix on the device of `q` [rows, columns] of `type`; -1 for a size that may be any. `kernel` and `name` are for
- * the message: "rmsnorm: 'y' is f32 [3, 64], expected f32 [4, 64]". */
+/* `t` is a row-major matrix on the device of `q` [rows, columns] of `type`; -1 for a size that may be any. `kernel`
+ * and `name` are for the message: "rmsnorm: 'y' is f32 [3, 64], expected f32 [4, 64]". */
 bool shape_matrix(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
                   enum dtype type, int64_t rows, int64_t columns, struct err *e) ERR_CHECK;
 /* The same for a vector of n. */

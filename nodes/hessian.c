@@ -241,8 +241,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
             most_square = square > most_square ? square : most_square;
             most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
         }
-        /* Where the tensors lie: a layer's panels, its sums in f64, and the states of all windows. On the host: a unit as
-         * it is read, the means in f32 until they are published, and one matrix of sums. */
+        /* Where the tensors lie: a layer's panels, its sums in f64, and the states of all windows. On the host: a
+         * unit as it is read, the means in f32 until they are published, and one matrix of sums. */
         const struct kernels *k = node_kernels(n);
         *out = (struct needs){.memory = 4 * most_unit + 4 * squares + 8 * most_square};
         forward_needs(k, m, mode, (int)tokens.window, out);

@@ -36,7 +36,8 @@ static bool take_loss(void *context, size_t candidate, size_t window, const stru
 
 static bool compute(struct teacher *t, struct err *e)
 {
-    struct pass p = {.f = &t->f, .tokens = &t->tokens, .weights = {.load = load, .context = t}, .share = true, .node = t->n};
+    struct pass p = {.f = &t->f, .tokens = &t->tokens, .weights = {.load = load, .context = t}, .share = true,
+                     .node = t->n};
     uint32_t per_group = GROUP_POSITIONS / t->tokens.window;
     per_group = per_group ? per_group : 1;
     size_t row = (size_t)t->tokens.window * (size_t)t->model->config.hidden;

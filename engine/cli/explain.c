@@ -58,4 +58,5 @@ static int explain_main(const struct args *a)
 
 const struct command command_explain = {
     "explain", "Say why a node would run again: what changed since its last result, and where the change began.",
-    (const char *const[]){"GRAPH", "NODE", NULL}, (const struct option[]){CLI_GRAPH_OPTIONS, CLI_DEVICE_OPTION, {0}}, explain_main};
+    (const char *const[]){"GRAPH", "NODE", NULL},
+    (const struct option[]){CLI_GRAPH_OPTIONS, CLI_DEVICE_OPTION, {0}}, explain_main};

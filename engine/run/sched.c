@@ -241,11 +241,11 @@ static int device_cores_now(const struct run *r, const struct node *n, int devic
 
 /* Cores for a node that would get `devices` accelerators (0: on the CPU), or 0: it has to wait.
  *
- * A node on the CPU waits for all the cores that it asks for. One that can use all cores keeps for its whole life what
- * it is given, so it waits for most of those that drive no accelerator while something runs there: a short neighbour
- * must not leave a measurement of hours on one core. A node on an accelerator does little on its cores, and the
- * accelerator is what must not stand idle: it makes do with a few. Both leave a few for accelerators that wait for work,
- * as far as there are. Either way a node that is alone finds room. */
+ * A node on the CPU waits for all the cores that it asks for. One that can use all cores keeps for its whole life
+ * what it is given, so it waits for most of those that drive no accelerator while something runs there: a short
+ * neighbour must not leave a measurement of hours on one core. A node on an accelerator does little on its cores,
+ * and the accelerator is what must not stand idle: it makes do with a few. Both leave a few for accelerators that
+ * wait for work, as far as there are. Either way a node that is alone finds room. */
 static int cores_now(const struct run *r, const struct node *n, int devices)
 {
     int units = place_units(r->place), unused = place_unused(r->place), cores = cores_wanted(n, units);

@@ -183,8 +183,8 @@ bool plan_object_stands(struct run *r, struct node *n, bool verify, bool quick, 
 bool device_place_nodes(struct run *r, struct err *e) ERR_CHECK;
 /* Learn what each accelerator is near to. Once, when there is a place. */
 bool device_locate(struct run *r, struct err *e) ERR_CHECK;
-/* Start the accelerators of all nodes that must run, and say what there is. Refuses when a node may run on any, and none
- * works: its result would be another on the CPU, so the user decides. */
+/* Start the accelerators of all nodes that must run, and say what there is. Refuses when a node may run on any, and
+ * none works: its result would be another on the CPU, so the user decides. */
 bool device_open_needed(struct run *r, struct err *e) ERR_CHECK;
 /* Start what `n` may use, as far as it was not tried yet. ERR_DEVICE when none of it works. */
 bool device_open_for(struct node *n, struct err *e) ERR_CHECK;

@@ -1,7 +1,7 @@
-/* a = L L^T in place, in f64. The lower triangle is cut into tiles of 64 by 64, and their columns are done from left to
- * right: a tile is brought to where it stands after all columns before it, which is a product of two strips of finished
- * rows, and then solved with the tile on its diagonal. The tile on the next diagonal needs the rows of one tile only, so
- * the task that solves that one goes on to factor it.
+/* a = L L^T in place, in f64. The lower triangle is cut into tiles of 64 by 64, and their columns are done from left
+ * to right: a tile is brought to where it stands after all columns before it, which is a product of two strips of
+ * finished rows, and then solved with the tile on its diagonal. The tile on the next diagonal needs the rows of one
+ * tile only, so the task that solves that one goes on to factor it.
  *
  * Every element is one chain of fused multiply-adds over ascending columns and one division (or square root), so its
  * bits depend neither on the tiles nor on the threads. */

@@ -9,7 +9,7 @@
  * which a small loop does not win back. Results do not depend on it. */
 static inline int cpu_threads(const struct queue *q, int64_t work) { return work < 32768 ? 1 : q->threads; }
 
-/* -- once: memory.c, pack.c, embed.c, energy.c -------------------------------------------------------------------------- */
+/* -- once: memory.c, pack.c, embed.c, energy.c ---------------------------------------------------------------- */
 bool memory_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape, struct err *e)
     ERR_CHECK;
 void memory_free(struct queue *q, struct tensor *t);

@@ -32,7 +32,8 @@ __device__ static void load_tile(const float *head, int64_t width, int first, in
             int row = i / (TILE / 4), channel = i % (TILE / 4) * 4;
             bool in = first + row < end && c + channel < d;
             *(float4 *)(out + row * stride + channel) =
-                in ? *(const float4 *)(head + (first + row) * width + c + channel) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                in ? *(const float4 *)(head + (first + row) * width + c + channel)
+                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
         return;
     }

@@ -1,10 +1,10 @@
 #ifndef KERNELS_CUDA_DEVICE_CUH
 #define KERNELS_CUDA_DEVICE_CUH
-/* What the .cu files share: launching, reductions over a block, and number formats. They are built without contraction
- * (-fmad=false), so that an expression means what it says and fmaf is written where it is meant.
+/* What the .cu files share: launching, reductions over a block, and number formats. They are built without
+ * contraction (-fmad=false), so that an expression means what it says and fmaf is written where it is meant.
  *
- * With CUDA_EMULATE a host compiler takes the same files, and tests/cuda/emulate.h runs the threads of a block one after
- * another, so that a machine without a GPU can test them. */
+ * With CUDA_EMULATE a host compiler takes the same files, and tests/cuda/emulate.h runs the threads of a block one
+ * after another, so that a machine without a GPU can test them. */
 #ifdef CUDA_EMULATE
 #include "tests/cuda/emulate.h"
 #else

@@ -253,8 +253,9 @@ static void fill(float *x, int64_t n, int64_t k, uint32_t seed)
     }
 }
 
-/* The products of ones with ones are the number of columns, and those of whole numbers are exact: a sum that loses part
- * of k shows in either (performance 6). In f32 the ones of w are 1 + 2^-12, which tf32 does not have. A row of fractions has the same bits alone and among others, in another place. */
+/* The products of ones with ones are the number of columns, and those of whole numbers are exact: a sum that loses
+ * part of k shows in either (performance 6). In f32 the ones of w are 1 + 2^-12, which tf32 does not have. A row of
+ * fractions has the same bits alone and among others, in another place. */
 struct test {
     struct queue *q;
     struct tensor w, x, y, panels;

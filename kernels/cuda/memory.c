@@ -1,5 +1,6 @@
-/* Tensors in device memory. Allocation goes through the device's pool in the order of the queue's stream, and the pool
- * keeps what was freed (devices.c raises its release threshold), so that a layer's panels cost no call to the driver. */
+/* Tensors in device memory. Allocation goes through the device's pool in the order of the queue's stream, and the
+ * pool keeps what was freed (devices.c raises its release threshold), so that a layer's panels cost no call to the
+ * driver. */
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"

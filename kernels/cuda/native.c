@@ -1,6 +1,7 @@
-/* Products in the hardware's own low-precision formats. A native matrix holds the codes as they are stored, its rows and
- * columns padded with zeros to what the library wants, and its scales: for FP8 one f32 a row, for NVFP4 one E4M3 per 16
- * in the order of scales.h. Rows of x go through in blocks of a fixed number, as in product.c and for the same reason. */
+/* Products in the hardware's own low-precision formats. A native matrix holds the codes as they are stored, its rows
+ * and columns padded with zeros to what the library wants, and its scales: for FP8 one f32 a row, for NVFP4 one E4M3
+ * per 16 in the order of scales.h. Rows of x go through in blocks of a fixed number, as in product.c and for the
+ * same reason. */
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"
@@ -81,8 +82,8 @@ static bool take_global(struct queue *q, const struct packed_matrix *w, struct n
     if (!(global > 0.0f && global < INFINITY))
         return err_set(e, ERR_INPUT, "native_pack: global scale %g, expected positive and finite", (double)global);
     if (out->global != 0.0f && out->global != global)
-        return err_set(e, ERR_INPUT, "native_pack: global scale %.9g beside %.9g: matrices of one product must share it",
-                       (double)global, (double)out->global);
+        return err_set(e, ERR_INPUT, "native_pack: global scale %.9g beside %.9g: matrices of one product must share "
+                       "it", (double)global, (double)out->global);
     out->global = global;
     return true;
 }
@@ -120,8 +121,8 @@ static bool alpha_of(const struct native_matrix *w, float scale, float *alpha, s
     if (w->code == CODE_NVFP4 && w->global == 0.0f)
         return err_set(e, ERR_BUG, "native_matmul: no row of the weights has been packed");
     if (!(exact >= 0x1p-126 && exact < 0x1p127))
-        return err_set(e, ERR_NUMERIC, "native_matmul: the global scales %g of the input and %g of the weights multiply "
-                       "to what f32 cannot hold the inverse of", (double)scale, (double)w->global);
+        return err_set(e, ERR_NUMERIC, "native_matmul: the global scales %g of the input and %g of the weights "
+                       "multiply to what f32 cannot hold the inverse of", (double)scale, (double)w->global);
     *alpha = (float)exact;
     return true;
 }

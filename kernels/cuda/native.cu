@@ -64,8 +64,8 @@ __device__ static uint64_t nvfp4_block(const float *x, float gs, int bf16, uint8
     return codes;
 }
 
-/* A thread per scale, those included that only fill a tile. `across`, `stride`, `columns`: blocks per row of x, of codes
- * and of scales. */
+/* A thread per scale, those included that only fill a tile. `across`, `stride`, `columns`: blocks per row of x, of
+ * codes and of scales. */
 __global__ static void nvfp4_codes(const float *x, int64_t given, int64_t across, int64_t rows, int64_t stride,
                                    int64_t total, int64_t columns, float gs, int bf16, uint8_t *codes, uint8_t *scales)
 {

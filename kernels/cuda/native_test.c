@@ -6,8 +6,8 @@
 #include "engine/base/mem.h"
 #include "kernels/cuda/cuda.h"
 
-/* Two matrices of one product, neither of whole tiles, and k as long as a layer's: what a device loses in a sum it loses
- * in each step. */
+/* Two matrices of one product, neither of whole tiles, and k as long as a layer's: what a device loses in a sum it
+ * loses in each step. */
 #define FIRST_N 100
 #define N 150
 #define K 4096
@@ -162,11 +162,11 @@ static bool test_exact(struct test *t, struct err *e)
     return pack(t, 2688.0f / 1024.0f, e) && multiply(t, ROWS, t->y, e) && compare(t, 0.0, e);
 }
 
-/* Numbers of mixed sign. Hopper aligns the products of a step to the largest of them and of the sum so far, and keeps
- * about 14 bits, so it loses up to 2^-13 of that in each product. Of random signs, 4096 such losses come to some 1e-5 of
- * the sum of magnitudes; NATIVE_ERROR_FP8 is a hundred times that, and a twentieth of what scales in wrong places make.
- * Where all products have one sign the losses add up, to 2^-8 of it at worst. NATIVE_ERROR_NVFP4 supposes that Blackwell
- * sums in f32, or nearly. */
+/* Numbers of mixed sign. Hopper aligns the products of a step to the largest of them and of the sum so far, and
+ * keeps about 14 bits, so it loses up to 2^-13 of that in each product. Of random signs, 4096 such losses come to
+ * some 1e-5 of the sum of magnitudes; NATIVE_ERROR_FP8 is a hundred times that, and a twentieth of what scales in
+ * wrong places make. Where all products have one sign the losses add up, to 2^-8 of it at worst. NATIVE_ERROR_NVFP4
+ * supposes that Blackwell sums in f32, or nearly. */
 static bool test_random(struct test *t, struct err *e)
 {
     const struct kernels *k = t->q->k;

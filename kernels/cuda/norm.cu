@@ -4,7 +4,8 @@
 #define THREADS_MOST 256
 
 /* Four neighbours at a time when `fours`: h is then a multiple of 4 and rows are aligned. The sum of squares is one
- * chain of fused multiply-adds per thread, then the tree of block_sum; which elements a thread has depends on h only. */
+ * chain of fused multiply-adds per thread, then the tree of block_sum; which elements a thread has depends on h
+ * only. */
 __device__ static float add_squares(float *x, const float *d, int64_t h, bool fours)
 {
     float sum = 0.0f;

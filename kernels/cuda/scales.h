@@ -1,9 +1,9 @@
 #ifndef KERNELS_CUDA_SCALES_H
 #define KERNELS_CUDA_SCALES_H
 /* The order in which cuBLASLt reads the scales of blocks along k, for C and for device code: VEC16_UE4M3 (NVFP4) and
- * VEC32_UE8M0 (MXFP4, MXFP8) alike, for it knows only rows and columns of one-byte scales, not how many numbers one is
- * for. Scales lie in tiles of 128 rows by 4 columns, 512 bytes each, tiles in row-major order. In a tile the four rows r,
- * r + 32, r + 64 and r + 96 share 16 bytes:
+ * VEC32_UE8M0 (MXFP4, MXFP8) alike, for it knows only rows and columns of one-byte scales, not how many numbers one
+ * is for. Scales lie in tiles of 128 rows by 4 columns, 512 bytes each, tiles in row-major order. In a tile the four
+ * rows r, r + 32, r + 64 and r + 96 share 16 bytes:
  *
  *     byte   0..3            4..7             8..11            12..15           16..19 ...
  *            row 0, c 0..3   row 32, c 0..3   row 64, c 0..3   row 96, c 0..3   row 1, c 0..3 ...

@@ -15,9 +15,9 @@
 #include "nodes/model/resident.h"
 #include "nodes/model/teacher.h"
 
-/* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a pass
- * is what an interruption can cost, so it is kept to some seconds of work, on a small machine as on an accelerator, where
- * every lane shall fill its products. */
+/* Lanes that go together unless the graph says otherwise, and positions (lanes x windows x slots) in one pass: a
+ * pass is what an interruption can cost, so it is kept to some seconds of work, on a small machine as on an
+ * accelerator, where every lane shall fill its products. */
 #define DEFAULT_LANES 32
 #define PASS_POSITIONS 16384
 /* Raise it when a row's numbers change for another reason than the numeric mode: older rows are then not found. */
@@ -117,8 +117,8 @@ static void tell_damage(const struct evaluator *v)
                  (unsigned long long)rows, segments);
 }
 
-/* Which native products the accelerators have been found to have, a bit each: where one failed its self-test, rows are of
- * another kind. */
+/* Which native products the accelerators have been found to have, a bit each: where one failed its self-test, rows
+ * are of another kind. */
 static bool find_natives(struct evaluator *v, int64_t *out, struct err *e)
 {
     struct queue *q = v->workers[0].q;
@@ -190,9 +190,9 @@ static size_t most_lanes(const struct node *n, const struct token_set *tokens)
     return lanes < most ? lanes : most;
 }
 
-/* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, a layer's panels in every
- * format that lanes can have at once, and the largest unit as it is read; on an accelerator the packed forms of a layer in
- * use and of the next. */
+/* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, a layer's panels in
+ * every format that lanes can have at once, and the largest unit as it is read; on an accelerator the packed forms
+ * of a layer in use and of the next. */
 static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
                                const struct menu *menu)
 {
@@ -205,8 +205,8 @@ static struct needs base_needs(const struct node *n, const struct model *m, cons
     }
     struct needs out = {.memory = (uint64_t)t->n * t->window * row + most_unit * sizeof(float), .disk = 1 << 20};
     forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
-    needs_tensors(node_kernels(n), &out,
-                  2 * (pass_positions(node_kernels(n)) + t->window) * row + (n_formats < lanes ? n_formats : lanes) * layer);
+    needs_tensors(node_kernels(n), &out, 2 * (pass_positions(node_kernels(n)) + t->window) * row);
+    needs_tensors(node_kernels(n), &out, (n_formats < lanes ? n_formats : lanes) * layer);
     resident_sizes(m, (const char *const *)menu->format_names, menu->n_formats, &all, &packed);
     out.device_memory += node_kernels(n)->on_device ? 2 * packed + WORKING_BYTES : 0;
     return out;
@@ -550,8 +550,8 @@ static bool others_failed(struct evaluator *v)
     return failed;
 }
 
-/* Windows [first, end) for a batch of lanes, as many windows and lanes at a time as a pass may have. A pass that did not
- * fit is gone through again in smaller ones; rows that are there are not computed again. */
+/* Windows [first, end) for a batch of lanes, as many windows and lanes at a time as a pass may have. A pass that did
+ * not fit is gone through again in smaller ones; rows that are there are not computed again. */
 static bool measure_windows(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t end,
                             const struct job **chosen, struct err *e)
 {
@@ -579,8 +579,8 @@ static bool measure_windows(struct worker *w, const struct job *jobs, size_t n, 
 }
 
 /* One worker's share of all windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of
- * neighbours share most. With several workers each has windows of its own, for which it alone keeps states; when windows
- * are few, the batches are dealt out instead. */
+ * neighbours share most. With several workers each has windows of its own, for which it alone keeps states; when
+ * windows are few, the batches are dealt out instead. */
 static bool measure_share(struct worker *w, const struct job *jobs, size_t n, struct err *e)
 {
     const struct evaluator *v = w->v;

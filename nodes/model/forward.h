@@ -61,7 +61,8 @@ bool weights_unpack(struct queue *q, const struct model *m, int unit, const stru
                     enum act_rule rule, enum dtype mode, struct unit_weights *out, struct err *e) ERR_CHECK;
 void unit_weights_free(struct queue *q, struct unit_weights *w); /* a zeroed one is fine; clears it */
 static inline bool unit_weights_there(const struct unit_weights *w) { return w->panels.data || w->native.codes.data; }
-/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their format's. */
+/* The unit as the model directory stores it: plain weights with no activation rule, or packed ones with their
+ * format's. */
 bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype mode, struct unit_weights *out,
                     struct err *e) ERR_CHECK;
 /* The parameter `numeric` of every node that computes with a model's weights. */
@@ -70,7 +71,8 @@ bool weights_stored(struct queue *q, const struct model *m, int unit, enum dtype
      .choices = (const char *const[]){"fp32", "bf16", "native", NULL}, \
      .help = "arithmetic of the matrix products, of teacher and candidate alike; native: bf16, and where an " \
              "accelerator has them products in the formats' own 8 and 4 bits"}
-/* DTYPE_F32 for "fp32", DTYPE_BF16 for the others; numeric_begin also tells the queue whether to use native products. */
+/* DTYPE_F32 for "fp32", DTYPE_BF16 for the others; numeric_begin also tells the queue whether to use native
+ * products. */
 enum dtype numeric_mode(const char *name);
 enum dtype numeric_begin(struct queue *q, const char *name);
 /* The text that goes into keys. ERR_INPUT when these kernels do not have the mode. */

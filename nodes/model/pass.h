@@ -10,8 +10,8 @@
 #include "nodes/model/forward.h"
 #include "nodes/model/tokens.h"
 
-/* Where weights come from: the panels of `unit` in format index `format`. `ahead` may be NULL; it is told before a layer
- * is computed which formats of the next layer's units will be asked for, a bit each. */
+/* Where weights come from: the panels of `unit` in format index `format`. `ahead` may be NULL; it is told before a
+ * layer is computed which formats of the next layer's units will be asked for, a bit each. */
 struct pass_weights {
     bool (*load)(void *context, int unit, int format, struct unit_weights *out, struct err *e);
     void *context;

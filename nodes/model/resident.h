@@ -11,7 +11,7 @@ struct resident;
 
 /* All borrowed. */
 struct resident_spec {
-    struct queue *q, *ahead;         /* two queues on the device: the second one's stream is for what is brought ahead */
+    struct queue *q, *ahead;         /* two on the device: the second is for what is brought ahead */
     const struct model *model;
     struct renderings *renderings;
     const char *const *format_names; /* format indices are into these */

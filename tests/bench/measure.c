@@ -1,6 +1,6 @@
-/* How far a measuring pass is from its floor. Floor: the matrix products alone (all linears, and the head for teacher and
- * candidate) through OpenBLAS sgemm on the same threads. Also bf16 against fp32, and restarts from layer l against their
- * share of the layers. Everything is interleaved in one run, and the figures are medians of ratios.
+/* How far a measuring pass is from its floor. Floor: the matrix products alone (all linears, and the head for
+ * teacher and candidate) through OpenBLAS sgemm on the same threads. Also bf16 against fp32, and restarts from layer
+ * l against their share of the layers. Everything is interleaved in one run, and the figures are medians of ratios.
  * usage: bench_measure MODEL_DIR [ROUNDS]      exits with 77 when there is no such model */
 #include <cblas.h>
 #include <math.h>
@@ -98,7 +98,8 @@ static double full_pass(struct bench *b, double phase[5])
     double sum = 0;
     must(mem_new(&assignment, (size_t)b->model->n_units, &e), &e);
     memset(assignment, 1, (size_t)b->model->n_units);
-    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b, NULL}, .share = true};
+    struct pass p = {.f = &b->f, .tokens = &b->tokens, .teacher = b->teacher, .weights = {load, b, NULL},
+                     .share = true};
     const uint8_t *list[1] = {assignment};
     double from = now();
     must(pass_run(&p, list, 1, b->windows, WINDOWS, ignore, &sum, &e), &e);
@@ -204,7 +205,8 @@ static void bench_mode(struct bench *b, int rounds, double *fp32_seconds)
     }
     double seconds = median(pass, rounds);
     printf("%s: full pass with KL of %d tokens %.2f s (%.0f tokens/s), %.3f x the products alone by OpenBLAS (fp32)\n",
-           b->f.mode == DTYPE_BF16 ? b->q.k->numeric_bf16 : b->q.k->numeric_fp32, ROWS, seconds, ROWS / seconds, median(ratio, rounds));
+           b->f.mode == DTYPE_BF16 ? b->q.k->numeric_bf16 : b->q.k->numeric_fp32, ROWS, seconds, ROWS / seconds,
+           median(ratio, rounds));
     for (int j = 0; j < 5; j++)
         printf("  %-20s %6.2f s  %4.1f %%\n", name[j], phase[j], 100 * phase[j] / seconds);
     if (b->f.mode == DTYPE_F32)

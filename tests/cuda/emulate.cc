@@ -405,7 +405,9 @@ cudaError_t cudaGetLastError(void)
 
 const char *cudaGetErrorString(cudaError_t e)
 {
-    return e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorDevicesUnavailable ? "device lost" : "error";
+    if (e == cudaErrorMemoryAllocation)
+        return "out of memory";
+    return e == cudaErrorDevicesUnavailable ? "device lost" : "error";
 }
 
 /* A stream is the number of its device: work must be handed to it while that device is the thread's. */
@@ -414,7 +416,7 @@ static thread_local int current;
 void emulate_check_stream(cudaStream_t s)
 {
     if (s && *(int *)s != current) {
-        fprintf(stderr, "emulated CUDA: work for a stream of device %d while device %d is current\n", *(int *)s, current);
+        fprintf(stderr, "emulated CUDA: work for a stream of device %d while %d is current\n", *(int *)s, current);
         abort();
     }
 }

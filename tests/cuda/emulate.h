@@ -1,10 +1,10 @@
 #ifndef TESTS_CUDA_EMULATE_H
 #define TESTS_CUDA_EMULATE_H
-/* The CUDA language as far as the .cu files of kernels/cuda use it, for a host compiler: a block's threads run one after another as
- * coroutines, each until it waits for the others, in an order that changes from barrier to barrier, so that a missing
- * barrier is likely to show. Memory that a device would leave undefined is filled with NaN. What it proves is the logic
- * of the kernels and, since they are built without contraction on both sides, their bits; not that a device's compiler,
- * memory or scheduling do as documented. */
+/* The CUDA language as far as the .cu files of kernels/cuda use it, for a host compiler: a block's threads run one
+ * after another as coroutines, each until it waits for the others, in an order that changes from barrier to barrier,
+ * so that a missing barrier is likely to show. Memory that a device would leave undefined is filled with NaN. What
+ * it proves is the logic of the kernels and, since they are built without contraction on both sides, their bits; not
+ * that a device's compiler, memory or scheduling do as documented. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdint.h>
@@ -84,7 +84,8 @@ static inline uint32_t atomicMax(uint32_t *p, uint32_t x)
 #define LAUNCH_FLAT(kernel, grid, count, l, ...)                                                                       \
     emulate_check_stream((l).stream), emulate::launch(dim3(grid), dim3(count), 0, false, [=] { (kernel)(__VA_ARGS__); })
 #define LAUNCH_BLOCKS(kernel, grid, count, bytes, l, ...)                                                              \
-    emulate_check_stream((l).stream), emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
+    emulate_check_stream((l).stream),                                                                                  \
+        emulate::launch(dim3(grid), dim3(count), bytes, true, [=] { (kernel)(__VA_ARGS__); })
 #define SHARED_FLOATS(name) float *const name = (float *)emulate::dynamic
 
 #endif

@@ -246,7 +246,8 @@ static cublasStatus_t matmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const v
     float scale, keep;
     memcpy(&scale, alpha, sizeof scale);
     memcpy(&keep, beta, sizeof keep);
-    bool fits = (o->a == CUBLAS_OP_T ? A->columns : A->rows) == m && (o->b == CUBLAS_OP_T ? B->columns : B->rows) == k &&
+    bool fits = (o->a == CUBLAS_OP_T ? A->columns : A->rows) == m &&
+                (o->b == CUBLAS_OP_T ? B->columns : B->rows) == k &&
                 (o->b == CUBLAS_OP_T ? B->rows : B->columns) == n && o->compute == CUBLAS_COMPUTE_32F &&
                 supported(o, A, B, Y) && keep == 0.0f && algorithm->data[0] == 1 &&
                 ((uintptr_t)a | (uintptr_t)b | (uintptr_t)y) % 16 == 0 && filled_up(o->a_scales, m, k) &&

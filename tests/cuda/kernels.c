@@ -586,7 +586,8 @@ static void the_largest_logit_is_the_first_of_equals(void **state)
     (void)state;
     enum { V = 5000 };
     struct pair p = pair_open();
-    static const int64_t places[][2] = {{0, 1}, {3, 19}, {255, 256}, {31, 2047}, {2047, 2048}, {4095, 4096}, {17, 4999}};
+    static const int64_t places[][2] = {{0, 1},       {3, 19},      {255, 256}, {31, 2047},
+                                        {2047, 2048}, {4095, 4096}, {17, 4999}};
     for (size_t i = 0; i < COUNT(places); i++)
         for (int64_t tile = 1000; tile <= V; tile += 4000) {
             float *a, *b;

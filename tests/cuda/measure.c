@@ -1,6 +1,6 @@
-/* The evaluator on accelerators: the same rows to the bit whether weights are resident or brought layer by layer, on one
- * device or two, and when the device turns out too small; a lost one fails the measurement, and what was measured by
- * then is kept. */
+/* The evaluator on accelerators: the same rows to the bit whether weights are resident or brought layer by layer, on
+ * one device or two, and when the device turns out too small; a lost one fails the measurement, and what was
+ * measured by then is kept. */
 #include "tests/cuda/pair.h"
 
 #include <sys/stat.h>
@@ -122,7 +122,8 @@ static void rows_are_the_same_however_they_are_come_by(void **state)
     (void)state;
     /* Small memory: nothing is resident, and no state is kept. */
     static const struct setting settings[] = {{"1", "true", 1, PLENTY},  {"2", "false", 1, PLENTY}, {"0", "true", 1, 0},
-                                              {"3", "true", 1, 0},       {"0", "true", 2, PLENTY},  {"1", "true", 2, 0}};
+                                              {"3", "true", 1, 0},       {"0", "true", 2, PLENTY},
+                                              {"1", "true", 2, 0}};
     double all;
     struct result want = undisturbed(&all);
     for (size_t i = 0; i < COUNT(settings); i++) {

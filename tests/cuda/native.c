@@ -1,5 +1,5 @@
-/* Products in the hardware's own low-precision formats against sums in f64 of the numbers that the codes stand for, on a
- * device as it is and on emulated ones of several generations (emulate_control.h). */
+/* Products in the hardware's own low-precision formats against sums in f64 of the numbers that the codes stand for,
+ * on a device as it is and on emulated ones of several generations (emulate_control.h). */
 #include "tests/cuda/pair.h"
 
 #include "kernels/cuda/scales.h"

@@ -1,7 +1,8 @@
 #ifndef TESTS_CUDA_PAIR_H
 #define TESTS_CUDA_PAIR_H
-/* What the tests of the CUDA back end share: a queue on the plain CPU table and one on the first device, and arrays that
- * are in both places. Linked with the emulated devices or with the real ones; without a device the tests are skipped. */
+/* What the tests of the CUDA back end share: a queue on the plain CPU table and one on the first device, and arrays
+ * that are in both places. Linked with the emulated devices or with the real ones; without a device the tests are
+ * skipped. */
 #include "tests/kernels/variants.h"
 
 #include <stdio.h>

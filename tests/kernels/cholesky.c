@@ -1,5 +1,5 @@
-/* Cholesky factors: the specification to the bit in all variants and with any number of threads, L L^T against the matrix,
- * and what is not positive definite. */
+/* Cholesky factors: the specification to the bit in all variants and with any number of threads, L L^T against the
+ * matrix, and what is not positive definite. */
 #include "tests/kernels/variants.h"
 
 #define ABOVE 777.0 /* what the tests put above the diagonal, where nothing may be read or written */
@@ -130,7 +130,8 @@ static void known_factors_are_exact(void **state)
     }
 }
 
-/* The minor is the first: 1 is at the first element, and what breaks it lies in the first, a middle and the last tile. */
+/* The minor is the first: 1 is at the first element, and what breaks it lies in the first, a middle and the last
+ * tile. */
 static void what_is_not_positive_definite_is_told_with_the_minor(void **state)
 {
     (void)state;

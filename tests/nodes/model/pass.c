@@ -108,7 +108,8 @@ static void close_fixture(struct fixture *x)
 
 static struct pass pass_of(struct fixture *x)
 {
-    return (struct pass){.f = &x->f, .tokens = &x->tokens, .teacher = x->teacher, .weights = {load, x, NULL}, .share = true};
+    return (struct pass){.f = &x->f, .tokens = &x->tokens, .teacher = x->teacher, .weights = {load, x, NULL},
+                         .share = true};
 }
 
 static void open_teacher(struct fixture *x)
