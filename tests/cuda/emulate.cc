@@ -175,28 +175,39 @@ static bool release(struct scheduler *s, unsigned first, unsigned n, enum state 
     return true;
 }
 
+/* One warp as far as it comes without the others, its lanes in either direction. True when it moved. */
+static bool run_warp(struct scheduler *s, unsigned first, unsigned n, bool backwards)
+{
+    bool moved = false;
+    do {
+        for (unsigned k = 0; k < n; k++) {
+            unsigned i = first + (backwards ? n - 1 - k : k);
+            if (s->all[i].state == READY) {
+                resume(s, i);
+                moved = true;
+            }
+        }
+    } while (release(s, first, n, AT_EXCHANGE));
+    return moved;
+}
+
 static void run_waiting(struct scheduler *s)
 {
+    unsigned warps = (s->count + WARP - 1) / WARP;
     for (unsigned i = 0; i < s->count; i++)
         prepare(&s->all[i]);
     for (;;) {
-        unsigned done = 0, ran = 0;
-        bool backwards = s->sweep++ % 2;
-        for (unsigned k = 0; k < s->count; k++) {
-            unsigned i = backwards ? s->count - 1 - k : k;
-            if (s->all[i].state == READY) {
-                resume(s, i);
-                ran++;
-            }
-            done += s->all[i].state == DONE;
+        unsigned done = 0;
+        bool moved = false, backwards = s->sweep++ % 2;
+        for (unsigned k = 0; k < warps; k++) {
+            unsigned first = (backwards ? warps - 1 - k : k) * WARP;
+            moved |= run_warp(s, first, s->count - first < WARP ? s->count - first : WARP, backwards);
         }
+        for (unsigned i = 0; i < s->count; i++)
+            done += s->all[i].state == DONE;
         if (done == s->count)
             return;
-        bool released = false;
-        for (unsigned w = 0; w < s->count; w += WARP)
-            released |= release(s, w, s->count - w < WARP ? s->count - w : WARP, AT_EXCHANGE);
-        released |= release(s, 0, s->count, AT_BARRIER);
-        if (!ran && !released)
+        if (!release(s, 0, s->count, AT_BARRIER) && !moved)
             fail("the threads wait for each other for ever");
     }
 }

@@ -1,10 +1,10 @@
 #ifndef TESTS_CUDA_EMULATE_H
 #define TESTS_CUDA_EMULATE_H
 /* The CUDA language as far as the .cu files of kernels/cuda use it, for a host compiler: a block's threads run one
- * after another as coroutines, each until it waits for the others, in an order that changes from barrier to barrier,
- * so that a missing barrier is likely to show. Memory that a device would leave undefined is filled with NaN. What
- * it proves is the logic of the kernels and, since they are built without contraction on both sides, their bits; not
- * that a device's compiler, memory or scheduling do as documented. */
+ * after another as coroutines, each warp as far as it comes without the others, in an order that changes from
+ * barrier to barrier, so that a missing barrier is likely to show. Memory that a device would leave undefined is
+ * filled with NaN. What it proves is the logic of the kernels and, since they are built without contraction on both
+ * sides, their bits; not that a device's compiler, memory or scheduling do as documented. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdint.h>
