@@ -51,15 +51,9 @@ cudaError_t launch_nvfp4_input(struct launch l, const float *x, int64_t rows, in
 __global__ static void __launch_bounds__(THREADS) fp8_input(const float *x, int64_t k, int bf16, float *y)
 {
     __shared__ uint32_t room[THREADS / WARP];
-    uint32_t bits = 0;
     x += blockIdx.x * k;
     y += blockIdx.x * k;
-    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
-        uint32_t b = magnitude_bits(load_mode(x[i], bf16));
-        bits = b > bits ? b : bits;
-    }
-    float scale = __uint_as_float(block_most(bits, room)) / 448.0f, least = 1.0f / (448.0f * 512.0f);
-    float s = scale > least ? scale : least;
+    float s = fp8_input_scale(x, k, bf16, room);
     for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
         float v = load_mode(x[i], bf16);
         y[i] = nan_unless_finite(v, round_e4m3(v / s) * s);

@@ -15,17 +15,11 @@ __global__ static void __launch_bounds__(THREADS)
 {
     __shared__ uint32_t room[THREADS / WARP];
     int64_t row = blockIdx.x;
-    uint32_t bits = 0;
     x += row * k;
     codes += row * stride;
     if (row >= given)
         k = 0;
-    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
-        uint32_t b = magnitude_bits(load_mode(x[i], bf16));
-        bits = b > bits ? b : bits;
-    }
-    float scale = __uint_as_float(block_most(bits, room)) / 448.0f, least = 1.0f / (448.0f * 512.0f);
-    float s = scale > least ? scale : least;
+    float s = fp8_input_scale(x, k, bf16, room);
     for (int64_t i = threadIdx.x; i < stride; i += blockDim.x) {
         float v = i < k ? load_mode(x[i], bf16) : 0.0f;
         codes[i] = is_finite(v) ? e4m3_code(round_e4m3(v / s)) : E4M3_NAN;
