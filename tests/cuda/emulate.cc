@@ -376,10 +376,19 @@ cudaError_t cudaFreeHost(void *p)
     return cudaSuccess;
 }
 
+/* What the machine's driver knows: EMULATE_DRIVER, 0 without one. */
+static int driver_version(void)
+{
+    const char *text = getenv("EMULATE_DRIVER");
+    return text ? atoi(text) : 13000;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = DEVICES;
-    return cudaSuccess;
+    *n = getenv("EMULATE_NO_DEVICE") ? 0 : DEVICES;
+    if (driver_version() < 13000)
+        return cudaErrorInsufficientDriver;
+    return *n > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
@@ -453,7 +462,7 @@ cudaError_t cudaSetDevice(int device)
 }
 cudaError_t cudaDriverGetVersion(int *v)
 {
-    *v = 13000;
+    *v = driver_version();
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *v)

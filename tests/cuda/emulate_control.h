@@ -3,7 +3,8 @@
 /* What a test may do to the emulated devices. Two environment variables say before the program starts what they are:
  * EMULATE_CAPABILITY, a compute capability ("10.0"; 9.0 without it), and EMULATE_WRONG, a product in a low-precision
  * format ("fp8", "nvfp4") that is to be wrong: it loses the last 64 columns, as a library did (performance 6); or
- * "rows", and a row's sums depend on its place in every product. With EMULATE_NO_SOLVER there is no cuSOLVER. */
+ * "rows", and a row's sums depend on its place in every product. With EMULATE_NO_SOLVER there is no cuSOLVER, with
+ * EMULATE_NO_DEVICE no device; EMULATE_DRIVER is what the driver knows (12040 is CUDA 12.4; 0: there is no driver). */
 #include <stdbool.h>
 #include <stdint.h>
 

@@ -7,8 +7,9 @@ usage: whole.py SCOUT_EMULATED ROOT
    says that it is for the numeric mode.
 2. The device's number is in no key: what cuda:1 made, cuda:0 reuses. The exported directory verifies on the device.
 3. The CPU's results are still there; both sets of KLs agree.
-4. A device whose products depend on a row's place is refused.
-5. Native products are a numeric mode of their own, and the CPU refuses them.
+4. No driver, an older one, or no GPU: one line, and the CPU; refused where a device is asked for.
+5. A device whose products depend on a row's place is refused.
+6. Native products are a numeric mode of their own, and the CPU refuses them.
 """
 import os
 import pathlib
@@ -84,6 +85,18 @@ def main(scout, root):
         p.call("run", "--device", "cpu")
         states = p.states()[0] # the exported directory is one place, which the device's run has taken
         check("the CPU again", {n for n, s in states.items() if s != "reused"} == {"export"}, states)
+
+        # Without a device, one line says why; who asks for one is refused.
+        for name, value, window, why in (
+                ("DRIVER", "0", 9, "no NVIDIA driver on this machine"),
+                ("DRIVER", "12040", 10, "the NVIDIA driver knows CUDA 12.4, and this build needs 13.0"),
+                ("NO_DEVICE", "1", 11, "the NVIDIA driver shows no GPU")):
+            os.environ[f"EMULATE_{name}"] = value
+            said = p.call("run", "--target", "teacher", settings=[f"window={window}"])
+            check("the CPU instead", said.count(why) == 1 and "(fp32 cpu)" in said, said)
+            said = p.call("run", "--device", "cuda", code=3)
+            check("refused", why in said and "--device cpu" in said, said)
+            del os.environ[f"EMULATE_{name}"]
 
         said = p.call("run", "--device", "cuda:7", code=3)
         check("no such device", "cuda:7" in said and "cuda:0" in said, said)
