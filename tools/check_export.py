@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
 """Check an exported directory with compressed-tensors, safetensors and transformers, none of which scout uses.
 
-usage: check_export.py DIR --source MODEL [--run RUN.H5 [--node quantize]] [--decoder EXE] [--dump] [--no-logits]
+usage: check_export.py DIR --source MODEL [--run RUN.H5 [--node quantize]] [--decoder EXE] [--scout EXE] [--dump]
+                       [--no-logits]
 
   structure  every source tensor is there byte for byte, or replaced by exactly the tensors of its format; index,
              config, targets, ignore list, fused groups, digests in scout.json
   codes      with --run: codes and scales equal those of the renderings, byte for byte
   values     decoded by compressed-tensors in f32 against scout's decode (--decoder is the program
              tests/nodes/format/decode_export of a build folder) and against a second formula here; a table per format
+  decode     with --scout: the directory that `scout decode` writes has these weights rounded to bf16
   logits     transformers loads the directory, uses scout's decoded weights to the bit, and gives the logits of the
-             source model with these weights put into it
+             source model with these weights put into it; and as a user loads it, in bf16, it is no further from these
+             logits than bf16 is from f32 for the source model (exports that leave inputs alone)
+  measured   with --run: the KL of each window that the run measured for this assignment, against the KL that
+             transformers gives in f32, its inputs rounded by the rule of kernels.h (tools/formats.py, round_input):
+             equal up to the order of sums, or, where inputs are rounded, as near as sums of f32 and f64 are
 
 Prints what was checked, and exits with 1 at the first line that says FAIL.
 """
@@ -26,16 +32,15 @@ import tempfile
 
 import numpy as np
 
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-E2M1 = np.concatenate([E2M1, -E2M1])
-PARTS = {  # of a format: suffix -> dtype
-    "nvfp4": {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32",
-              "input_global_scale": "F32"},
-    "nvfp4_a16": {"weight_packed": "U8", "weight_scale": "F8_E4M3", "weight_global_scale": "F32"},
-    "fp8": {"weight": "F8_E4M3", "weight_scale": "F32"},
-}
+import formats
+
 FUSED = [("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")]
 MOST_LOGIT_DIFFERENCE = 1e-4  # of the logits' range: both sides are f32, with another order of sums
+MOST_KL_DIFFERENCE = 1e-4  # of a window's KL, in f32 with inputs left alone
+# Where inputs are rounded, a sum in another order sends some values to the next code, and all that follows is another
+# draw: times the difference, as a root mean square over windows, between sums of f32 and of f64 in transformers.
+MOST_KL_DRAWS = 3
+MOST_BF16_NOISE = 4  # times the source's own KL of bf16 to f32
 
 
 class Failed(Exception):
@@ -81,12 +86,10 @@ def format_of(config, module):
     """The format of a module by config.json alone: exact targets, then ignore."""
     quantization = config.get("quantization_config")
     found = []
-    for group in (quantization or {"config_groups": {}})["config_groups"].values():
+    for name, group in (quantization or {"config_groups": {}})["config_groups"].items():
         if module in group["targets"]:
-            if group["format"] == "float-quantized":
-                found.append("fp8")
-            else:
-                found.append("nvfp4" if group["input_activations"] else "nvfp4_a16")
+            found.append(formats.format_of_group(group))
+            check(found[-1], f"{name} is no known format: {group}")
     ignored = quantization is None or module in quantization["ignore"]
     check(len(found) + ignored == (1 if quantization else 1), f"{module}: formats {found}, ignored {ignored}")
     return found[0] if found else "bf16"
@@ -113,13 +116,11 @@ def check_structure(folder, source):
             check(tensors.get(name) == (dtype, shape, data), f"{name} differs from the source")
             expected[name] = dtype
         else:
-            n, k = shape
-            shapes = {"weight_packed": [n, k // 2], "weight": [n, k], "weight_global_scale": [1],
-                      "input_global_scale": [1], "weight_scale": [n, 1] if fmt == "fp8" else [n, k // 16]}
-            for suffix, stored in PARTS[fmt].items():
+            for suffix, (stored, stored_shape) in formats.stored_parts(fmt, *shape).items():
                 t = tensors.get(f"{module}.{suffix}")
-                check(t and t[0] == stored and t[1] == shapes[suffix], f"{module}.{suffix}: {t and t[:2]}")
+                check(t and t[0] == stored and t[1] == stored_shape, f"{module}.{suffix}: {t and t[:2]}")
                 expected[f"{module}.{suffix}"] = stored
+            check_values_legal(module, fmt, tensors, shape)
     check(set(expected) == set(tensors), f"other tensors than expected: {set(expected) ^ set(tensors)}")
     for group in FUSED:
         for first in [m for m in matrices if m.endswith(group[0])]:
@@ -129,7 +130,6 @@ def check_structure(folder, source):
                 for suffix in ("weight_global_scale", "input_global_scale"):
                     a, b = tensors.get(f"{first}.{suffix}"), tensors.get(f"{m}.{suffix}")
                     check(a == b, f"{suffix} of {m} and {first} differ")
-    check_values_legal(tensors, matrices)
     for f in recipe["files"]:
         data = open(os.path.join(folder, f["name"]), "rb").read()
         check(hashlib.sha256(data).hexdigest() == f["sha256"] and len(data) == f["bytes"], f"{f['name']}: digest")
@@ -141,16 +141,28 @@ def check_structure(folder, source):
     return tensors, matrices
 
 
-def check_values_legal(tensors, matrices):
-    for module, fmt in matrices.items():
-        for suffix, dtype in PARTS.get(fmt, {}).items():
-            data = np.frombuffer(tensors[f"{module}.{suffix}"][2], np.uint8 if dtype != "F32" else np.float32)
-            name = f"{module}.{suffix}"
-            if dtype == "F8_E4M3":
-                check(not np.any((data & 0x7F) == 0x7F), f"{name} has NaN")
-                check(suffix == "weight" or (data < 0x80).all(), f"{name} has a negative scale")
-            if dtype == "F32":
-                check(np.isfinite(data).all() and (data > 0).all(), f"{name} has a scale that is not positive")
+def parts_of(module, fmt, tensors):
+    """{suffix: raw numbers} of a matrix, as formats.NUMPY reads them."""
+    suffixes = formats.stored_parts(fmt, 128, 128)
+    stored = {s: tensors[f"{module}.{s}"] for s in suffixes}
+    return {s: np.frombuffer(data, formats.NUMPY[dtype]).reshape(shape) for s, (dtype, shape, data) in stored.items()}
+
+
+def check_values_legal(module, fmt, tensors, shape):
+    for suffix, numbers in parts_of(module, fmt, tensors).items():
+        name, dtype = f"{module}.{suffix}", tensors[f"{module}.{suffix}"][0]
+        if dtype == "F8_E4M3":
+            check(not np.any((numbers & 0x7F) == 0x7F), f"{name} has NaN")
+            check(suffix == "weight" or (numbers < 0x80).all(), f"{name} has a negative scale")
+        if dtype == "U8" and suffix == "weight_scale":
+            check((numbers < 0xFF).all(), f"{name} has NaN")
+        if dtype in ("F32", "BF16"):
+            values = formats.bf16_to_f32(numbers) if dtype == "BF16" else numbers
+            check(np.isfinite(values).all(), f"{name} is not finite")
+            right = values != 0 if dtype == "BF16" else values > 0  # those of integers may have either sign
+            check(right.all(), f"{name} has a scale that is zero or negative")
+        if suffix == "weight_shape":
+            check(list(numbers) == shape, f"{name} is {list(numbers)}, the matrix is {shape}")
 
 
 def check_codes(tensors, matrices, run, node):
@@ -164,61 +176,18 @@ def check_codes(tensors, matrices, run, node):
         unit_of = dict(zip([m.decode() for m in result["matrices/name"][:]], result["matrices/unit"][:]))
         units = [u.decode() for u in result["units/name"][:]]
         for module, fmt in matrices.items():
-            for suffix, dtype in PARTS.get(fmt, {}).items():
+            for suffix in formats.stored_parts(fmt, 128, 128) if fmt != "bf16" else ():
                 data = tensors[f"{module}.{suffix}"][2]
+                part = next(p for p in parts if module in p)
+                if suffix == "weight_shape" and suffix not in part[f"{module}/{fmt}"]:
+                    continue  # checked against the matrix already
                 if suffix == "input_global_scale":
                     theirs = np.float32(scales[units[unit_of[module]]]).tobytes()
                 else:
-                    part = next(p for p in parts if module in p)
                     theirs = part[f"{module}/{fmt}/{suffix}"][...].tobytes()
                 check(data == theirs, f"{module}.{suffix}: bytes differ from the rendering's")
                 n_bytes += len(data)
     print(f"codes: {n_bytes} bytes of codes and scales equal the renderings': ok")
-
-
-def formula(fmt, parts):
-    """Section 2 of the format specification, in numpy: f32, in scout's order."""
-    e4m3 = np.array([(-1.0) ** (b >> 7) * ((b & 7) / 8 * 2.0**-6 if b >> 3 & 15 == 0 else
-                     (1 + (b & 7) / 8) * 2.0 ** ((b >> 3 & 15) - 7)) for b in range(256)], np.float32)
-    if fmt == "fp8":
-        return e4m3[parts["weight"]] * parts["weight_scale"]
-    n, half = parts["weight_packed"].shape
-    codes = np.empty((n, 2 * half), np.uint8)
-    codes[:, 0::2], codes[:, 1::2] = parts["weight_packed"] & 15, parts["weight_packed"] >> 4
-    step = e4m3[parts["weight_scale"]] / parts["weight_global_scale"]
-    return E2M1[codes] * np.repeat(step, 16, axis=1)
-
-
-def decode_theirs(fmt, parts, scheme):
-    """compressed-tensors' own unpacking and dequantization, kept in f32; and what its compressor returns as it is."""
-    import torch
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-    from compressed_tensors.quantization.lifecycle.forward import dequantize
-
-    state = {k: torch.from_numpy(v.copy()) for k, v in parts.items()}
-    for k in state:
-        if PARTS[fmt][k] == "F8_E4M3":
-            state[k] = state[k].view(torch.float8_e4m3fn)
-    if fmt == "fp8":
-        wide = dequantize(state["weight"], state["weight_scale"], args=scheme.weights)
-    else:
-        n, half = parts["weight_packed"].shape
-        codes = unpack_fp4_from_uint8(state["weight_packed"], n, 2 * half, dtype=torch.float32)
-        wide = dequantize(codes, state["weight_scale"].float(), args=scheme.weights,
-                          global_scale=state["weight_global_scale"], dtype=torch.float32)
-    check(wide.dtype == torch.float32, f"compressed-tensors decodes {fmt} to {wide.dtype}")
-    stock = BaseCompressor.get_value_from_registry(scheme.format).decompress(state, scheme)["weight"]
-    return wide.numpy(), stock
-
-
-def bf16_steps(a, b):
-    """Distance in bf16 steps after rounding both to bf16."""
-    def order(x):
-        u = x.astype(np.float32).view(np.uint32).astype(np.int64)
-        u = (u + 0x7FFF + (u >> 16 & 1)) >> 16
-        return np.where(u & 0x8000, -(u & 0x7FFF), u)
-    return np.abs(order(a) - order(b))
 
 
 def ours_decoded(decoder, folder, matrices, tensors, out):
@@ -231,34 +200,42 @@ def ours_decoded(decoder, folder, matrices, tensors, out):
     return decoded
 
 
-def check_decoded(folder, tensors, matrices, decoded):
-    """Prints the table of formats; returns the weights as compressed-tensors' compressors give them."""
-    from compressed_tensors.quantization import QuantizationConfig
+def check_plain(scout, folder, tensors, decoded, out):
+    """What `scout decode` writes: the decoded weights rounded to bf16, and everything else as it was."""
+    subprocess.run([scout, "decode", folder, out], check=True, stdout=subprocess.DEVNULL)
+    plain = open_tensors(out)
+    names = {n for n in tensors if n.rsplit(".", 1)[0] not in decoded} | {f"{m}.weight" for m in decoded} | \
+        {n for n in tensors if n.endswith(".bias")}
+    check(set(plain) == names, f"scout decode: other tensors than expected: {sorted(set(plain) ^ names)[:4]}")
+    for name, (dtype, shape, data) in plain.items():
+        module = name.removesuffix(".weight")
+        if module in decoded and tensors.get(name, [None])[0] not in ("BF16", "F16", "F32"):
+            numbers = np.frombuffer(data, np.uint16).reshape(shape)
+            check(dtype == "BF16", f"scout decode: {name} is {dtype}")
+            check(np.array_equal(numbers, formats.f32_to_bf16(decoded[module])), f"scout decode: {name} differs")
+        else:
+            check(tensors[name] == (dtype, shape, data), f"scout decode: {name} has changed")
+    print(f"decode: {len(plain)} tensors of `scout decode`, weights rounded to bf16, the others as they were: ok")
 
-    config = json.load(open(os.path.join(folder, "config.json"))).get("quantization_config")
-    schemes = {}
-    if config:
-        parsed = QuantizationConfig.model_validate({k: v for k, v in config.items() if k != "quant_method"})
-        for scheme in parsed.config_groups.values():
-            for target in scheme.targets:
-                schemes[target] = scheme
+
+def check_decoded(tensors, matrices, decoded):
+    """Prints the table of formats."""
     rows = {}
     for module, fmt in matrices.items():
         if fmt == "bf16":
             continue
-        parts = {}
-        for suffix, dtype in PARTS[fmt].items():
-            stored, shape, data = tensors[f"{module}.{suffix}"]
-            parts[suffix] = np.frombuffer(data, np.float32 if stored == "F32" else np.uint8).reshape(shape)
-        theirs, stock = decode_theirs(fmt, parts, schemes[module])
-        ours = decoded[module]
-        check(np.array_equal(ours.view(np.uint32), formula(fmt, parts).view(np.uint32)), f"{module}: not the formula")
+        parts = parts_of(module, fmt, tensors)
+        state = {s: formats.to_torch(tensors[f"{module}.{s}"][0], v) for s, v in parts.items()}
+        wide, stock = formats.decode(fmt, state)
+        theirs, ours = wide.numpy(), decoded[module]
+        same = np.array_equal(ours.view(np.uint32), formats.formula(fmt, parts).view(np.uint32))
+        check(same, f"{module}: not the formula")
         row = rows.setdefault(fmt, [0, 0, 0, 0, 0, 0])
         row[0] += 1
         row[1] += ours.size
         row[2] += int((ours.view(np.uint32) == theirs.view(np.uint32)).sum())
-        row[3] = max(row[3], int(bf16_steps(ours, theirs).max()))
-        row[4] = max(row[4], int(bf16_steps(ours, stock.float().numpy()).max()))
+        row[3] = max(row[3], int(formats.bf16_steps(ours, theirs).max()))
+        row[4] = max(row[4], int(formats.bf16_steps(ours, stock.float().numpy()).max()))
         row[5] = str(stock.dtype).removeprefix("torch.")
     print("values: scout's decoded weights against compressed-tensors'")
     print(f"  {'format':<10} {'matrices':>8} {'weights':>10} {'bit-equal in f32':>17} {'largest bf16 ulp':>17} "
@@ -280,12 +257,17 @@ def load_model(path, dtype):
     return model.eval()
 
 
+def kl_rows(teacher, candidate):
+    """KL(teacher || candidate) of each position, in nats."""
+    p, q = teacher.double().log_softmax(-1), candidate.double().log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
+
+
 def kl_nats(teacher, candidate):
-    p, q = teacher.float().log_softmax(-1), candidate.float().log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    return float(kl_rows(teacher, candidate).mean())
 
 
-def check_logits(folder, source, decoded):
+def check_logits(folder, source, matrices, decoded):
     """As a user loads it, in the model's own dtype; and unpacked in f32, weight by weight and by its logits."""
     import torch
 
@@ -294,7 +276,7 @@ def check_logits(folder, source, decoded):
     with torch.no_grad():
         plain, stored = load_model(source, torch.float32), load_model(folder, torch.float32)
         served = load_model(folder, "auto")
-        before = plain(ids).logits
+        before, in_bf16 = plain(ids).logits, load_model(source, "auto")(ids).logits
         with contextlib.redirect_stderr(io.StringIO()):
             as_served = served(ids).logits
             if "quantization_config" in config:
@@ -320,7 +302,106 @@ def check_logits(folder, source, decoded):
     print(f"logits: KL to the source, in nats: weights {kl_nats(before, expected):.3g}, and inputs quantized as "
           f"declared {kl_nats(before, with_inputs):.3g}, as a user loads it ({as_served.dtype}) "
           f"{kl_nats(before, as_served):.3g}")
+    noise, apart = kl_nats(before, in_bf16), kl_nats(expected, as_served)
+    print(f"logits: KL of bf16 to f32, in nats: source {noise:.3g}, this {apart:.3g}")
+    if all(formats.FORMATS[f].inputs is None for f in matrices.values() if f != "bf16"):
+        check(apart <= MOST_BF16_NOISE * noise, f"{apart / noise:.1f} times the noise of bf16")
     print("logits: ok")
+
+
+# ------------------------------------------------------------------------------------------- what the run measured
+
+def measured_row(run, folder):
+    """(node, KL of each window, the windows' token ids, numeric mode) of the candidate that was exported."""
+    import h5py
+
+    recipe = json.load(open(os.path.join(folder, "scout.json")))
+    with h5py.File(run, "r") as f:
+        corpus = next(n["result"] for n in f["nodes"].values() if n.attrs["type"] in (b"corpus", "corpus"))
+        split = corpus[recipe["measured"]["set"]]
+        windows = [ids[:n] for ids, n in zip(split["tokens"][:], split["length"][:])]
+        for name, node in f["nodes"].items():
+            if "result" not in node or "candidates" not in node["result"]:
+                continue
+            r = node["result"]
+            if "kl_window" not in r["candidates"]:
+                continue
+            units, fmts = [u.decode() for u in r["units/name"][:]], [x.decode() for x in r["formats/name"][:]]
+            wanted = [fmts.index(recipe["assignment"][u]) for u in units if recipe["assignment"][u] in fmts]
+            rows = np.flatnonzero((r["candidates/assignment"][:] == wanted).all(1)) if len(wanted) == len(units) else []
+            for row in rows:
+                kl = r["candidates/kl_window"][row]
+                if np.isfinite(kl).all():
+                    return name, kl, windows, recipe["measured"]["numeric"]
+    raise Failed(f"{run}: no node has measured this assignment in all windows")
+
+
+def round_inputs(model, matrices, tensors, in_bf16):
+    """Hooks that round what each linear layer sees by its format's rule; in_bf16: to bf16, too, as weights are."""
+    import torch
+
+    def hook(fmt, scale):
+        def before(_, args):
+            x = args[0].bfloat16().float() if in_bf16 else args[0]
+            x = formats.round_input(fmt, x, scale) if fmt != "bf16" else x
+            return (x.bfloat16().float() if in_bf16 else x, *args[1:])
+        return before
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            stored = tensors.get(f"{name}.input_global_scale")
+            scale = torch.from_numpy(np.frombuffer(stored[2], np.float32).copy()) if stored else None
+            module.register_forward_pre_hook(hook(matrices.get(name, "bf16"), scale))
+            if in_bf16:
+                module.weight.data = module.weight.data.bfloat16().float()
+    return model
+
+
+def in_f64(model):
+    """Products of the linear layers summed in f64."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            w, b = module.weight.data.double(), module.bias
+            module.forward = lambda x, w=w, b=b: ((x.double() @ w.T) + (0 if b is None else b.double())).float()
+    return model
+
+
+def check_measured(folder, source, run, tensors, matrices, decoded):
+    import torch
+
+    def candidate(**rules):
+        model = load_model(source, torch.float32)
+        modules = dict(model.named_modules())
+        for name, w in decoded.items():
+            modules[name].weight = torch.nn.Parameter(torch.from_numpy(w.copy()), requires_grad=False)
+        return round_inputs(model, rules.get("matrices", matrices), tensors, in_bf16)
+
+    def kl_windows(model):
+        with torch.no_grad():
+            x = [torch.from_numpy(ids.astype(np.int64))[None] for ids in windows]
+            return np.array([float(kl_rows(teacher(i).logits[0, :-1], model(i).logits[0, :-1]).mean()) for i in x])
+
+    node, measured, windows, numeric = measured_row(run, folder)
+    in_bf16 = not numeric.startswith("fp32")
+    teacher = round_inputs(load_model(source, torch.float32), {}, {}, in_bf16)
+    inputs = any(formats.FORMATS[f].inputs for f in matrices.values() if f != "bf16")
+    theirs = kl_windows(candidate())
+    apart = theirs - measured
+    print(f"measured: {len(windows)} windows of '{node}' [{numeric}]: KL {measured.mean():.8f} nats, transformers "
+          f"{theirs.mean():.8f}: at most {(np.abs(apart) / np.maximum(measured, 1e-9)).max():.2g} apart in a window")
+    if not inputs and not in_bf16:
+        limit = np.maximum(MOST_KL_DIFFERENCE * measured, 1e-7)
+        check((np.abs(apart) <= limit).all(), "the KL of a window differs")
+    else:
+        draw = np.sqrt(((kl_windows(in_f64(candidate())) - theirs) ** 2).mean())
+        alone = kl_windows(candidate(matrices={})).mean()
+        apart = np.sqrt((apart**2).mean())
+        print(f"measured: root mean square difference {apart:.3g}, of transformers to itself with sums of f64 "
+              f"{draw:.3g}; with inputs left alone KL would be {alone:.8f}")
+        check(apart <= MOST_KL_DRAWS * draw, "the KL of the windows differs")
+    print("measured: ok")
 
 
 def main():
@@ -330,6 +411,7 @@ def main():
     ap.add_argument("--run", help="run.h5 of the run that exported it")
     ap.add_argument("--node", default="quantize", help="name of the quantize node in that run")
     ap.add_argument("--decoder", help="the program decode_export")
+    ap.add_argument("--scout", help="the program scout")
     ap.add_argument("--dump", action="store_true", help="print every tensor with the SHA-256 of its bytes")
     ap.add_argument("--no-logits", action="store_true")
     a = ap.parse_args()
@@ -343,9 +425,14 @@ def main():
         if a.decoder:
             with tempfile.TemporaryDirectory() as out:
                 decoded = ours_decoded(a.decoder, a.folder, matrices, tensors, out)
-            check_decoded(a.folder, tensors, matrices, decoded)
+            check_decoded(tensors, matrices, decoded)
+            if a.scout:
+                with tempfile.TemporaryDirectory() as out:
+                    check_plain(a.scout, a.folder, tensors, decoded, os.path.join(out, "plain"))
             if not a.no_logits:
-                check_logits(a.folder, a.source, decoded)
+                check_logits(a.folder, a.source, matrices, decoded)
+            if a.run and not a.no_logits:
+                check_measured(a.folder, a.source, a.run, tensors, matrices, decoded)
     except Failed as e:
         print(f"FAIL: {e}")
         return 1

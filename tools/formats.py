@@ -261,10 +261,75 @@ def formula(name, parts):
     return values * scale
 
 
+def f32_to_bf16(x):
+    """Finite numbers, to nearest even."""
+    u = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((u + 0x7FFF + (u >> 16 & 1)) >> 16).astype(np.uint16)
+
+
 def bf16_steps(a, b):
     """Distance in bf16 steps after rounding both (f32) to bf16."""
     def order(x):
-        u = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.int64)
-        u = (u + 0x7FFF + (u >> 16 & 1)) >> 16
+        u = f32_to_bf16(x).astype(np.int64)
         return np.where(u & 0x8000, -(u & 0x7FFF), u)
     return np.abs(order(a) - order(b))
+
+
+# ------------------------------------------------------- inputs as the server rounds them (kernels.h, enum act_rule)
+
+def _blocks(x, size):
+    """[..., K] as [..., blocks, size], the last block filled up with zeros."""
+    import torch
+
+    return torch.nn.functional.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))
+
+
+def _e4m3(x):
+    import torch
+
+    return x.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+
+
+def _e2m1(x):
+    """Round to nearest, ties to the even index, by counting the limits that are passed."""
+    import torch
+
+    a, value = x.abs(), torch.from_numpy(E2M1[:8])
+    up = [a > 0.25, a >= 0.75, a > 1.25, a >= 1.75, a > 2.5, a >= 3.5, a > 5]
+    return torch.copysign(value[sum(u.long() for u in up)], x)
+
+
+def _power_of_two(most, largest):
+    """2^ceil(log2(most / largest)), the exponent at least -127, without a logarithm."""
+    import torch
+
+    mantissa, exponent = torch.frexp(most / largest)
+    exponent = torch.where(mantissa == 0.5, exponent - 1, exponent).clamp(min=-127)
+    return torch.ldexp(torch.ones_like(most, dtype=torch.float64), exponent).float()
+
+
+def round_input(name, x, global_scale=None):
+    """x (torch f32 [..., K]) as the matrix sees it in that format, each operation one in f32."""
+    import torch
+
+    if FORMATS[name].inputs is None:
+        return x
+    if name in ("fp8", "int8"):
+        most = x.abs().amax(-1, keepdim=True)
+        if name == "fp8":
+            s = (most / 448).clamp(min=1 / (448 * 512))
+            return _e4m3(x / s) * s
+        codes = (x * torch.where(most > 0, 127 / most, 0)).round().clamp(-128, 127)
+        return codes * (most / 127)
+    blocks = _blocks(x, {"nvfp4": 16, "mxfp4": 32, "mxfp8": 32, "fp8_block": 128}[name])
+    most = blocks.abs().amax(-1, keepdim=True)
+    if name == "fp8_block":
+        s = most.clamp(min=1e-10) / 448
+        out = _e4m3(blocks / s) * s
+    elif name == "nvfp4":
+        scale = _e4m3((global_scale * most) / 6)
+        out = torch.where(scale > 0, (_e2m1(blocks * (global_scale / scale)) * scale) / global_scale, 0)
+    else:
+        s = _power_of_two(most, 6 if name == "mxfp4" else 448)
+        out = torch.where(most > 0, (_e2m1 if name == "mxfp4" else _e4m3)(blocks / s) * s, 0)
+    return out.flatten(-2)[..., : x.shape[-1]]
