@@ -14,6 +14,7 @@
 #include <math.h>
 
 #include "engine/base/tensor.h"
+#include "kernels/grid.h"
 
 struct kernels;
 
@@ -26,14 +27,27 @@ struct queue {
     void *stream; /* the backend's own */
 };
 
-/* How an input activation is fake-quantized before a product (export-formats 2.1, 2.3). */
+/* How an input activation is fake-quantized before a product: as the server's kernels do at run time (export-formats
+ * 2). Every rule but the first takes its scales from the row alone. Each operation is one in f32, in the order written;
+ * codes are rounded to nearest even and saturate. */
 enum act_rule {
     ACT_NONE,
     /* Static global scale gs = 2688/amax; per row and 16 values: bs = E4M3((gs * max) / 6), E2M1 codes of
      * x * (gs / bs); the value is (code * bs) / gs. A block whose bs is 0 is zero. */
     ACT_NVFP4,
-    ACT_FP8_TOKEN /* dynamic: per row s = max(max|x|/448, 1/(448*512)), E4M3 codes */
+    ACT_FP8_TOKEN,  /* per row s = max(max|x| / 448, 1 / (448 * 512)), E4M3 codes of x / s; the value is code * s */
+    ACT_FP8_GROUP,  /* the same per row and 128 values (the last ones of a row may be fewer), s = max(max|x|, 1e-10) / 448 */
+    ACT_MXFP4,      /* per row and 32 values s = 2^ceil(log2(max|x| / 6)), E2M1 codes of x / s; the value is code * s.
+                       The exponent is at least -127; a block of zeros is zero */
+    ACT_MXFP8,      /* the same with E4M3 codes, s = 2^ceil(log2(max|x| / 448)) */
+    ACT_INT8_TOKEN, /* per row integers -128..127 of x * (127 / max|x|); the value is code * (max|x| / 127) */
+    ACT_COUNT
 };
+/* Columns that share a scale: K must be a multiple, except of ACT_FP8_GROUP's. 0: the whole row. */
+static inline int act_block(enum act_rule rule)
+{
+    return rule == ACT_NVFP4 ? 16 : rule == ACT_MXFP4 || rule == ACT_MXFP8 ? 32 : rule == ACT_FP8_GROUP ? 128 : 0;
+}
 
 #define ACT_NVFP4_BLOCK 16
 
@@ -116,15 +130,7 @@ static inline double kl_state_row(const struct kl_state *s, int64_t r)
     return s->cross[r] / s->sum_t[r] - (s->max_t[r] + kl_log(s->sum_t[r])) + (s->max_c[r] + kl_log(s->sum_c[r]));
 }
 
-/* How the numbers of a weight matrix are stored, as far as kernels must know it; the formats are in nodes/format. */
-enum weight_code {
-    CODE_PLAIN, /* part 0: [n,k] in f32, bf16 or f16 */
-    CODE_FP8,   /* part 0: e4m3 [n,k]; part 1: f32 [n,1], a factor per row */
-    CODE_NVFP4, /* part 0: u8 [n,k/2], two E2M1 codes a byte; part 1: e4m3 [n,k/16]; part 2: f32 [1], a divisor */
-    CODE_COUNT
-};
-
-/* A matrix [n,k] in such a form, on a device. */
+/* A matrix [n,k] as its format stores it (grid.h says what the parts are), on a device. */
 struct packed_matrix {
     enum weight_code code;
     int64_t n, k;
@@ -188,10 +194,9 @@ struct kernels {
      * filled read as zero on the CPU; on a device they must all be filled. */
     bool (*pack)(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e);
 
-    /* Decode rows [first, first + w->n) of `panels` (of any first row) from a packed matrix, and encode w [n,k] f32
-     * into the parts of `out` (which are there) with d [n,k] = w - decoded: bits of the format's own decode and
-     * encode. amax is the largest |w| of all that share a scale. Both are NULL on the CPU, where formats work on
-     * host memory. */
+    /* Decode rows [first, first + w->n) of `panels` from a packed matrix (on the CPU `first` is a multiple of 16), and
+     * encode w [n,k] f32, rounded to nearest, into the parts of `out` (which are there) with d [n,k] = w - decoded:
+     * the bits of grid.h. amax is the largest |w| of all that share a global divisor. w is finite. */
     bool (*unpack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,
                    struct err *e);
     bool (*encode)(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,

@@ -103,13 +103,6 @@ bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, 
     return cuda_ok(q, error, "unpack", e);
 }
 
-/* As nodes/format/nvfp4.c has it. */
-static float global_scale(float amax)
-{
-    float gs = amax > 0.0f ? 2688.0f / amax : 1.0f;
-    return gs < INFINITY ? gs : 1.0f;
-}
-
 bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,
                  struct err *e)
 {
@@ -122,7 +115,7 @@ bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct pac
         return cuda_ok(q, launch_encode_fp8(l, w->data, out->n, out->k, p[0].data, p[1].data, d->data), "encode", e);
     if (out->code != CODE_NVFP4)
         return err_set(e, ERR_BUG, "encode: code %d is stored as it is", (int)out->code);
-    float gs = global_scale(amax);
+    float gs = grid_global(amax);
     return cuda_upload(q, &p[2], &gs, sizeof gs, e) &&
            cuda_ok(q, launch_encode_nvfp4(l, w->data, out->n, out->k, gs, p[0].data, p[1].data, d->data), "encode", e);
 }

@@ -4,8 +4,13 @@
 
 #include <string.h>
 
-const struct format *const formats[] = {&format_nvfp4_a16, &format_nvfp4, &format_fp8, &format_bf16, NULL};
-const char *const format_names[] = {"nvfp4_a16", "nvfp4", "fp8", "bf16", NULL};
+const struct format *const formats[] = {
+    &format_int4_g128, &format_mxfp4_a16, &format_mxfp4, &format_int4_g64,
+    &format_nvfp4_a16, &format_nvfp4, &format_int4_g32, &format_fp8_block, &format_int8_a16, &format_fp8_a16,
+    &format_fp8, &format_int8, &format_mxfp8_a16, &format_mxfp8, &format_bf16, NULL};
+const char *const format_names[] = {
+    "int4_g128", "mxfp4_a16", "mxfp4", "int4_g64", "nvfp4_a16", "nvfp4",
+    "int4_g32", "fp8_block", "int8_a16", "fp8_a16", "fp8", "int8", "mxfp8_a16", "mxfp8", "bf16", NULL};
 
 const struct format *format_find(const char *name)
 {
@@ -51,6 +56,8 @@ bool format_rendering_new(struct rendering *r, const struct format *f, int64_t n
             return err_context(e, "rendering in %s", f->name);
         }
     }
+    if (f->stores_shape)
+        memcpy(fresh.part[count - 1], (int64_t[]){n, k}, 2 * sizeof(int64_t));
     *r = fresh;
     return true;
 }

@@ -30,9 +30,10 @@ struct format {
     const char *summary;        /* one line */
     enum act_rule act;
     enum weight_code code;      /* what kernels make of its parts */
-    int k_multiple;             /* K must be a multiple; else the unit cannot have this format */
+    int k_multiple;             /* K must be a multiple; else no server has it (what one more wants: serving.h) */
     bool shared_amax;           /* encode wants the largest |w| over all matrices of the unit (NVFP4's global scale) */
     bool static_input_scale;    /* exports input_global_scale = 2688 / amax of the unit's input */
+    bool stores_shape;          /* its last part, weight_shape, is N and K: format_rendering_new fills it in */
     const char *group_format;   /* config_groups' "format": "nvfp4-pack-quantized"; NULL: not quantized (bf16) */
     const char *weights_json;   /* config_groups' "weights" object, as JSON text */
     const char *input_json;     /* "input_activations", or "null" */
@@ -49,7 +50,9 @@ struct format {
 
 /* All formats, in the order of the menu (smallest first); NULL-terminated. */
 extern const struct format *const formats[];
-extern const struct format format_nvfp4_a16, format_nvfp4, format_fp8, format_bf16;
+extern const struct format format_int4_g128, format_mxfp4_a16, format_mxfp4, format_int4_g64, format_nvfp4_a16,
+    format_nvfp4, format_int4_g32, format_fp8_block, format_int8_a16, format_fp8_a16, format_fp8, format_int8,
+    format_mxfp8_a16, format_mxfp8, format_bf16;
 const struct format *format_find(const char *name);
 /* Names of all formats, NULL-terminated, for parameter choices. */
 extern const char *const format_names[];

@@ -72,9 +72,14 @@ bool loss_add(struct loss *l, const struct tensor *d, double *square, double *en
         *energy = NAN;
         return k->energy(l->q, d, NULL, square, energy, e);
     }
-    /* H is symmetric, so that the kernel's sum over k of d[t][k] * h[n][k] is d H. */
     struct tensor product = tensor_rows(&l->product, 0, d->shape[0]);
-    return k->matmul(l->q, d, &l->panels, &product, e) && k->energy(l->q, d, &product, square, energy, e);
+    return loss_product(l, l->q, d, &product, e) && k->energy(l->q, d, &product, square, energy, e);
+}
+
+/* H is symmetric, so that the kernel's sum over k of d[t][k] * h[n][k] is d H. */
+bool loss_product(const struct loss *l, struct queue *q, const struct tensor *d, struct tensor *y, struct err *e)
+{
+    return q->k->matmul(q, d, &l->panels, y, e);
 }
 
 double loss_ratio(double part, double whole)

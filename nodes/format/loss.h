@@ -19,6 +19,10 @@ uint64_t loss_bytes(const struct kernels *kernels, int64_t k, bool with_moment);
 /* *square += sum of d^2, *energy += tr(d H d^T), for d [n,k] f32 on the queue's device, n <= loss_rows. The product
  * d H is in f32 (kernels->matmul, fp32 mode), the sums over k and then over rows are in f64 (kernels->energy). */
 bool loss_add(struct loss *l, const struct tensor *d, double *square, double *energy, struct err *e) ERR_CHECK;
+/* y = d H, both [n,k] f32 on the queue's device, n <= loss_rows; the loss has a moment. From several threads at once
+ * when each gives a queue of its own. */
+bool loss_product(const struct loss *l, struct queue *q, const struct tensor *d, struct tensor *y, struct err *e)
+    ERR_CHECK;
 /* part / whole; 0 when nothing is lost or there was nothing to lose, NaN when either is NaN. */
 double loss_ratio(double part, double whole);
 

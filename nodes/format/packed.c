@@ -7,7 +7,7 @@ bool packed_new(struct queue *q, const struct format *f, int64_t n, int64_t k, e
 {
     struct format_part parts[FORMAT_PARTS];
     struct packed_matrix p = {.code = f->code, .n = n, .k = k};
-    int count = f->parts(n, k, source, parts);
+    int count = f->parts(n, k, source, parts) - f->stores_shape; /* kernels need no weight_shape */
     for (int i = 0; i < count; i++)
         if (!q->k->tensor_new(q, &p.part[i], parts[i].dtype, parts[i].rank, parts[i].shape, e)) {
             packed_free(q, &p);
@@ -38,7 +38,7 @@ static size_t part_bytes(const struct tensor *t) { return (size_t)tensor_count(t
 
 bool packed_upload(struct queue *q, const struct rendering *r, struct packed_matrix *p, struct err *e)
 {
-    for (int i = 0; i < FORMAT_PARTS && r->part[i]; i++)
+    for (int i = 0; i < FORMAT_PARTS && p->part[i].data; i++)
         if (!q->k->upload(q, &p->part[i], r->part[i], part_bytes(&p->part[i]), e))
             return false;
     return true;
@@ -46,7 +46,7 @@ bool packed_upload(struct queue *q, const struct rendering *r, struct packed_mat
 
 bool packed_download(struct queue *q, const struct packed_matrix *p, struct rendering *r, struct err *e)
 {
-    for (int i = 0; i < FORMAT_PARTS && r->part[i]; i++)
+    for (int i = 0; i < FORMAT_PARTS && p->part[i].data; i++)
         if (!q->k->download(q, r->part[i], &p->part[i], part_bytes(&p->part[i]), e))
             return false;
     return true;
