@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "nodes/format/gptq.h"
+
 #define TILE_ROWS 128 /* rows that a thread rounds or decodes at a time; a multiple of every grid's rows */
 
-const struct rounding_method *const rounding_methods[] = {&rounding_rtn, NULL};
+const struct rounding_method *const rounding_methods[] = {&rounding_rtn, &rounding_gptq, NULL};
 
 const struct rounding_method *rounding_find(const char *name)
 {
@@ -29,6 +31,7 @@ void rounding_close(struct rounding *r)
 {
     loss_free(r->fit);
     loss_free(r->held_out);
+    factors_free(r->q, r->factors);
     *r = (struct rounding){0};
 }
 
