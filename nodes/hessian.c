@@ -1,5 +1,7 @@
-/* Node type `hessian`: second moments E[x x^T] of every unit's input over a token set, and its largest magnitude. One
- * part per layer is durable on its own; a killed run recomputes the forward pass up to the first missing layer only. */
+/* Node type `hessian`: second moments E[x x^T] of every unit's input over a token set, and its largest magnitude. The
+ * documents are divided: rounding methods fit the moments of one share and are judged by those of the other, the rows
+ * held out. One part per layer is durable on its own; a killed run recomputes the forward pass up to the first missing
+ * layer only. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,14 +10,18 @@
 #include "nodes/model/tokens.h"
 #include "nodes/nodes.h"
 
+enum { FIT, HELD_OUT, SHARES };
+
 struct hessian {
     struct node *n;
     struct model *model;
     struct token_set tokens;
     struct forward f;
     struct tensor x;      /* residual stream of all windows [windows * slots, hidden] */
+    uint8_t *share;       /* [window]: which of the shares it belongs to */
+    int64_t count[SHARES]; /* tokens of each; 0: there is no such share */
     /* Of the layer in hand, per unit role: */
-    struct tensor moment[LAYER_UNITS]; /* [K, K] f64, lower triangle of the sum */
+    struct tensor moment[LAYER_UNITS][SHARES]; /* [K, K] f64, lower triangle of the sum */
     float amax[LAYER_UNITS];
     float *all_amax;      /* [unit] */
     int64_t seen[LAYER_UNITS];
@@ -30,37 +36,53 @@ static bool observe(void *context, enum unit_role role, const struct tensor *x, 
     for (int64_t at = 0; at < x->shape[0]; at += slots) {
         uint32_t window = (uint32_t)((h->seen[role] + at) / slots);
         struct tensor real = tensor_rows(x, at, h->tokens.length[window]);
-        if (!k->amax(h->f.q, &real, &h->amax[role], e) || !k->gram(h->f.q, &real, &h->moment[role], e))
+        if (!k->amax(h->f.q, &real, &h->amax[role], e) || !k->gram(h->f.q, &real, &h->moment[role][h->share[window]], e))
             return err_context(e, "window %u", window);
     }
     h->seen[role] += x->shape[0];
     return true;
 }
 
-static double total_tokens(const struct token_set *t)
+/* Every so many-th document is held out, or, of a single document, every so many-th window: at least one of two, and
+ * about `wanted` of all. */
+static bool divide(struct hessian *h, double wanted, struct err *e)
 {
-    double n = 0;
+    const struct token_set *t = &h->tokens;
+    uint32_t documents = 0;
+    if (!mem_new(&h->share, t->n, e))
+        return false;
     for (uint32_t w = 0; w < t->n; w++)
-        n += t->length[w];
-    return n;
+        documents += w == 0 || t->document[w] != t->document[w - 1];
+    bool by_document = documents > 1;
+    uint32_t groups = by_document ? documents : t->n, group = 0;
+    uint32_t held = (uint32_t)(wanted * groups + 0.5);
+    if (wanted > 0 && groups > 1 && held == 0)
+        held = 1;
+    for (uint32_t w = 0; w < t->n; w++) {
+        group += w > 0 && (!by_document || t->document[w] != t->document[w - 1]);
+        bool is_held = (uint64_t)(group + 1) * held / groups > (uint64_t)group * held / groups;
+        h->share[w] = is_held ? HELD_OUT : FIT;
+        h->count[h->share[w]] += t->length[w];
+    }
+    return true;
 }
 
-/* The mean, both triangles, as f32. */
-static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_role role, struct err *e)
+/* The mean over a share, both triangles, as f32. */
+static bool write_moment(struct hessian *h, struct writer *w, const struct unit *u, enum unit_role role, int share,
+                         struct err *e)
 {
-    const struct unit *u = &h->model->units[unit];
     char name[600];
     double *sum;
     float *mean;
     size_t k = (size_t)u->k;
-    double scale = 1.0 / total_tokens(&h->tokens);
+    double scale = 1.0 / (double)h->count[share];
     if (!mem_raw(&sum, k * k, e))
         return false;
     if (!mem_raw(&mean, k * k, e)) {
         mem_free(sum);
         return false;
     }
-    bool ok = h->f.q->k->download(h->f.q, sum, &h->moment[role], k * k * sizeof *sum, e);
+    bool ok = h->f.q->k->download(h->f.q, sum, &h->moment[role][share], k * k * sizeof *sum, e);
     for (size_t i = 0; ok && i < k; i++)
         for (size_t j = 0; j <= i; j++)
             mean[i * k + j] = mean[j * k + i] = (float)(sum[i * k + j] * scale);
@@ -69,14 +91,24 @@ static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_
         mem_free(mean);
         return false;
     }
-    snprintf(name, sizeof name, "%s/second_moment", u->name);
+    snprintf(name, sizeof name, "%s/%s", u->name, share == FIT ? "second_moment" : "held_out_moment");
     const struct dataset moment = {.name = name, .dtype = DTYPE_F32, .rank = 2, .shape = {k, k}, .unit = "1",
-        .axes = "feature, feature", .description = "E[x x^T] of the unit's input over the calibration tokens"};
-    if (!writer_add_take(w, &moment, mean, e))
-        return false;
+        .axes = "feature, feature", .description = share == FIT
+            ? "E[x x^T] of the unit's input over the calibration tokens that methods fit"
+            : "E[x x^T] of the unit's input over the calibration tokens that are held out"};
+    return writer_add_take(w, &moment, mean, e);
+}
+
+static bool write_unit(struct hessian *h, struct writer *w, int unit, enum unit_role role, struct err *e)
+{
+    const struct unit *u = &h->model->units[unit];
+    char name[600];
+    for (int share = 0; share < SHARES; share++)
+        if (h->count[share] > 0 && !write_moment(h, w, u, role, share, e))
+            return false;
     snprintf(name, sizeof name, "%s/amax", u->name);
     const struct dataset amax = {.name = name, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
-        .axes = "value", .description = "largest magnitude of the unit's input"};
+        .axes = "value", .description = "largest magnitude of the unit's input, over all calibration tokens"};
     return writer_add(w, &amax, &h->amax[role], e);
 }
 
@@ -98,23 +130,30 @@ static bool write_part(struct hessian *h, int layer, struct err *e)
 static void free_moments(struct hessian *h)
 {
     for (int role = 0; role < LAYER_UNITS; role++)
-        h->f.q->k->tensor_free(h->f.q, &h->moment[role]);
+        for (int share = 0; share < SHARES; share++)
+            h->f.q->k->tensor_free(h->f.q, &h->moment[role][share]);
+}
+
+static bool new_moment(struct hessian *h, int64_t width, struct tensor *out, struct err *e)
+{
+    const struct kernels *k = h->f.q->k;
+    double *zero;
+    if (!k->tensor_new(h->f.q, out, DTYPE_F64, 2, (int64_t[]){width, width}, e) ||
+        !mem_new(&zero, (size_t)(width * width), e))
+        return false;
+    bool ok = k->upload(h->f.q, out, zero, (size_t)(width * width) * sizeof *zero, e);
+    mem_free(zero);
+    return ok;
 }
 
 /* Zeroed f64 accumulators for a layer. */
 static bool new_moments(struct hessian *h, int layer, struct err *e)
 {
-    const struct kernels *k = h->f.q->k;
     for (int role = 0; role < LAYER_UNITS; role++) {
-        int64_t width = h->model->units[layer * LAYER_UNITS + role].k, shape[2] = {width, width};
-        double *zero;
-        if (!k->tensor_new(h->f.q, &h->moment[role], DTYPE_F64, 2, shape, e) ||
-            !mem_new(&zero, (size_t)(width * width), e))
-            return false;
-        bool ok = k->upload(h->f.q, &h->moment[role], zero, (size_t)(width * width) * sizeof *zero, e);
-        mem_free(zero);
-        if (!ok)
-            return false;
+        int64_t width = h->model->units[layer * LAYER_UNITS + role].k;
+        for (int share = 0; share < SHARES; share++)
+            if (h->count[share] > 0 && !new_moment(h, width, &h->moment[role][share], e))
+                return false;
         h->amax[role] = 0;
         h->seen[role] = 0;
     }
@@ -184,7 +223,6 @@ static bool run_layers(struct hessian *h, struct err *e)
 static bool publish(struct hessian *h, struct err *e)
 {
     struct writer *w = node_output(h->n);
-    int64_t tokens = (int64_t)total_tokens(&h->tokens);
     char part[32], model_key[KEY_TEXT];
     key_text(&node_input(h->n, "model", 0)->key, model_key);
     for (int l = 0; l < h->model->config.layers; l++) {
@@ -192,11 +230,11 @@ static bool publish(struct hessian *h, struct err *e)
         if (!node_part_link(h->n, part, e))
             return false;
     }
-    const struct dataset count = {.name = "tokens", .dtype = DTYPE_I64, .rank = 1, .shape = {1}, .unit = "token",
-        .axes = "value", .description = "calibration tokens that the moments are means over"};
+    const struct dataset count = {.name = "tokens", .dtype = DTYPE_I64, .rank = 1, .shape = {SHARES}, .unit = "token",
+        .axes = "share", .description = "calibration tokens that the moments are means over: fitted, held out"};
     const struct dataset amax = {.name = "amax", .dtype = DTYPE_F32, .rank = 1, .shape = {(uint64_t)h->model->n_units},
         .unit = "1", .axes = "unit", .description = "largest magnitude of each unit's input"};
-    return writer_add(w, &count, &tokens, e) && writer_add(w, &amax, h->all_amax, e) &&
+    return writer_add(w, &count, h->count, e) && writer_add(w, &amax, h->all_amax, e) &&
            writer_text(w, "model_key", model_key, e) && writer_text(w, "numeric", node_numerics(h->n), e);
 }
 
@@ -204,9 +242,9 @@ static bool run(struct node *n, struct err *e)
 {
     struct hessian h = {.n = n};
     bool ok = model_open_input(&h.model, n, "model", e) && tokens_read(&h.tokens, node_input(n, "tokens", 0), e) &&
+              divide(&h, node_float(n, "held_out"), e) &&
               forward_open(&h.f, h.model, node_queue(n), numeric_begin(node_queue(n), node_string(n, "numeric")),
-                           (int)h.tokens.window,
-                           e) &&
+                           (int)h.tokens.window, e) &&
               mem_new(&h.all_amax, (size_t)h.model->n_units, e) && run_layers(&h, e) && publish(&h, e);
     if (h.f.q) {
         h.f.q->k->tensor_free(h.f.q, &h.x);
@@ -216,6 +254,7 @@ static bool run(struct node *n, struct err *e)
     tokens_fini(&h.tokens);
     model_close(h.model);
     mem_free(h.all_amax);
+    mem_free(h.share);
     return ok;
 }
 
@@ -233,11 +272,12 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     bool ok = tokens_read(&tokens, node_input(n, "tokens", 0), e);
     if (ok) {
         enum dtype mode = numeric_mode(node_string(n, "numeric"));
+        int shares = node_float(n, "held_out") > 0 ? SHARES : 1;
         uint64_t panels = 0, squares = 0, most_square = 0, most_unit = 0;
         for (int u = 0; u < LAYER_UNITS; u++) {
             uint64_t square = (uint64_t)m->units[u].k * (uint64_t)m->units[u].k;
             panels += m->units[u].parameters * dtype_bytes(mode);
-            squares += square;
+            squares += (uint64_t)shares * square;
             most_square = square > most_square ? square : most_square;
             most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
         }
@@ -264,13 +304,16 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_hessian = {
     .name = "hessian",
     .summary = "second moments of every unit's input over the calibration windows, E[x x^T], and its largest magnitude",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"model", (const char *const[]){"model", NULL}, false, false, "the original model"},
         {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the calibration windows"},
         {0}},
     .params = (const struct param[]){
         NUMERIC_PARAM,
+        {.name = "held_out", .type = PARAM_FLOAT, .fallback = "0.25", .least = 0, .most = 0.75,
+         .help = "share of the documents (of a single document: of its windows) that rounding methods do not fit; what "
+                 "they gain is judged on these. 0: none, and no method but rtn"},
         {0}},
     .accelerator = true,
     .numerics = numerics,

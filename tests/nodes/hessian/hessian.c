@@ -53,11 +53,12 @@ static void make_node(struct world *w, struct node *n)
     fake_node_connect_output(n, "tokens", "corpus", "calibration", w->corpus);
 }
 
-static struct object *run(struct world *w)
+static struct object *run(struct world *w, const char *held_out)
 {
     struct err e;
     struct node n;
     make_node(w, &n);
+    fake_node_set(&n, "held_out", held_out);
     struct object *o = fake_node_run(&n, &e);
     if (!o)
         fail_msg("%s", e.text);
@@ -66,7 +67,7 @@ static struct object *run(struct world *w)
 }
 
 /* The moment and the maximum of a unit, from its layer's part. */
-static float *read_unit(struct world *w, struct object *o, int unit, float *amax)
+static float *read_unit(struct world *w, struct object *o, int unit, const char *moment_name, float *amax)
 {
     struct err e;
     struct object *part;
@@ -75,7 +76,7 @@ static float *read_unit(struct world *w, struct object *o, int unit, float *amax
     uint64_t n;
     layer_part(w->model->units[unit].layer, name);
     assert_ok(object_part(w->store, o, name, &part, &e), e);
-    snprintf(name, sizeof name, "%s/second_moment", w->model->units[unit].name);
+    snprintf(name, sizeof name, "%s/%s", w->model->units[unit].name, moment_name);
     assert_ok(object_load(part, name, DTYPE_F32, &moment, &n, &e), e);
     assert_int_equal(n, w->model->units[unit].k * w->model->units[unit].k);
     snprintf(name, sizeof name, "%s/amax", w->model->units[unit].name);
@@ -135,14 +136,6 @@ static void add_window(struct world *w, struct queue *q, struct sums *s, uint32_
     forward_close(&f);
 }
 
-static double count_tokens(const struct token_set *t)
-{
-    double n = 0;
-    for (uint32_t w = 0; w < t->n; w++)
-        n += t->length[w];
-    return n;
-}
-
 static void assert_moment(const char *unit, const float *got, const double *sum, double tokens, int64_t k)
 {
     for (int64_t i = 0; i < k; i++)
@@ -156,43 +149,68 @@ static void assert_moment(const char *unit, const float *got, const double *sum,
 
 /* ------------------------------------------------------------------------------------------------------------ tests */
 
-static void moments_are_means_over_real_tokens(void **state)
+/* The moment `name` of all units is the mean over the real tokens of windows [first, end), and the maximum, which is over
+ * all windows, is `amax`. */
+static void assert_share(struct world *w, struct object *o, const char *name, uint32_t first, uint32_t end,
+                         int64_t said, float *amax)
+{
+    struct err e;
+    struct queue q = {.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
+    int units = w->model->n_units;
+    struct sums s = {.model = w->model, .sum = calloc((size_t)units, sizeof *s.sum), .amax = amax};
+    int64_t tokens = 0;
+    float one;
+    for (int u = 0; u < units; u++)
+        s.sum[u] = calloc((size_t)(w->model->units[u].k * w->model->units[u].k), sizeof **s.sum);
+    for (uint32_t window = first; window < end; window++) {
+        add_window(w, &q, &s, window);
+        tokens += w->tokens.length[window];
+    }
+    assert_true(tokens > 0 && tokens < (end - first) * WINDOW);
+    assert_int_equal(said, tokens);
+    for (int u = 0; u < units; u++) {
+        float *moment = read_unit(w, o, u, name, &one);
+        assert_moment(w->model->units[u].name, moment, s.sum[u], (double)tokens, w->model->units[u].k);
+        mem_free(moment);
+        free(s.sum[u]);
+    }
+    free(s.sum);
+}
+
+static void assert_maxima(struct world *w, struct object *o, const float *amax)
+{
+    struct err e;
+    float *all, one;
+    uint64_t n;
+    assert_ok(object_load(o, "amax", DTYPE_F32, &all, &n, &e), e);
+    assert_int_equal(n, w->model->n_units);
+    for (int u = 0; u < w->model->n_units; u++) {
+        mem_free(read_unit(w, o, u, "second_moment", &one));
+        assert_true(one == amax[u] && all[u] == amax[u]);
+    }
+    mem_free(all);
+}
+
+/* Two documents, of two windows and of one: four in a hundred held out is one document, the last. */
+static void moments_are_means_over_real_tokens_of_their_share(void **state)
 {
     (void)state;
     struct world w;
     struct err e;
-    struct queue q = {.k = kernels_cpu(&e), .threads = 1, .device = TENSOR_HOST};
-    world_open(&w);
-    struct object *o = run(&w);
-    int units = w.model->n_units;
-    struct sums s = {.model = w.model, .sum = calloc((size_t)units, sizeof *s.sum),
-                     .amax = calloc((size_t)units, sizeof *s.amax)};
-    for (int u = 0; u < units; u++)
-        s.sum[u] = calloc((size_t)(w.model->units[u].k * w.model->units[u].k), sizeof **s.sum);
-    for (uint32_t window = 0; window < WINDOWS; window++)
-        add_window(&w, &q, &s, window);
-
-    double tokens = count_tokens(&w.tokens);
-    int64_t said;
-    float *all, amax;
-    uint64_t n;
-    assert_true(tokens < WINDOWS * WINDOW);
-    assert_ok(object_read(o, "tokens", DTYPE_I64, 0, 1, &said, &e), e);
-    assert_true((double)said == tokens);
-    assert_ok(object_load(o, "amax", DTYPE_F32, &all, &n, &e), e);
-    assert_int_equal(n, units);
-    for (int u = 0; u < units; u++) {
-        float *moment = read_unit(&w, o, u, &amax);
-        assert_moment(w.model->units[u].name, moment, s.sum[u], tokens, w.model->units[u].k);
-        assert_true(amax == s.amax[u] && all[u] == s.amax[u]);
-        mem_free(moment);
-        free(s.sum[u]);
+    for (int held = 0; held < 2; held++) {
+        world_open(&w);
+        struct object *o = run(&w, held ? "0.04" : "0");
+        float *amax = calloc((size_t)w.model->n_units, sizeof *amax);
+        int64_t said[2];
+        assert_ok(object_read(o, "tokens", DTYPE_I64, 0, 2, said, &e), e);
+        assert_share(&w, o, "second_moment", 0, held ? 2 : 3, said[0], amax);
+        if (held)
+            assert_share(&w, o, "held_out_moment", 2, 3, said[1], amax);
+        assert_maxima(&w, o, amax);
+        free(amax);
+        object_close(o);
+        world_close(&w);
     }
-    mem_free(all);
-    free(s.sum);
-    free(s.amax);
-    object_close(o);
-    world_close(&w);
 }
 
 /* Without the forward pass: RMSNorm of the embeddings of the real tokens. */
@@ -202,7 +220,7 @@ static void the_first_moment_is_that_of_normed_embeddings(void **state)
     struct world w;
     struct err e;
     world_open(&w);
-    struct object *o = run(&w);
+    struct object *o = run(&w, "0");
     int64_t k = w.model->config.hidden, vocab = w.model->config.vocab;
     float *embedding = malloc((size_t)(vocab * k) * sizeof *embedding), *norm = malloc((size_t)k * sizeof *norm);
     float *x = malloc((size_t)k * sizeof *x), ours = 0, amax;
@@ -220,8 +238,10 @@ static void the_first_moment_is_that_of_normed_embeddings(void **state)
                 x[i] = (float)(row[i] * scale * norm[i]);
             add_row(sum, &ours, x, k);
         }
-    float *moment = read_unit(&w, o, 0, &amax);
-    double tokens = count_tokens(&w.tokens);
+    float *moment = read_unit(&w, o, 0, "second_moment", &amax);
+    double tokens = 0;
+    for (uint32_t window = 0; window < WINDOWS; window++)
+        tokens += w.tokens.length[window];
     for (int64_t i = 0; i < k * k; i++) {
         double scale = sqrt(sum[i / k * (k + 1)] * sum[i % k * (k + 1)]) / tokens;
         if (!(fabs(moment[i] - sum[i] / tokens) <= 1e-6 * scale)) /* x itself is f32, rounded once or twice */
@@ -247,7 +267,7 @@ static void a_killed_run_goes_on_to_the_same_bytes(void **state)
     size_t n_units;
     world_open(&a);
     world_open(&b);
-    struct object *whole = run(&a);
+    struct object *whole = run(&a, "0.25");
     make_node(&b, &n);
     n.stop_after = 2;
     assert_err(fake_node_run(&n, &e), e, ERR_STOPPED, "interrupted");
@@ -260,7 +280,9 @@ static void a_killed_run_goes_on_to_the_same_bytes(void **state)
     fake_node_fini(&n);
     n_units = (size_t)a.model->n_units;
     for (size_t u = 0; u < n_units; u++) {
-        float x, y, *before = read_unit(&a, whole, (int)u, &x), *after = read_unit(&b, resumed, (int)u, &y);
+        float x, y;
+        float *before = read_unit(&a, whole, (int)u, "held_out_moment", &x);
+        float *after = read_unit(&b, resumed, (int)u, "held_out_moment", &y);
         int64_t k = a.model->units[u].k;
         assert_memory_equal(before, after, (size_t)(k * k) * sizeof *before);
         assert_true(x == y);
@@ -282,7 +304,7 @@ static void a_killed_run_goes_on_to_the_same_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moments_are_means_over_real_tokens),
+        cmocka_unit_test(moments_are_means_over_real_tokens_of_their_share),
         cmocka_unit_test(the_first_moment_is_that_of_normed_embeddings),
         cmocka_unit_test(a_killed_run_goes_on_to_the_same_bytes),
     };
