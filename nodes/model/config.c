@@ -234,16 +234,45 @@ static const struct { const char *key, *fallback; } scheme_keys[] = {
     {"num_bits", "8"}, {"type", "\"int\""}, {"symmetric", "true"}, {"strategy", "null"}, {"group_size", "null"},
     {"dynamic", "false"}, {"block_structure", "null"}, {"scale_dtype", "null"}};
 
+/* What `args` says of a key, in one spelling, as compressed-tensors' QuantizationArgs makes it: defaults filled in,
+ * words in small letters, a strategy that follows from the group size, and the older forms of "not set" and of a pair.
+ * A new reference; NULL when out of memory. */
+static json_t *value_of(const json_t *args, const char *key, const char *fallback)
+{
+    const json_t *x = json_object_get(args, key), *size = json_object_get(args, "group_size");
+    bool is_minus_one = json_is_integer(x) && json_integer_value(x) == -1;
+    int rows, columns;
+    char word[64], end;
+    if (strcmp(key, "strategy") == 0 && is_absent(x))
+        return json_string(is_absent(size) ? "tensor" : json_integer_value(size) > 0 ? "group" : "channel");
+    if (is_absent(x) || (strcmp(key, "group_size") == 0 && is_minus_one))
+        return json_loads(fallback, JSON_DECODE_ANY, NULL);
+    const char *text = json_string_value(x);
+    if (!text)
+        return json_deep_copy(x);
+    if (strcmp(key, "block_structure") == 0 && sscanf(text, "%8dx%8d%c", &rows, &columns, &end) == 2)
+        return json_pack("[i, i]", rows, columns);
+    if (strcmp(key, "scale_dtype") == 0 && strncmp(text, "torch.", 6) == 0)
+        text += 6;
+    snprintf(word, sizeof word, "%s", text);
+    for (char *c = word; *c; c++)
+        *c = *c >= 'A' && *c <= 'Z' ? (char)(*c + 'a' - 'A') : *c;
+    return json_string(word);
+}
+
 /* Do both say the same of scheme_keys[i]? */
 static bool same_key(const json_t *have, const json_t *want, size_t i)
 {
-    const json_t *x = json_object_get(have, scheme_keys[i].key), *y = json_object_get(want, scheme_keys[i].key);
-    /* Older writers had no scale_dtype; the dtype of the stored scales is checked in any case. */
-    if (is_absent(x) && (strcmp(scheme_keys[i].key, "scale_dtype") == 0 || is_absent(y)))
+    const char *key = scheme_keys[i].key;
+    /* Writers of 4-bit floats once had no scale_dtype; the dtype of the stored scales is checked in any case. MXFP8 is
+     * newer, and vLLM knows it by this key. */
+    if (strcmp(key, "scale_dtype") == 0 && is_absent(json_object_get(have, key)) &&
+        json_integer_value(json_object_get(want, "num_bits")) == 4)
         return true;
-    json_t *fallback = json_loads(scheme_keys[i].fallback, JSON_DECODE_ANY, NULL);
-    bool same = fallback && json_equal(is_absent(x) ? fallback : x, is_absent(y) ? fallback : y);
-    json_decref(fallback);
+    json_t *x = value_of(have, key, scheme_keys[i].fallback), *y = value_of(want, key, scheme_keys[i].fallback);
+    bool same = x && y && json_equal(x, y);
+    json_decref(x);
+    json_decref(y);
     return same;
 }
 
@@ -295,6 +324,46 @@ static bool check_targets(const json_t *targets, const char *where, struct err *
     return true;
 }
 
+/* The keys of an object that decide a scheme, as they stand in the file. */
+static void show_scheme(struct str *out, const json_t *args)
+{
+    char text[64];
+    const char *before = "";
+    if (!json_is_object(args)) {
+        str_add(out, is_absent(args) ? "null" : shown(args, text));
+        return;
+    }
+    str_add(out, "{");
+    for (size_t i = 0; i < sizeof scheme_keys / sizeof *scheme_keys; i++) {
+        const json_t *x = json_object_get(args, scheme_keys[i].key);
+        if (is_absent(x))
+            continue;
+        str_printf(out, "%s%s: %s", before, scheme_keys[i].key, shown(x, text));
+        before = ", ";
+    }
+    str_add(out, "}");
+}
+
+static bool refuse_scheme(const json_t *group, const json_t *overall, const char *where, struct err *e)
+{
+    struct str found = {0}, known = {0};
+    const json_t *own = json_object_get(group, "format");
+    char text[64];
+    const json_t *format = is_absent(own) ? overall : own;
+    str_printf(&found, "format %s, weights ", is_absent(format) ? "null" : shown(format, text));
+    show_scheme(&found, json_object_get(group, "weights"));
+    str_add(&found, ", input_activations ");
+    show_scheme(&found, json_object_get(group, "input_activations"));
+    for (int i = 0; formats[i]; i++)
+        if (formats[i]->group_format)
+            str_printf(&known, "%s%s", known.length ? ", " : "", formats[i]->name);
+    err_set(e, ERR_INPUT, "%s: %.500s: no format that is read has this scheme; known are %s", where,
+            found.text ? found.text : "", known.text ? known.text : "");
+    str_free(&found);
+    str_free(&known);
+    return false;
+}
+
 static bool check_group(const json_t *group, const json_t *overall, const char *where, struct err *e)
 {
     const json_t *targets = json_object_get(group, "targets");
@@ -306,17 +375,8 @@ static bool check_group(const json_t *group, const json_t *overall, const char *
     /* The other two say how codes were found; columns stay where they were. */
     if (order && strcmp(order, "static") != 0 && strcmp(order, "weight") != 0)
         return err_set(e, ERR_INPUT, "%s: `actorder` '%.40s' moves columns, which is not supported", where, order);
-    if (!group_format(group, overall)) {
-        struct str known = {0};
-        for (int i = 0; formats[i]; i++)
-            if (formats[i]->group_format)
-                str_printf(&known, "%s%s (%s)", known.length ? ", " : "", formats[i]->name, formats[i]->group_format);
-        err_set(e, ERR_INPUT,
-                "%s: its format, weights and input_activations are those of no known format; known are %s", where,
-                known.text ? known.text : "");
-        str_free(&known);
-        return false;
-    }
+    if (!group_format(group, overall))
+        return refuse_scheme(group, overall, where, e);
     return check_targets(targets, where, e);
 }
 

@@ -63,23 +63,43 @@ static bool check_float(const struct model *m, const char *name, int rank, int64
     return check_tensor(m, t, rank, shape, e);
 }
 
+/* The weight itself, and what quantized layers store instead of it or beside it, in any scheme. */
+static const char *const suffixes[] = {
+    "weight", "weight_packed", "weight_scale", "weight_shape", "weight_global_scale", "input_global_scale",
+    "weight_zero_point", "weight_g_idx", "input_scale", "input_zero_point", NULL};
+
 /* Tensors of a packed matrix that its format has not: another one's, or the weight itself beside the codes. */
 static bool check_no_others(const struct model *m, const struct matrix *x, const struct format_part *parts, int n,
                             struct err *e)
 {
-    static const char *const suffixes[] = {"weight", "weight_packed", "weight_scale", "weight_global_scale",
-                                           "input_global_scale", "weight_zero_point", "weight_g_idx", "input_scale"};
     char name[512];
-    for (size_t s = 0; s < sizeof suffixes / sizeof *suffixes; s++) {
+    for (const char *const *suffix = suffixes; *suffix; suffix++) {
         bool belongs = false;
         for (int i = 0; i < n; i++)
-            belongs = belongs || strcmp(parts[i].suffix, suffixes[s]) == 0;
-        snprintf(name, sizeof name, "%s.%s", x->name, suffixes[s]);
+            belongs = belongs || strcmp(parts[i].suffix, *suffix) == 0;
+        snprintf(name, sizeof name, "%s.%s", x->name, *suffix);
         if (!belongs && safetensors_find(m->files, name))
             return err_set(e, ERR_INPUT,
                            "%s: tensor '%s' does not belong to format %s, in which config.json has the module", m->path,
                            name, x->stored->name);
     }
+    return true;
+}
+
+/* weight_shape holds the shape that config.json implies. */
+static bool check_stored_shape(const struct model *m, const struct matrix *x, struct err *e)
+{
+    char name[512];
+    int64_t shape[2];
+    snprintf(name, sizeof name, "%s.weight_shape", x->name);
+    const struct st_tensor *t = need(m, name, e);
+    if (!t)
+        return false;
+    if (!safetensors_read(m->files, t, 0, sizeof shape, shape, e))
+        return err_context(e, "%s", m->path);
+    if (shape[0] != x->n || shape[1] != x->k)
+        return err_set(e, ERR_INPUT, "%s: tensor '%s' holds %lld, %lld; config.json makes the matrix [%lld, %lld]",
+                       m->path, name, (long long)shape[0], (long long)shape[1], (long long)x->n, (long long)x->k);
     return true;
 }
 
@@ -106,14 +126,14 @@ static bool check_packed(const struct model *m, const struct matrix *x, struct e
         if (!check_tensor(m, t, parts[i].rank, parts[i].shape, e))
             return false;
     }
-    return check_no_others(m, x, parts, n, e);
+    return check_no_others(m, x, parts, n, e) && (!x->stored->stores_shape || check_stored_shape(m, x, e));
 }
 
 /* A plain matrix has no codes or scales; where it has, config.json was changed or exchanged. */
 static bool check_not_packed(const struct model *m, const struct matrix *x, struct err *e)
 {
     char name[512];
-    for (const char *const *suffix = (const char *const[]){"weight_packed", "weight_scale", NULL}; *suffix; suffix++) {
+    for (const char *const *suffix = suffixes + 1; *suffix; suffix++) { /* all but the weight */
         snprintf(name, sizeof name, "%s.%s", x->name, *suffix);
         if (safetensors_find(m->files, name))
             return err_set(e, ERR_INPUT,

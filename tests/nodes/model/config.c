@@ -208,11 +208,81 @@ static void schemes_are_told_apart_by_every_key(void **state)
         for (size_t n = json_object_size(weights); n > 0; n--, at = json_object_iter_next(weights, at)) {
             json_t *old = json_incref(json_object_iter_value(at));
             json_object_iter_set_new(weights, at, json_string("something else"));
-            assert_err(config_check_quantization(q, "dir", &e), e, ERR_INPUT, "group 'g': its format, weights");
+            assert_err(config_check_quantization(q, "dir", &e), e, ERR_INPUT, "no format that is read has this scheme");
             json_object_iter_set_new(weights, at, old);
         }
         assert_ok(config_check_quantization(q, "dir", &e), e);
         json_decref(weights);
+        json_decref(q);
+    }
+}
+
+/* A configuration of one group, with weights and inputs as given. */
+static json_t *one_group(const char *format, const char *weights, const char *input)
+{
+    return json_pack("{s:{s:s, s:{s:{s:s, s:[s], s:o, s:o}}}}", "quantization_config", "quant_method",
+                     "compressed-tensors", "config_groups", "g", "format", format, "targets", "a.b", "weights",
+                     json_loads(weights, JSON_DECODE_ANY, NULL), "input_activations",
+                     json_loads(input, JSON_DECODE_ANY, NULL));
+}
+
+/* As QuantizationArgs of compressed-tensors 0.17 fills in what is left out, and takes older forms. */
+static void what_other_writers_leave_out_is_filled_in(void **state)
+{
+    (void)state;
+    static const struct { const char *expected, *format, *weights, *input; } cases[] = {
+        {"int4_g32", "pack-quantized", "{\"num_bits\": 4, \"group_size\": 32}", "null"},
+        {"int4_g128", "pack-quantized", "{\"num_bits\": 4, \"group_size\": 128, \"strategy\": \"GROUP\", "
+                      "\"zp_dtype\": null, \"observer\": \"mse\", \"observer_kwargs\": {\"grid\": 20}}", "null"},
+        {"int8_a16", "pack-quantized", "{\"group_size\": -1}", "null"},
+        {"int8_a16", "pack-quantized", "{\"group_size\": -1, \"strategy\": \"channel\", \"type\": \"INT\"}",
+         "null"},
+        {"int8", "int-quantized", "{\"strategy\": \"channel\"}", "{\"strategy\": \"token\", \"dynamic\": true}"},
+        {"fp8_block", "float-quantized",
+         "{\"type\": \"float\", \"strategy\": \"block\", \"block_structure\": \"128x128\"}",
+         "{\"type\": \"float\", \"group_size\": 128, \"dynamic\": true}"},
+        {"mxfp8", "mxfp8-quantized", "{\"type\": \"float\", \"group_size\": 32, \"scale_dtype\": \"uint8\"}",
+         "{\"type\": \"float\", \"group_size\": 32, \"dynamic\": true, \"scale_dtype\": \"torch.uint8\"}"},
+        {"mxfp4_a16", "mxfp4-pack-quantized", "{\"num_bits\": 4, \"type\": \"float\", \"group_size\": 32}", "null"},
+        {"nvfp4", "nvfp4-pack-quantized",
+         "{\"num_bits\": 4, \"type\": \"float\", \"strategy\": \"tensor_group\", \"group_size\": 16}",
+         "{\"num_bits\": 4, \"type\": \"float\", \"strategy\": \"tensor_group\", \"group_size\": 16, "
+         "\"dynamic\": \"LOCAL\"}"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err e = {0};
+        const struct format *f = NULL;
+        json_t *q = one_group(cases[i].format, cases[i].weights, cases[i].input);
+        assert_non_null(q);
+        assert_ok(config_check_quantization(q, "dir", &e) && config_stored_format(q, "dir", "a.b", &f, &e), e);
+        assert_string_equal(f->name, cases[i].expected);
+        json_decref(q);
+    }
+}
+
+/* What compressed-tensors would take them for is stored or decoded otherwise. */
+static void schemes_that_look_alike_are_refused(void **state)
+{
+    (void)state;
+    static const struct { const char *format, *weights, *input; } cases[] = {
+        {"pack-quantized", "{\"num_bits\": 4}", "null"},                       /* a scale per tensor */
+        {"pack-quantized", "{\"num_bits\": 4, \"group_size\": -1}", "null"}, /* per channel */
+        {"pack-quantized", "{\"num_bits\": 4, \"group_size\": 16}", "null"},
+        {"pack-quantized", "{\"num_bits\": 3, \"group_size\": 32}", "null"},
+        {"pack-quantized", "{\"num_bits\": 4, \"group_size\": 32}", "{\"strategy\": \"token\", \"dynamic\": true}"},
+        {"int-quantized", "{\"strategy\": \"channel\"}", "null"},
+        {"float-quantized", "{\"type\": \"float\"}", "null"},
+        {"float-quantized", "{\"type\": \"float\", \"strategy\": \"block\", \"block_structure\": [64, 128]}",
+         "{\"type\": \"float\", \"group_size\": 128, \"dynamic\": true}"},
+        {"mxfp8-quantized", "{\"type\": \"float\", \"group_size\": 32}", "null"}, /* vLLM finds no scheme */
+        {"nvfp4-pack-quantized", "null", "null"},
+        {"nvfp4-pack-quantized", "[]", "null"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err e = {0};
+        json_t *q = one_group(cases[i].format, cases[i].weights, cases[i].input);
+        assert_non_null(q);
+        assert_err(config_check_quantization(q, "dir", &e), e, ERR_INPUT, "no format that is read has this scheme");
         json_decref(q);
     }
 }
@@ -228,6 +298,8 @@ int main(void)
         cmocka_unit_test(modules_are_found_in_their_groups),
         cmocka_unit_test(plain_models_are_all_bf16),
         cmocka_unit_test(schemes_are_told_apart_by_every_key),
+        cmocka_unit_test(what_other_writers_leave_out_is_filled_in),
+        cmocka_unit_test(schemes_that_look_alike_are_refused),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

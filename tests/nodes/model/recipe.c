@@ -227,9 +227,16 @@ static void do_shard(const struct recipe *r, struct weights *w, int n)
 
 /* ---------------------------------------------------------------------------------------------------- packed models */
 
-const struct format *recipe_packed_format(const struct model *m, int unit)
+#define FORMATS 15
+
+const struct format *recipe_packed_format(const char *base, const struct model *m, int unit)
 {
     const struct unit *u = &m->units[unit];
+    if (strcmp(base, "every_format") == 0) {
+        assert_null(formats[FORMATS]);
+        const struct format *f = formats[unit % FORMATS];
+        return format_fits(f, m->matrices[u->first].n, u->k) ? f : &format_int4_g32;
+    }
     if (u->layer == m->config.layers - 1)
         return &format_bf16;
     switch (u->role) {
@@ -254,10 +261,10 @@ static float unit_amax(const struct model *m, int unit)
     return amax;
 }
 
-void recipe_render(const struct model *m, int matrix, struct rendering *out)
+void recipe_render(const char *base, const struct model *m, int matrix, struct rendering *out)
 {
     const struct matrix *x = &m->matrices[matrix];
-    const struct format *f = recipe_packed_format(m, x->unit);
+    const struct format *f = recipe_packed_format(base, m, x->unit);
     struct err e = {0};
     float *w;
     assert_ok(mem_raw(&w, (size_t)(x->n * x->k), &e), e);
@@ -285,12 +292,13 @@ static bool fill(const struct st_source *self, void *out, struct err *e)
     return true;
 }
 
-static size_t add_parts(const struct model *m, int matrix, struct st_source *out, struct piece *pieces, struct arena *a)
+static size_t add_parts(const char *base, const struct model *m, int matrix, struct st_source *out,
+                        struct piece *pieces, struct arena *a)
 {
     const struct matrix *x = &m->matrices[matrix];
     struct format_part parts[FORMAT_PARTS + 1];
     struct rendering r;
-    recipe_render(m, matrix, &r);
+    recipe_render(base, m, matrix, &r);
     int n = r.format->parts(x->n, x->k, x->dtype, parts), own = n;
     if (r.format->static_input_scale)
         parts[n++] = (struct format_part){"input_global_scale", DTYPE_F32, 1, {1}};
@@ -312,7 +320,7 @@ static void free_renderings(struct piece *pieces, size_t n)
             rendering_free(&pieces[i].r);
 }
 
-static void write_packed_config(const struct recipe *r, const struct model *m)
+static void write_packed_config(const struct recipe *r, const char *base, const struct model *m)
 {
     struct compressed_module modules[256];
     struct str text = {0};
@@ -321,7 +329,8 @@ static void write_packed_config(const struct recipe *r, const struct model *m)
     size_t n = 0;
     assert_in_range(m->n_matrices, 1, 255);
     for (int i = 0; i < m->n_matrices; i++)
-        modules[i] = (struct compressed_module){m->matrices[i].name, recipe_packed_format(m, m->matrices[i].unit)};
+        modules[i] = (struct compressed_module){m->matrices[i].name,
+                                                recipe_packed_format(base, m, m->matrices[i].unit)};
     modules[m->n_matrices] = (struct compressed_module){"lm_head", &format_bf16};
     snprintf(path, sizeof path, "%s/config.json", m->path);
     char *config = check_read(path, &n);
@@ -331,7 +340,7 @@ static void write_packed_config(const struct recipe *r, const struct model *m)
     free(config);
 }
 
-static void make_packed(const struct recipe *r)
+static void make_packed(const struct recipe *r, const char *base, const char *source)
 {
     char path[600], name[512];
     struct model *m;
@@ -339,12 +348,12 @@ static void make_packed(const struct recipe *r)
     struct arena a = {0};
     struct st_source *sources;
     struct piece *pieces;
-    snprintf(path, sizeof path, "%s/data/models/stories260k", check_root());
+    snprintf(path, sizeof path, "%s/data/models/%s", check_root(), source);
     assert_ok(model_open(&m, path, &e), e);
     size_t most = m->files->n_tensors * (FORMAT_PARTS + 1), n = 0;
     assert_ok(mem_new(&sources, most, &e) && mem_new(&pieces, most, &e), e);
     for (int i = 0; i < m->n_matrices; i++)
-        n += add_parts(m, i, sources + n, pieces + n, &a);
+        n += add_parts(base, m, i, sources + n, pieces + n, &a);
     for (size_t i = 0; i < m->files->n_tensors; i++) {
         const struct st_tensor *t = &m->files->tensors[i];
         int matrix = 0;
@@ -360,7 +369,7 @@ static void make_packed(const struct recipe *r)
     }
     path_of(r, "model.safetensors", path);
     assert_ok(safetensors_write(path, sources, n, &e), e);
-    write_packed_config(r, m);
+    write_packed_config(r, base, m);
     free_renderings(pieces, n);
     mem_free(sources);
     mem_free(pieces);
@@ -387,7 +396,9 @@ static void do_base(const struct recipe *r, const char *name)
 {
     char path[600];
     if (strcmp(name, "packed") == 0)
-        make_packed(r);
+        make_packed(r, name, "stories260k");
+    else if (strcmp(name, "every_format") == 0)
+        make_packed(r, name, "babyllama-1m");
     else if (strcmp(name, "none") != 0)
         for (const char *const *file = (const char *const[]){"config.json", "model.safetensors", NULL}; *file; file++) {
             snprintf(path, sizeof path, "%s/data/models/%s/%s", check_root(), name, *file);

@@ -3,7 +3,8 @@
 /* Model directories made for tests: a model that ships, copied, and changed as a recipe says. A recipe is a text with a
  * command a line ('#' begins a comment); an argument ends at a space, the last one at the end of the line:
  *
- *     base NAME              start from data/models/NAME; "packed": stories260k in a mix of formats; "none": empty
+ *     base NAME              start from data/models/NAME; "packed": stories260k in a mix of formats; "every_format":
+ *                            babyllama-1m in all of them; "none": empty
  *     config KEY JSON        set a member of config.json; a dot goes into an object
  *     config-drop KEY
  *     write FILE TEXT        a text file
@@ -41,12 +42,13 @@ void recipe_do(struct recipe *r, const char *commands);
 /* The commands of `then`. */
 void recipe_do_later(struct recipe *r);
 
-/* The format of a unit in "packed": nvfp4 for q,k,v, nvfp4_a16 for o, fp8 for gate and up and, in odd layers, for down,
- * which is bf16 in even ones; the last layer is bf16 throughout. */
-const struct format *recipe_packed_format(const struct model *m, int unit);
+/* The format of a unit of `m` in a packed base. "packed": nvfp4 for q,k,v, nvfp4_a16 for o, fp8 for gate and up and, in
+ * odd layers, for down, which is bf16 in even ones; the last layer is bf16 throughout. "every_format": all in turn, and
+ * int4_g32 where one does not fit. */
+const struct format *recipe_packed_format(const char *base, const struct model *m, int unit);
 /* input_global_scale of every nvfp4 unit in it. */
 #define RECIPE_INPUT_SCALE 112.0f
 /* The rendering of a matrix of the original in that format (rendering_free). */
-void recipe_render(const struct model *m, int matrix, struct rendering *out);
+void recipe_render(const char *base, const struct model *m, int matrix, struct rendering *out);
 
 #endif
