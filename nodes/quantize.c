@@ -6,19 +6,25 @@
  *                                  tensor is the source's, which nodes/model/renderings.h reads from there
  *     matrices/name, formats/name, units/name     what the axes below are, in this layer
  *     weight_loss, output_loss     f64 [matrix, format]; NaN where the unit cannot have the format
+ *     rounding/before, after       f64 [matrix, format, method]: tr(D H D^T) / tr(W H W^T) on held-out rows before and
+ *     rounding/kept                after each rounding method, and u8 whether what it did was kept
  *     input_amax, input_scale      f32 [unit]; 0 where unknown or unused
  *
- * The losses are of the weights only: what a format does to the input is not in them. */
+ * The losses are of the weights only: what a format does to the input is not in them. Output losses are on the rows
+ * that the hessian holds out, when it does: on rows that no method has fitted. */
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/node.h"
-#include "nodes/format/loss.h"
+#include "nodes/format/gptq.h"
 #include "nodes/format/packed.h"
+#include "nodes/format/rounding.h"
 #include "nodes/model/model.h"
 
 #define MOST_FORMATS 32
+#define MOST_METHODS 8
 #define ENCODE_ROWS 64 /* rows that one thread encodes at a time */
 #define DECODE_ROWS 16 /* and decodes */
 
@@ -31,8 +37,20 @@ static const struct port ports[] = {
 static const struct param params[] = {
     {.name = "formats", .type = PARAM_ENUM, .many = true, .fallback = "nvfp4, fp8, bf16", .choices = format_names,
      .help = "the menu: formats that a unit may have"},
-    {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn",
-     .choices = (const char *const[]){"rtn", NULL}, .help = "how weights are rounded; rtn: each to the nearest"},
+    {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn", .choices = rounding_names,
+     .help = "how weights are rounded, method after method from rtn (each weight to the nearest) on: scale_search, gptq, "
+             "signround. Each is undone for a matrix where it does not help on held-out rows"},
+    {.name = "damping", .type = PARAM_FLOAT, .many = true, .fallback = "0.01, 0.05", .least = 1e-9, .most = 100,
+     .help = "gptq: what is added to the second moment's diagonal, in units of its mean; of several the one with the "
+             "least loss on held-out rows is kept, matrix by matrix"},
+    {.name = "order", .type = PARAM_ENUM, .fallback = "activation",
+     .choices = (const char *const[]){"activation", "column", NULL},
+     .help = "gptq: columns by descending second moment of their input, or as they come"},
+    {.name = "scale_weights", .type = PARAM_ENUM, .fallback = "full",
+     .choices = (const char *const[]){"full", "diagonal", NULL},
+     .help = "scale_search: errors weighed by all of the second moment, or by its diagonal alone"},
+    {.name = "signround_steps", .type = PARAM_INT, .fallback = "200", .least = 1, .most = 10000,
+     .help = "signround: steps of sign-gradient descent"},
     {0}};
 
 /* What a run works on. */
@@ -42,10 +60,20 @@ struct work {
     struct object *hessian;  /* borrowed; NULL if not connected */
     const struct format *formats[MOST_FORMATS];
     const char *names[MOST_FORMATS];
-    int n_formats, n_layers;
+    const struct rounding_method *methods[MOST_METHODS]; /* beyond rtn */
+    const char *method_names[MOST_METHODS];
+    struct rounding_options options;
+    int n_formats, n_layers, n_methods;
+    struct queue host;       /* where methods beyond rtn work, wherever the node was placed */
+    struct queue *q;
     int first_unit, n_units, first_matrix, n_matrices; /* of the layer in hand */
-    double *weight_loss, *output_loss;                 /* [matrix, format] of the layer in hand */
-    float *input_amax, *input_scale;                   /* [unit] of the layer in hand */
+    struct rendering *renderings;                      /* [matrix, format] of the layer in hand, until they are stored */
+    struct results {
+        double *weight_loss, *output_loss;             /* [matrix, format] */
+        double *before, *after;                        /* [matrix, format, method] */
+        uint8_t *kept;
+        float *input_amax, *input_scale;               /* [unit] */
+    } of;                                              /* the layer in hand, and at the end all layers */
 };
 
 /* ------------------------------------------------------------------------------------------------------- the menu */
@@ -77,6 +105,43 @@ static bool unit_fits(const struct model *m, const struct unit *u, const struct 
     for (int i = u->first; i < u->first + u->count; i++)
         if (!format_fits(f, m->matrices[i].n, m->matrices[i].k))
             return false;
+    return true;
+}
+
+/* Rounding starts from rtn, which may be named first; the others follow in the order given. */
+static bool read_rounding(struct work *w, struct err *e)
+{
+    size_t n = node_list(w->node, "rounding"), dampings = node_list(w->node, "damping");
+    for (size_t i = 0; i < n; i++) {
+        const char *name = node_list_string(w->node, "rounding", i);
+        if (strcmp(name, "rtn") == 0 && i == 0)
+            continue;
+        if (strcmp(name, "rtn") == 0 || w->n_methods == MOST_METHODS)
+            return err_set(e, ERR_INPUT, "rounding: '%s' at place %zu: rtn can only be the first, and %d others can "
+                           "follow", name, i + 1, MOST_METHODS);
+        w->method_names[w->n_methods] = name;
+        w->methods[w->n_methods++] = rounding_find(name);
+    }
+    if (dampings == 0 || dampings > ROUNDING_DAMPINGS)
+        return err_set(e, ERR_INPUT, "damping: %zu of them; 1 to %d can be given", dampings, ROUNDING_DAMPINGS);
+    for (size_t i = 0; i < dampings; i++)
+        w->options.damping[i] = node_list_float(w->node, "damping", i);
+    w->options.n_dampings = (int)dampings;
+    w->options.by_activation = strcmp(node_string(w->node, "order"), "activation") == 0;
+    w->options.full_moment = strcmp(node_string(w->node, "scale_weights"), "full") == 0;
+    w->options.signround_steps = (int)node_int(w->node, "signround_steps");
+    return true;
+}
+
+/* Does the hessian hold rows out? *tokens of them. */
+static bool read_held_out(struct object *hessian, int64_t *tokens, struct err *e)
+{
+    int64_t *counts;
+    uint64_t n;
+    if (!object_load(hessian, "tokens", DTYPE_I64, &counts, &n, e))
+        return false;
+    *tokens = n > 1 ? counts[1] : 0;
+    mem_free(counts);
     return true;
 }
 
@@ -119,10 +184,11 @@ static struct rendering rows_of(const struct rendering *r, int64_t first, int64_
 
 static bool encode_parallel(struct rendering *r, const float *weights, float amax, int threads, struct err *e)
 {
-    int64_t n_pieces = (r->n + ENCODE_ROWS - 1) / ENCODE_ROWS, failed = n_pieces;
+    int64_t rows = weight_grid[r->format->code].rows > 1 ? r->n : ENCODE_ROWS; /* tiles are not cut */
+    int64_t n_pieces = (r->n + rows - 1) / rows, failed = n_pieces;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t i = 0; i < n_pieces; i++) {
-        int64_t first = i * ENCODE_ROWS, n = r->n - first < ENCODE_ROWS ? r->n - first : ENCODE_ROWS;
+        int64_t first = i * rows, n = r->n - first < rows ? r->n - first : rows;
         uint64_t spare[FORMAT_PARTS];
         struct err mine = {0};
         struct rendering piece = rows_of(r, first, n, spare);
@@ -135,7 +201,7 @@ static bool encode_parallel(struct rendering *r, const float *weights, float ama
         }
     }
     if (failed < n_pieces)
-        return err_context(e, "in the piece from row %lld on", (long long)(failed * ENCODE_ROWS));
+        return err_context(e, "in the piece from row %lld on", (long long)(failed * rows));
     return true;
 }
 
@@ -214,32 +280,139 @@ static bool store_rendering(struct writer *out, const struct matrix *m, struct r
     return ok;
 }
 
+/* All renderings of the layer. */
+static bool store_renderings(struct work *w, struct writer *out, struct err *e)
+{
+    for (int i = 0; i < w->n_matrices; i++)
+        for (int f = 0; f < w->n_formats; f++) {
+            struct rendering *r = &w->renderings[i * w->n_formats + f];
+            if (r->format && !store_rendering(out, &w->model->matrices[w->first_matrix + i], r, e))
+                return false;
+        }
+    return true;
+}
+
+static void free_renderings(struct work *w)
+{
+    for (int i = 0; w->renderings && i < w->n_matrices * w->n_formats; i++)
+        rendering_free(&w->renderings[i]);
+    mem_free(w->renderings);
+    w->renderings = NULL;
+}
+
 /* One unit in work: its weights, and room for differences of rows. On an accelerator there is a copy of the matrix in
  * hand, and room for the whole of its differences. */
 struct unit_work {
     float *weights;             /* [n,k] of the unit */
+    float *moment, *held_out;   /* [k,k]; NULL if not needed or not there */
     float amax;                 /* of the unit */
     float *rows;                /* [LOSS_ROWS, k]; host only */
     struct tensor there, there_d; /* [n of the matrix, k] */
-    struct loss *loss;
+    struct loss *loss;          /* what losses are told by; NULL with methods, which have their own */
+    struct rounding rounding;   /* with methods */
 };
 
-static bool render_format(struct work *w, struct unit_work *uw, const struct matrix *m, const float *weights,
-                          struct rendering *r, double *square, double *energy, struct err *e)
-{
-    struct queue *q = node_queue(w->node);
-    bool ok = q->k->on_device ? encode_there(q, r, &uw->there, uw->amax, uw->loss, &uw->there_d, square, energy, e)
-                              : encode_here(w, r, weights, uw->amax, uw->loss, uw->rows, square, energy, e);
-    return ok || err_context(e, "%s in %s", m->name, r->format->name);
-}
-
-/* All formats of one matrix: encode, take the losses, store. */
-static bool render_matrix(struct work *w, struct writer *out, int matrix, struct unit_work *uw, struct err *e)
+/* To the nearest, in one format. */
+static bool render_nearest(struct work *w, struct unit_work *uw, int matrix, const float *weights, int f,
+                           double *square, double *energy, struct err *e)
 {
     const struct matrix *m = &w->model->matrices[matrix];
-    const struct unit *u = &w->model->units[m->unit];
-    struct queue *q = node_queue(w->node);
-    float *weights = uw->weights + m->row * u->k;
+    struct rendering *r = &w->renderings[(matrix - w->first_matrix) * w->n_formats + f];
+    if (!format_rendering_new(r, w->formats[f], m->n, m->k, m->dtype, e))
+        return false;
+    return w->q->k->on_device
+               ? encode_there(w->q, r, &uw->there, uw->amax, uw->loss, &uw->there_d, square, energy, e)
+               : encode_here(w, r, weights, uw->amax, uw->loss, uw->rows, square, energy, e);
+}
+
+/* By the chain of methods; all formats that have the codes of format `f` get them. */
+static bool render_rounded(struct work *w, struct unit_work *uw, int matrix, const float *weights, int f,
+                           struct rounding_step *steps, double *square, double *energy, struct err *e)
+{
+    const struct matrix *m = &w->model->matrices[matrix];
+    struct blocks b = {0};
+    bool ok = blocks_new(&b, w->formats[f], m->n, m->k, uw->amax, e) &&
+              rounding_chain(&uw->rounding, w->methods, w->n_methods, weights, &b, steps, e) &&
+              rounding_loss(uw->rounding.held_out, w->q, weights, &b, square, energy, e);
+    for (int other = f; ok && other < w->n_formats; other++) {
+        struct rendering *r = &w->renderings[(matrix - w->first_matrix) * w->n_formats + other];
+        if (w->formats[other]->code != w->formats[f]->code ||
+            !unit_fits(w->model, &w->model->units[m->unit], w->formats[other]))
+            continue;
+        ok = format_rendering_new(r, w->formats[other], m->n, m->k, m->dtype, e);
+        if (ok)
+            blocks_store(&b, r);
+    }
+    blocks_free(&b);
+    return ok;
+}
+
+/* Set what is known of the matrix in format `f`, of which `square` and `energy` are lost. */
+static void note_losses(struct work *w, int matrix, int f, double square, double energy, double all_square,
+                        double all_energy, const struct rounding_step *steps)
+{
+    size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
+    w->of.weight_loss[at] = loss_ratio(square, all_square);
+    w->of.output_loss[at] = loss_ratio(energy, all_energy);
+    for (size_t i = 0; i < (size_t)w->n_methods; i++) {
+        size_t step = at * (size_t)w->n_methods + i;
+        w->of.before[step] = loss_ratio(steps[i].before, all_energy);
+        w->of.after[step] = loss_ratio(steps[i].after, all_energy);
+        w->of.kept[step] = steps[i].kept;
+    }
+}
+
+/* Not in the menu of its unit, or the source itself. */
+static void note_none(struct work *w, int matrix, int f, double weight_loss, double output_loss)
+{
+    size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
+    w->of.weight_loss[at] = weight_loss;
+    w->of.output_loss[at] = output_loss;
+    for (size_t i = 0; i < (size_t)w->n_methods; i++)
+        w->of.before[at * (size_t)w->n_methods + i] = w->of.after[at * (size_t)w->n_methods + i] = NAN;
+}
+
+/* The first format that has the codes of format f. */
+static int first_of_code(const struct work *w, int f)
+{
+    int i = 0;
+    while (w->formats[i]->code != w->formats[f]->code)
+        i++;
+    return i;
+}
+
+/* All formats of one matrix, which `all_square` and `all_energy` are the whole of. */
+static bool render_formats(struct work *w, struct unit_work *uw, int matrix, const float *weights, double all_square,
+                           double all_energy, struct err *e)
+{
+    const struct matrix *m = &w->model->matrices[matrix];
+    struct rounding_step steps[MOST_FORMATS][MOST_METHODS] = {0};
+    double square[MOST_FORMATS], energy[MOST_FORMATS];
+    for (int f = 0; f < w->n_formats; f++) {
+        int first = w->n_methods > 0 ? first_of_code(w, f) : f;
+        if (!unit_fits(w->model, &w->model->units[m->unit], w->formats[f])) {
+            note_none(w, matrix, f, NAN, NAN);
+            continue;
+        }
+        if (!w->formats[f]->group_format) { /* the source itself */
+            note_none(w, matrix, f, 0.0, w->hessian ? 0.0 : NAN);
+            continue;
+        }
+        bool ok = first < f || (w->n_methods == 0
+            ? render_nearest(w, uw, matrix, weights, f, &square[f], &energy[f], e)
+            : render_rounded(w, uw, matrix, weights, f, steps[f], &square[f], &energy[f], e));
+        if (!ok)
+            return err_context(e, "%s in %s", m->name, w->formats[f]->name);
+        note_losses(w, matrix, f, square[first], energy[first], all_square, all_energy, steps[first]);
+    }
+    return true;
+}
+
+static bool render_matrix(struct work *w, int matrix, struct unit_work *uw, struct err *e)
+{
+    const struct matrix *m = &w->model->matrices[matrix];
+    struct queue *q = w->q;
+    float *weights = uw->weights + m->row * m->k;
     struct tensor here = tensor_matrix(weights, DTYPE_F32, m->n, m->k);
     double square, energy;
     if (q->k->on_device &&
@@ -247,56 +420,44 @@ static bool render_matrix(struct work *w, struct writer *out, int matrix, struct
          !q->k->tensor_new(q, &uw->there_d, DTYPE_F32, 2, here.shape, e) ||
          !q->k->upload(q, &uw->there, weights, (size_t)(m->n * m->k) * sizeof *weights, e)))
         return false;
-    if (!measure(q, uw->loss, q->k->on_device ? &uw->there : &here, &square, &energy, e))
-        return false;
-    for (int f = 0; f < w->n_formats; f++) {
-        size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
-        w->weight_loss[at] = w->output_loss[at] = NAN;
-        if (!unit_fits(w->model, u, w->formats[f]))
-            continue;
-        if (!w->formats[f]->group_format) { /* the source itself */
-            w->weight_loss[at] = 0.0;
-            w->output_loss[at] = w->hessian ? 0.0 : NAN;
-            continue;
-        }
-        struct rendering r;
-        double lost_square, lost_energy;
-        if (!format_rendering_new(&r, w->formats[f], m->n, m->k, m->dtype, e))
-            return false;
-        if (!render_format(w, uw, m, weights, &r, &lost_square, &lost_energy, e)) {
-            rendering_free(&r);
-            return false;
-        }
-        w->weight_loss[at] = loss_ratio(lost_square, square);
-        w->output_loss[at] = loss_ratio(lost_energy, energy);
-        if (!store_rendering(out, m, &r, e))
-            return false;
-    }
+    bool ok = measure(q, w->n_methods ? uw->rounding.held_out : uw->loss, q->k->on_device ? &uw->there : &here, &square,
+                      &energy, e) &&
+              render_formats(w, uw, matrix, weights, square, energy, e);
     q->k->tensor_free(q, &uw->there);
     q->k->tensor_free(q, &uw->there_d);
-    return true;
+    return ok;
 }
 
 /* ------------------------------------------------------------------------------------------------------- one unit */
 
-/* The second moment and largest value of a unit's input, from the hessian's part of the layer. */
-static bool read_moment(struct object *part, const struct unit *u, float **moment, float *amax, struct err *e)
+static bool read_moment(struct object *part, const struct unit *u, const char *which, float **moment, struct err *e)
 {
     char name[640];
     uint64_t count;
-    snprintf(name, sizeof name, "%s/amax", u->name);
-    if (!object_read(part, name, DTYPE_F32, 0, 1, amax, e))
-        return false;
-    if (!(*amax >= 0.0f && *amax < INFINITY))
-        return err_set(e, ERR_NUMERIC, "%s: '%s' is %g; the largest input must be finite", object_path(part), name,
-                       (double)*amax);
-    snprintf(name, sizeof name, "%s/second_moment", u->name);
+    snprintf(name, sizeof name, "%s/%s", u->name, which);
     if (!object_load(part, name, DTYPE_F32, moment, &count, e))
         return false;
     if (count != (uint64_t)(u->k * u->k))
         return err_set(e, ERR_INPUT, "%s: '%s' has %llu values, the unit's input has %lld features; the hessian is of "
                        "another model", object_path(part), name, (unsigned long long)count, (long long)u->k);
     return true;
+}
+
+/* The moments that are needed of a unit's input, and its largest value, from the hessian's part of the layer. */
+static bool read_input(struct work *w, struct object *part, const struct unit *u, struct unit_work *uw, float *amax,
+                       struct err *e)
+{
+    char name[640];
+    int64_t held_out;
+    snprintf(name, sizeof name, "%s/amax", u->name);
+    if (!object_read(part, name, DTYPE_F32, 0, 1, amax, e))
+        return false;
+    if (!(*amax >= 0.0f && *amax < INFINITY))
+        return err_set(e, ERR_NUMERIC, "%s: '%s' is %g; the largest input must be finite", object_path(part), name,
+                       (double)*amax);
+    return read_held_out(w->hessian, &held_out, e) &&
+           ((held_out > 0 && w->n_methods == 0) || read_moment(part, u, "second_moment", &uw->moment, e)) &&
+           (held_out == 0 || read_moment(part, u, "held_out_moment", &uw->held_out, e));
 }
 
 /* Does any format of this unit use a static scale of its input? */
@@ -308,11 +469,14 @@ static bool wants_input_scale(const struct work *w, const struct unit *u)
     return false;
 }
 
-/* The unit's weights, their largest magnitude, and the loss of its input's moments. */
-static bool open_unit(struct work *w, struct unit_work *uw, const struct unit *u, const float *moment, struct err *e)
+/* The unit's weights, their largest magnitude, and what takes losses. */
+static bool open_unit(struct work *w, struct unit_work *uw, const struct unit *u, struct err *e)
 {
-    struct queue *q = node_queue(w->node);
-    if (!loss_new(&uw->loss, q, moment, u->k, e) || !mem_raw(&uw->weights, (size_t)(u->n * u->k), e) ||
+    struct queue *q = w->q;
+    bool ok = w->n_methods > 0
+                  ? rounding_open(&uw->rounding, q, u->k, uw->moment, uw->held_out, &w->options, e)
+                  : loss_new(&uw->loss, q, uw->held_out ? uw->held_out : uw->moment, u->k, e);
+    if (!ok || !mem_raw(&uw->weights, (size_t)(u->n * u->k), e) ||
         (!q->k->on_device && !mem_raw(&uw->rows, (size_t)(LOSS_ROWS * u->k), e)))
         return false;
     for (int i = u->first; i < u->first + u->count; i++) {
@@ -328,29 +492,27 @@ static bool open_unit(struct work *w, struct unit_work *uw, const struct unit *u
 
 static void close_unit(struct work *w, struct unit_work *uw)
 {
-    struct queue *q = node_queue(w->node);
-    q->k->tensor_free(q, &uw->there);
-    q->k->tensor_free(q, &uw->there_d);
+    w->q->k->tensor_free(w->q, &uw->there);
+    w->q->k->tensor_free(w->q, &uw->there_d);
     mem_free(uw->rows);
     mem_free(uw->weights);
     loss_free(uw->loss);
+    rounding_close(&uw->rounding);
+    mem_free(uw->moment);
+    mem_free(uw->held_out);
 }
 
-static bool render_unit(struct work *w, struct writer *out, struct object *hessian, int unit, struct err *e)
+static bool render_unit(struct work *w, struct object *hessian, int unit, struct err *e)
 {
     const struct unit *u = &w->model->units[unit];
     struct unit_work uw = {0};
-    float *moment = NULL, input_amax = 0.0f;
-    if (hessian && !read_moment(hessian, u, &moment, &input_amax, e))
-        return false;
-    w->input_amax[unit - w->first_unit] = input_amax;
-    /* The divisor under which the largest input is 448 * 6; 1 for an input that was always zero. */
-    float scale = input_amax > 0.0f ? 2688.0f / input_amax : 1.0f;
-    w->input_scale[unit - w->first_unit] = !wants_input_scale(w, u) ? 0.0f : scale < INFINITY ? scale : 1.0f;
-    bool ok = open_unit(w, &uw, u, moment, e);
-    mem_free(moment);
+    float input_amax = 0.0f;
+    bool ok = !hessian || read_input(w, hessian, u, &uw, &input_amax, e);
+    w->of.input_amax[unit - w->first_unit] = input_amax;
+    w->of.input_scale[unit - w->first_unit] = wants_input_scale(w, u) ? grid_global(input_amax) : 0.0f;
+    ok = ok && open_unit(w, &uw, u, e);
     for (int i = u->first; ok && i < u->first + u->count; i++)
-        ok = node_stopping(w->node) ? node_stopped(e) : render_matrix(w, out, i, &uw, e);
+        ok = node_stopping(w->node) ? node_stopped(e) : render_matrix(w, i, &uw, e);
     close_unit(w, &uw);
     return ok;
 }
@@ -366,20 +528,36 @@ static bool add_table(struct writer *out, const char *name, enum dtype t, int ro
     return writer_add(out, &d, data, e);
 }
 
-/* Losses and scales, which parts and the object hold alike. */
-static bool add_results(struct writer *out, int n_matrices, int n_units, int n_formats, const double *weight_loss,
-                        const double *output_loss, const float *input_amax, const float *input_scale, struct err *e)
+/* A table [matrix, format, method]. */
+static bool add_steps(const struct work *w, struct writer *out, const char *name, enum dtype t, int n_matrices,
+                      const char *description, const void *data, struct err *e)
 {
-    return add_table(out, "weight_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
-                     "||dW||^2 / ||W||^2; NaN where the format is not available", weight_loss, e) &&
-           add_table(out, "output_loss", DTYPE_F64, n_matrices, n_formats, "1", "matrix, format",
-                     "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input; NaN without a hessian or where "
-                     "the format is not available", output_loss, e) &&
+    struct dataset d = {.name = name, .dtype = t, .rank = 3, .unit = "1", .axes = "matrix, format, method",
+                        .shape = {(uint64_t)n_matrices, (uint64_t)w->n_formats, (uint64_t)w->n_methods},
+                        .description = description};
+    return w->n_methods == 0 || writer_add(out, &d, data, e);
+}
+
+/* Losses and scales, which parts and the object hold alike. */
+static bool add_results(const struct work *w, struct writer *out, int n_matrices, int n_units, struct err *e)
+{
+    const struct results *r = &w->of;
+    return add_table(out, "weight_loss", DTYPE_F64, n_matrices, w->n_formats, "1", "matrix, format",
+                     "||dW||^2 / ||W||^2; NaN where the format is not available", r->weight_loss, e) &&
+           add_table(out, "output_loss", DTYPE_F64, n_matrices, w->n_formats, "1", "matrix, format",
+                     "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input on held-out rows (on all, if none "
+                     "are held out); NaN without a hessian or where the format is not available", r->output_loss, e) &&
+           add_steps(w, out, "rounding/before", DTYPE_F64, n_matrices, "output loss before the method", r->before, e) &&
+           add_steps(w, out, "rounding/after", DTYPE_F64, n_matrices, "output loss after the method", r->after, e) &&
+           add_steps(w, out, "rounding/kept", DTYPE_U8, n_matrices, "1 where the method lowered the loss; where it did "
+                     "not it was undone", r->kept, e) &&
+           (w->n_methods == 0 || writer_add_strings(out, "rounding/method", (const char **)w->method_names,
+                                                    (size_t)w->n_methods, "method", "methods, in their order", e)) &&
            add_table(out, "input_amax", DTYPE_F32, n_units, 0, "1", "unit",
-                     "largest |x| of the unit's calibration input; 0 without a hessian", input_amax, e) &&
+                     "largest |x| of the unit's calibration input; 0 without a hessian", r->input_amax, e) &&
            add_table(out, "input_scale", DTYPE_F32, n_units, 0, "1", "unit",
                      "static global scale of the unit's input, a divisor: 2688 / input_amax; 0 if no format of the "
-                     "unit has one", input_scale, e);
+                     "unit has one", r->input_scale, e);
 }
 
 /* Names of the layer's units and matrices and the format list, so that a part explains itself. */
@@ -400,21 +578,24 @@ static bool add_names(const struct work *w, struct writer *out, struct err *e)
     return ok;
 }
 
-static bool new_tables(struct work *w, int n_matrices, int n_units, struct err *e)
+static bool new_results(struct work *w, int n_matrices, int n_units, struct err *e)
 {
-    size_t cells = (size_t)n_matrices * (size_t)w->n_formats;
-    return mem_new(&w->weight_loss, cells, e) && mem_new(&w->output_loss, cells, e) &&
-           mem_new(&w->input_amax, (size_t)n_units, e) && mem_new(&w->input_scale, (size_t)n_units, e);
+    size_t cells = (size_t)n_matrices * (size_t)w->n_formats, steps = cells * (size_t)w->n_methods;
+    return mem_new(&w->of.weight_loss, cells, e) && mem_new(&w->of.output_loss, cells, e) &&
+           mem_new(&w->of.before, steps, e) && mem_new(&w->of.after, steps, e) && mem_new(&w->of.kept, steps, e) &&
+           mem_new(&w->of.input_amax, (size_t)n_units, e) && mem_new(&w->of.input_scale, (size_t)n_units, e);
 }
 
-static void free_tables(struct work *w)
+static void free_results(struct work *w)
 {
-    mem_free(w->weight_loss);
-    mem_free(w->output_loss);
-    mem_free(w->input_amax);
-    mem_free(w->input_scale);
-    w->weight_loss = w->output_loss = NULL;
-    w->input_amax = w->input_scale = NULL;
+    mem_free(w->of.weight_loss);
+    mem_free(w->of.output_loss);
+    mem_free(w->of.before);
+    mem_free(w->of.after);
+    mem_free(w->of.kept);
+    mem_free(w->of.input_amax);
+    mem_free(w->of.input_scale);
+    w->of = (struct results){0};
 }
 
 /* Compute and publish the part of the layer that select_layer chose. */
@@ -425,19 +606,21 @@ static bool render_layer(struct work *w, const char *part, struct err *e)
     bool ok = false;
     if (w->hessian && !object_part(node_store(w->node), w->hessian, part, &hessian, e))
         goto out;
-    if (!node_part_new(w->node, part, &out, e) || !new_tables(w, w->n_matrices, w->n_units, e))
+    if (!node_part_new(w->node, part, &out, e) || !new_results(w, w->n_matrices, w->n_units, e) ||
+        !mem_new(&w->renderings, (size_t)(w->n_matrices * w->n_formats), e))
         goto out;
     for (int u = w->first_unit; u < w->first_unit + w->n_units; u++)
-        if (!render_unit(w, out, hessian, u, e))
+        if (!render_unit(w, hessian, u, e))
             goto out;
-    if (!add_names(w, out, e) || !add_results(out, w->n_matrices, w->n_units, w->n_formats, w->weight_loss,
-                                              w->output_loss, w->input_amax, w->input_scale, e))
+    if (!store_renderings(w, out, e) || !add_names(w, out, e) ||
+        !add_results(w, out, w->n_matrices, w->n_units, e))
         goto out;
     struct writer *finished = out;
     out = NULL;
     ok = node_part_commit(w->node, finished, e);
 out:
-    free_tables(w);
+    free_results(w);
+    free_renderings(w);
     writer_abort(out);
     object_close(hessian);
     return ok;
@@ -450,10 +633,15 @@ static bool gather(struct work *w, struct object *part, struct err *e)
 {
     uint64_t cells = (uint64_t)w->n_matrices * (uint64_t)w->n_formats, units = (uint64_t)w->n_units;
     size_t at = (size_t)w->first_matrix * (size_t)w->n_formats, unit = (size_t)w->first_unit;
-    return object_read(part, "weight_loss", DTYPE_F64, 0, cells, w->weight_loss + at, e) &&
-           object_read(part, "output_loss", DTYPE_F64, 0, cells, w->output_loss + at, e) &&
-           object_read(part, "input_amax", DTYPE_F32, 0, units, w->input_amax + unit, e) &&
-           object_read(part, "input_scale", DTYPE_F32, 0, units, w->input_scale + unit, e);
+    size_t methods = (size_t)w->n_methods;
+    return object_read(part, "weight_loss", DTYPE_F64, 0, cells, w->of.weight_loss + at, e) &&
+           object_read(part, "output_loss", DTYPE_F64, 0, cells, w->of.output_loss + at, e) &&
+           (methods == 0 ||
+            (object_read(part, "rounding/before", DTYPE_F64, 0, cells * methods, w->of.before + at * methods, e) &&
+             object_read(part, "rounding/after", DTYPE_F64, 0, cells * methods, w->of.after + at * methods, e) &&
+             object_read(part, "rounding/kept", DTYPE_U8, 0, cells * methods, w->of.kept + at * methods, e))) &&
+           object_read(part, "input_amax", DTYPE_F32, 0, units, w->of.input_amax + unit, e) &&
+           object_read(part, "input_scale", DTYPE_F32, 0, units, w->of.input_scale + unit, e);
 }
 
 static bool write_units(const struct work *w, struct writer *out, const char **names, int32_t *layers,
@@ -531,8 +719,7 @@ static bool write_tables(const struct work *w, struct err *e)
     bool ok = names && integers && parameters && shapes && bytes && available && write_model_key(w, out, e) &&
               write_units(w, out, names, integers, parameters, e) &&
               write_matrices(w, out, names, integers, shapes, e) && write_sizes(w, out, bytes, available, e) &&
-              add_results(out, m->n_matrices, m->n_units, w->n_formats, w->weight_loss, w->output_loss, w->input_amax,
-                          w->input_scale, e);
+              add_results(w, out, m->n_matrices, m->n_units, e);
     arena_free(&scratch);
     return ok;
 }
@@ -540,7 +727,7 @@ static bool write_tables(const struct work *w, struct err *e)
 /* Put the object together from the parts, all of which are there. */
 static bool assemble(struct work *w, struct err *e)
 {
-    bool ok = new_tables(w, w->model->n_matrices, w->model->n_units, e);
+    bool ok = new_results(w, w->model->n_matrices, w->model->n_units, e);
     for (int layer = 0; ok && layer < w->n_layers; layer++) {
         char name[32];
         layer_part(layer, name);
@@ -552,11 +739,30 @@ static bool assemble(struct work *w, struct err *e)
         object_close(part);
     }
     ok = ok && write_tables(w, e);
-    free_tables(w);
+    free_results(w);
     return ok;
 }
 
 /* -------------------------------------------------------------------------------------------------------- the node */
+
+/* Methods beyond rtn work on the host, and want rows that they do not fit. */
+static bool check_methods(struct work *w, struct err *e)
+{
+    int64_t held_out = 0;
+    if (w->n_methods == 0)
+        return true;
+    if (!w->hessian)
+        return err_set(e, ERR_INPUT, "rounding: '%s' weighs errors by the input's second moment: connect the port "
+                       "'hessian', or round by rtn alone", w->method_names[0]);
+    if (!read_held_out(w->hessian, &held_out, e))
+        return false;
+    if (held_out == 0)
+        return err_set(e, ERR_INPUT, "rounding: '%s' is judged on calibration rows that it does not fit, and hessian "
+                       "'%s' holds none out: give it a `held_out` above 0 and a calibration set of two windows or more",
+                       w->method_names[0], node_input(w->node, "hessian", 0)->node);
+    w->host.k = kernels_cpu(e);
+    return w->host.k != NULL;
+}
 
 static bool open_work(struct work *w, struct node *n, struct err *e)
 {
@@ -569,7 +775,8 @@ static bool open_work(struct work *w, struct node *n, struct err *e)
         strcmp(of_model, key_text(&node_input(n, "model", 0)->key, key)) != 0)
         return err_set(e, ERR_INPUT, "hessian '%s' is of another model than the one connected to port 'model'",
                        node_input(n, "hessian", 0)->node);
-    if (!read_formats(w, e) || !model_open_input(&w->model, n, "model", e))
+    if (!read_formats(w, e) || !read_rounding(w, e) || !check_methods(w, e) ||
+        !model_open_input(&w->model, n, "model", e))
         return false;
     for (int u = 0; u < w->model->n_units; u++)
         if (w->model->units[u].layer >= w->n_layers)
@@ -581,6 +788,10 @@ static bool run(struct node *n, struct err *e)
 {
     struct work w;
     bool ok = open_work(&w, n, e);
+    if (ok) { /* the node's queue is there only while it runs */
+        w.host = (struct queue){.k = w.host.k, .threads = node_threads(n), .device = TENSOR_HOST};
+        w.q = w.n_methods > 0 ? &w.host : node_queue(n);
+    }
     for (int layer = 0; ok && layer < w.n_layers; layer++) {
         char name[32];
         layer_part(layer, name);
@@ -620,18 +831,22 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (!open_work(&w, n, e))
         return false;
     uint64_t layer_bytes = 0, most_layer = 0, most_unit = 0;
-    bool there = false, ok = true, on_device = node_kernels(n)->on_device;
+    const struct kernels *kernels = w.n_methods > 0 ? w.host.k : node_kernels(n);
+    bool there = false, ok = true, on_device = kernels->on_device;
     for (int u = 0; ok && u < w.model->n_units; u++) {
         const struct unit *unit = &w.model->units[u];
         char part[32];
         layer_part(unit->layer, part);
         if (u == 0 || unit->layer != w.model->units[u - 1].layer)
             ok = node_part_exists(n, part, &there, e);
-        uint64_t k = (uint64_t)unit->k, bytes = rendered_bytes(&w, unit);
-        uint64_t own = (unit->parameters + LOSS_ROWS * k + (w.hessian ? k * k : 0)) * sizeof(float);
-        uint64_t tensors = loss_bytes(node_kernels(n), unit->k, w.hessian);
+        uint64_t k = (uint64_t)unit->k, bytes = rendered_bytes(&w, unit), square = k * k * sizeof(float);
+        uint64_t own = (unit->parameters + LOSS_ROWS * k) * sizeof(float) + (w.hessian ? square : 0);
+        uint64_t tensors = loss_bytes(kernels, unit->k, w.hessian);
+        if (w.n_methods > 0)
+            own += square + tensors + LOSS_ROWS * k * sizeof(float) + 4 * unit->parameters +
+                   gptq_bytes(&w.options, unit->k, omp_get_num_procs());
         if (on_device) /* weights, differences, their parts, and the moment before it is packed */
-            tensors += unit->parameters * 2 * sizeof(float) + bytes + k * k * sizeof(float);
+            tensors += unit->parameters * 2 * sizeof(float) + bytes + square;
         own += on_device ? 0 : tensors;
         out->device_memory = on_device && tensors > out->device_memory ? tensors : out->device_memory;
         layer_bytes = bytes + (u > 0 && w.model->units[u - 1].layer == unit->layer ? layer_bytes : 0);
@@ -645,18 +860,20 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     return ok;
 }
 
-/* Output losses come from the kernels' fp32 product. */
+/* Output losses come from the kernels' fp32 product; the methods beyond rtn are computed on the host. */
 static bool numerics(const struct node *n, const char **out, struct err *e)
 {
-    (void)e;
-    *out = node_kernels(n)->numeric_fp32;
-    return true;
+    size_t methods = node_list(n, "rounding");
+    bool nearest = methods == 0 || (methods == 1 && strcmp(node_list_string(n, "rounding", 0), "rtn") == 0);
+    const struct kernels *k = nearest ? node_kernels(n) : kernels_cpu(e);
+    *out = k ? k->numeric_fp32 : NULL;
+    return k != NULL;
 }
 
 const struct node_class node_quantize = {
     .name = "quantize",
     .summary = "renderings of every matrix in every format, with their losses",
-    .version = 1,
+    .version = 2,
     .ports = ports,
     .params = params,
     .accelerator = true,

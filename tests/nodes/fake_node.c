@@ -328,6 +328,21 @@ float fake_amax(int unit)
     return 3.5f + (float)unit;
 }
 
+static void write_moment(struct writer *part, const struct unit *unit, int seed, const char *name)
+{
+    struct err e;
+    float *h;
+    char path[256];
+    assert_ok(mem_raw(&h, (size_t)(unit->k * unit->k), &e), e);
+    for (int64_t i = 0; i < unit->k; i++)
+        for (int64_t j = 0; j < unit->k; j++)
+            h[i * unit->k + j] = (float)fake_moment(seed, i, j);
+    snprintf(path, sizeof path, "%s/%s", unit->name, name);
+    struct dataset d = {.name = path, .dtype = DTYPE_F32, .rank = 2, .unit = "1", .axes = "feature, feature",
+                        .shape = {(uint64_t)unit->k, (uint64_t)unit->k}, .description = "E[x xT]"};
+    assert_ok(writer_add_take(part, &d, h, &e), e);
+}
+
 struct object *fake_hessian(struct store *s, const struct model *m)
 {
     struct err e = {0};
@@ -341,19 +356,13 @@ struct object *fake_hessian(struct store *s, const struct model *m)
         assert_ok(node_part_new(&n, name, &part, &e), e);
         for (; u < m->n_units && m->units[u].layer == layer; u++) {
             const struct unit *unit = &m->units[u];
-            float *h, amax = fake_amax(u);
-            assert_ok(mem_raw(&h, (size_t)(unit->k * unit->k), &e), e);
-            for (int64_t i = 0; i < unit->k; i++)
-                for (int64_t j = 0; j < unit->k; j++)
-                    h[i * unit->k + j] = (float)fake_moment(u, i, j);
+            float amax = fake_amax(u);
             char path[256];
-            snprintf(path, sizeof path, "%s/second_moment", unit->name);
-            struct dataset d = {.name = path, .dtype = DTYPE_F32, .rank = 2, .unit = "1", .axes = "feature, feature",
-                                .shape = {(uint64_t)unit->k, (uint64_t)unit->k}, .description = "E[x xT]"};
-            assert_ok(writer_add_take(part, &d, h, &e), e);
+            write_moment(part, unit, u + 50, "second_moment");
+            write_moment(part, unit, u, "held_out_moment");
             snprintf(path, sizeof path, "%s/amax", unit->name);
-            d = (struct dataset){.name = path, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
-                                 .axes = "input", .description = "largest |x|"};
+            struct dataset d = {.name = path, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .unit = "1",
+                                .axes = "input", .description = "largest |x|"};
             assert_ok(writer_add(part, &d, &amax, &e), e);
         }
         assert_ok(writer_commit(part, &e), e);
@@ -361,7 +370,10 @@ struct object *fake_hessian(struct store *s, const struct model *m)
     struct writer *out = n.output;
     struct object *o = NULL;
     n.output = NULL;
-    assert_ok(writer_text(out, "what", "hessian", &e) && writer_commit(out, &e), e);
+    const int64_t tokens[2] = {300, 100};
+    struct dataset d = {.name = "tokens", .dtype = DTYPE_I64, .rank = 1, .shape = {2}, .unit = "token",
+                        .axes = "share", .description = "fitted, held out"};
+    assert_ok(writer_add(out, &d, tokens, &e) && writer_text(out, "what", "hessian", &e) && writer_commit(out, &e), e);
     assert_ok(object_open(&o, s, &n.key, &e) && o, e);
     fake_node_fini(&n);
     return o;
