@@ -1,158 +1,42 @@
-/* The formats against the worked examples of the format specification (values computed independently of this code),
- * against brute-force rounding, and against error budgets. */
-#include "nodes/format/format.h"
+/* What holds for every format: sizes and names, hard values, round trips, error budgets; and E2M1's ties as a rendering
+ * has them. The worked examples are in examples.c, codes and scales apart from formats in tests/kernels/grid.c. */
+#include "tests/nodes/format/rendered.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-/* Relative RMS error of i.i.d. Gaussian bf16 weights, K = 4096, with a margin of 4 % either way. */
+/* Relative RMS errors of i.i.d. Gaussian bf16 weights, K = 4096 (export-formats 9.7), with a margin of 4 % either way. */
 #define BUDGET_NVFP4 0.095
+#define BUDGET_MXFP4 0.1125
 #define BUDGET_FP8 0.0265
+#define BUDGET_MXFP8 0.0266
+#define BUDGET_INT8 0.0086
+#define BUDGET_INT4_G128 0.110
+#define BUDGET_INT4_G64 0.102
+#define BUDGET_INT4_G32 0.094
 #define BUDGET_MARGIN 0.04
 
-static struct rendering rendering_of(const struct format *f, int64_t n, int64_t k, enum dtype source)
-{
-    struct err e = {0};
-    struct rendering r = {0};
-    if (!format_rendering_new(&r, f, n, k, source, &e))
-        fail_msg("%s", e.text);
-    return r;
-}
+#define MOST_MULTIPLE 128 /* of all formats' k_multiple */
 
-static void release(struct rendering *r)
-{
-    for (int i = 0; i < FORMAT_PARTS; i++)
-        mem_free(r->part[i]);
-    *r = (struct rendering){0};
-}
-
-static struct rendering encoded(const struct format *f, const float *w, int64_t n, int64_t k)
-{
-    struct err e = {0};
-    float amax = 0.0f;
-    struct rendering r = rendering_of(f, n, k, DTYPE_BF16);
-    if (!format_amax(w, n, k, &amax, &e) || !f->encode(w, amax, &r, &e))
-        fail_msg("%s", e.text);
-    return r;
-}
-
-/* Values around 1, normally distributed, rounded to bf16; the same on every machine. */
-static float *gaussian(int64_t count, float sigma)
-{
-    float *w = malloc((size_t)count * sizeof *w);
-    assert_non_null(w);
-    uint64_t state = 1;
-    for (int64_t i = 0; i < count; i++) {
-        double sum = -6.0;
-        for (int j = 0; j < 12; j++) {
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            sum += (double)(state >> 11) / 9007199254740992.0;
-        }
-        w[i] = bf16_to_f32(bf16_from_f32((float)sum * sigma));
-    }
-    return w;
-}
-
-static void assert_floats(const float *got, const double *expected, size_t n, double tolerance)
-{
-    for (size_t i = 0; i < n; i++)
-        if (fabs((double)got[i] - expected[i]) > tolerance * fabs(expected[i]) ||
-            signbit((double)got[i]) != signbit(expected[i]))
-            fail_msg("element %zu is %.9g, expected %.9g", i, (double)got[i], expected[i]);
-}
-
-/* --------------------------------------------------------------------------------------------------------- examples */
-
-static void nvfp4_gives_the_worked_example_a(void **state)
-{
-    (void)state;
-    static const float block0[16] = {.75f, -.75f, .625f, .4375f, .3125f, .21875f, .15625f, .09375f,
-                                     .03125f, -.03125f, 0, -.625f, -.4375f, .0625f, -.1875f, .5f};
-    static const uint16_t block1[16] = {0x3dcd, 0xbd4d, 0x3ca4, 0x3d07, 0xbda4, 0x3be5, 0x0000, 0x3d76,
-                                        0xbdcd, 0x3c76, 0x3d38, 0xbccd, 0x3db8, 0xbc24, 0x3b83, 0x3d8f};
-    static const uint8_t packed[24] = {0xf7, 0x66, 0x44, 0x22, 0x80, 0xe0, 0x1e, 0x6b, 0xd7, 0x42, 0x1e, 0x60,
-                                       0x2f, 0xb5, 0x97, 0x60, 0,    0,    0,    0,    0,    0,    0,    0};
-    static const uint8_t scales[3] = {0x7e, 0x67, 0x20}, global[4] = {0x00, 0x00, 0x60, 0x45};
-    static const double expected[48] = {
-        .75, -.75, .5, .5, .25, .25, .125, .125, 0, -0.0, 0, -.5, -.5, .0625, -.1875, .5,
-        .100446425, -.0502232127, .0167410709, .0334821418, -.0669642836, .00837053545, 0, .0669642836,
-        -.100446425, .0167410709, .0502232127, -.0251116063, .100446425, -.00837053545, 0, .0669642836,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-    float w[48] = {0}, out[48];
-    memcpy(w, block0, sizeof block0);
-    for (int i = 0; i < 16; i++)
-        w[16 + i] = bf16_to_f32(block1[i]);
-    struct rendering r = encoded(&format_nvfp4, w, 1, 48);
-    assert_memory_equal(r.part[0], packed, sizeof packed);
-    assert_memory_equal(r.part[1], scales, sizeof scales);
-    assert_memory_equal(r.part[2], global, sizeof global);
-    format_nvfp4.decode(&r, 0, 1, out);
-    assert_floats(out, expected, 48, 1e-8);
-    release(&r);
-}
-
-static void nvfp4_a16_has_the_same_parts_as_nvfp4(void **state)
-{
-    (void)state;
-    float *w = gaussian(8 * 64, 0.02f);
-    struct rendering a = encoded(&format_nvfp4, w, 8, 64), b = encoded(&format_nvfp4_a16, w, 8, 64);
-    assert_memory_equal(a.part[0], b.part[0], 8 * 32);
-    assert_memory_equal(a.part[1], b.part[1], 8 * 4);
-    assert_memory_equal(a.part[2], b.part[2], 4);
-    assert_int_equal(format_nvfp4.act, ACT_NVFP4);
-    assert_int_equal(format_nvfp4_a16.act, ACT_NONE);
-    release(&a);
-    release(&b);
-    free(w);
-}
-
-static void fp8_gives_the_worked_examples(void **state)
+static void siblings_differ_in_the_input_alone(void **state)
 {
     (void)state;
     static const struct {
-        int n;
-        uint16_t w[10];
-        uint32_t scale;
-        uint8_t code[10];
-        double out[10];
-    } cases[] = {
-        {10, {0x4060, 0xc060, 0x3f80, 0xbe9a, 0x3d80, 0x3c24, 0x8000, 0x4002, 0x3b80, 0x3852}, 0x3c000000,
-         {0x7e, 0xfe, 0x70, 0xe2, 0x50, 0x3a, 0x80, 0x78, 0x30, 0x03},
-         {3.5, -3.5, 1, -.3125, .0625, .009765625, -0.0, 2, .00390625, 4.57763671875e-5}},
-        {6, {0x3dcd, 0xbd96, 0x3d4d, 0x3c4d, 0xbb4b, 0x3a38}, 0x396a4925, {0x7e, 0xfa, 0x76, 0x66, 0xd6, 0x45},
-         {.100097659, -.0714983279, .0500488295, .0125122074, -.00312805185, .000726154893}},
-    };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        float w[10], out[10];
-        int k = cases[c].n;
-        for (int i = 0; i < k; i++)
-            w[i] = bf16_to_f32(cases[c].w[i]);
-        struct rendering r = encoded(&format_fp8, w, 1, k);
-        assert_int_equal(f32_bits(*(float *)r.part[1]), cases[c].scale);
-        assert_memory_equal(r.part[0], cases[c].code, (size_t)k);
-        format_fp8.decode(&r, 0, 1, out);
-        assert_floats(out, cases[c].out, (size_t)k, 6e-8); /* half a step of f32: they were worked in f64 */
-        release(&r);
+        const struct format *a, *b;
+        enum act_rule act;
+    } cases[] = {{&format_nvfp4, &format_nvfp4_a16, ACT_NVFP4}, {&format_mxfp4, &format_mxfp4_a16, ACT_MXFP4},
+                 {&format_fp8, &format_fp8_a16, ACT_FP8_TOKEN}, {&format_mxfp8, &format_mxfp8_a16, ACT_MXFP8}};
+    float *w = gaussian(8 * 64, 0.02f);
+    for (size_t c = 0; c < COUNT(cases); c++) {
+        struct format_part parts[FORMAT_PARTS];
+        int count = cases[c].b->parts(8, 64, DTYPE_BF16, parts);
+        struct rendering a = encoded(cases[c].a, w, 8, 64), b = encoded(cases[c].b, w, 8, 64);
+        for (int i = 0; i < count; i++)
+            assert_memory_equal(a.part[i], b.part[i], format_part_bytes(&parts[i]));
+        assert_int_equal(cases[c].a->act, cases[c].act);
+        assert_int_equal(cases[c].b->act, ACT_NONE);
+        assert_string_equal(cases[c].b->input_json, "null");
+        release(&a);
+        release(&b);
     }
-}
-
-static void e4m3_codes_are_those_of_the_specification(void **state)
-{
-    (void)state;
-    /* The row's maximum is 448, so that its scale is 1 and codes are those of the values. */
-    const float w[8] = {448.0f, 17.0f, 19.0f, 432.0f, 0x1p-10f, 0.75f * 0x1p-9f, 1.5f * 0x1p-9f, -0.0f};
-    static const uint8_t codes[8] = {0x7e, 0x58, 0x5a, 0x7e, 0x00, 0x01, 0x02, 0x80};
-    struct rendering r = encoded(&format_fp8, w, 1, 8);
-    assert_memory_equal(r.part[0], codes, sizeof codes);
-    assert_int_equal(e4m3_from_f32(464.0f), 0x7e);
-    assert_int_equal(e4m3_from_f32(-1e9f), 0xfe);
-    release(&r);
+    free(w);
 }
 
 /* --------------------------------------------------------------------------------------------------------- rounding */
@@ -259,21 +143,29 @@ static void nvfp4_scale_bytes_stay_within_bounds(void **state)
 static void zero_matrices_decode_to_zero(void **state)
 {
     (void)state;
-    float w[4 * 32], out[4 * 32];
+    enum { N = 4, K = MOST_MULTIPLE };
+    float w[N * K], out[N * K];
     for (const struct format *const *f = formats; *f; f++) {
-        for (int i = 0; i < 4 * 32; i++)
+        const struct grid *g = &weight_grid[(*f)->code];
+        for (int i = 0; i < N * K; i++)
             w[i] = i % 3 ? 0.0f : -0.0f;
-        struct rendering r = encoded(*f, w, 4, 32);
-        if (*f != &format_bf16)
-            for (int i = 0; i < 4 * 16; i++)
-                assert_int_equal(((uint8_t *)r.part[0])[i], 0);
-        (*f)->decode(&r, 0, 4, out);
-        for (int i = 0; i < 4 * 32; i++)
+        struct rendering r = encoded(*f, w, N, K);
+        (*f)->decode(&r, 0, N, out);
+        for (int i = 0; i < N * K; i++)
             assert_true(out[i] == 0.0f);
-        if (*f == &format_fp8)
-            for (int i = 0; i < 4; i++)
-                assert_true(((float *)r.part[1])[i] == 1.0f);
-        if (*f == &format_nvfp4)
+        uint8_t zero = g->element == ELEMENT_U4B8 ? 0x88 : g->element == ELEMENT_U8B128 ? 128 : 0;
+        for (size_t i = 0; *f != &format_bf16 && i < part_bytes(&r, 0); i++)
+            assert_int_equal(((uint8_t *)r.part[0])[i], zero);
+        int64_t scales = *f == &format_bf16 ? 0 : grid_scale_rows(g, N) * grid_scale_columns(g, K);
+        for (int64_t i = 0; i < scales; i++) {
+            const uint8_t *bytes = r.part[1];
+            switch (g->scale) {
+            case SCALE_F32: assert_int_equal(((uint32_t *)r.part[1])[i], 0x3f800000u); break;
+            case SCALE_BF16: assert_int_equal(((uint16_t *)r.part[1])[i], 0x3f80u); break;
+            default: assert_int_equal(bytes[i], g->scale == SCALE_E8M0 ? 127 : 0x20);
+            }
+        }
+        if (g->scale == SCALE_E4M3)
             assert_true(*(float *)r.part[2] == 1.0f);
         release(&r);
     }
@@ -282,18 +174,24 @@ static void zero_matrices_decode_to_zero(void **state)
 static void denormals_and_extremes_decode_to_finite_values(void **state)
 {
     (void)state;
+    enum { N = 2, K = MOST_MULTIPLE };
     static const float cases[] = {1e-45f, 1e-40f, 1.17549435e-38f, 2e-36f, 8e-36f, 1e-30f, 1.0f, 1e30f, 3.3e38f};
     for (const struct format *const *f = formats; *f; f++) {
-        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-            float w[32], out[32];
-            for (int i = 0; i < 32; i++)
-                w[i] = cases[c] * ((float)(i % 5 - 2) / 2.0f);
-            struct rendering r = rendering_of(*f, 2, 16, DTYPE_F32);
+        for (size_t c = 0; c < COUNT(cases); c++) {
+            const struct grid *g = &weight_grid[(*f)->code];
+            float w[N * K], out[N * K];
+            /* Largest weights of MX are rounded up to the next power of two from 1.75 on, those of integers by half a
+             * step: what would be above the largest f32 is infinite. */
+            bool rounds_up = g->scale == SCALE_E8M0 || g->element >= ELEMENT_S8;
+            float largest = rounds_up && cases[c] > 2.9e38f ? 2.9e38f : cases[c];
+            for (int i = 0; i < N * K; i++)
+                w[i] = largest * ((float)(i % 5 - 2) / 2.0f);
+            struct rendering r = rendering_of(*f, N, K, DTYPE_F32);
             struct err e = {0};
             float amax = 0.0f;
-            assert_true(format_amax(w, 2, 16, &amax, &e) && (*f)->encode(w, amax, &r, &e));
-            (*f)->decode(&r, 0, 2, out);
-            for (int i = 0; i < 32; i++)
+            assert_true(format_amax(w, N, K, &amax, &e) && (*f)->encode(w, amax, &r, &e));
+            (*f)->decode(&r, 0, N, out);
+            for (int i = 0; i < N * K; i++)
                 if (!isfinite(out[i]) || fabsf(out[i] - w[i]) > amax)
                     fail_msg("%s: %.9g decodes to %.9g", (*f)->name, (double)w[i], (double)out[i]);
             if (!(*f)->group_format)
@@ -306,15 +204,14 @@ static void denormals_and_extremes_decode_to_finite_values(void **state)
 static void nan_and_infinity_are_refused_with_their_place(void **state)
 {
     (void)state;
+    enum { N = 3, K = MOST_MULTIPLE };
     for (const struct format *const *f = formats; *f; f++) {
         for (int bad = 0; bad < 2; bad++) {
-            float w[3 * 16] = {0};
+            float w[N * K] = {0};
             struct err e = {0};
-            w[2 * 16 + 5] = bad ? -INFINITY : NAN;
-            struct rendering r = rendering_of(*f, 3, 16, DTYPE_BF16);
-            assert_false((*f)->encode(w, 1.0f, &r, &e));
-            assert_int_equal(e.code, ERR_NUMERIC);
-            assert_non_null(strstr(e.text, "[2, 5]"));
+            w[2 * K + 5] = bad ? -INFINITY : NAN;
+            struct rendering r = rendering_of(*f, N, K, DTYPE_BF16);
+            assert_err((*f)->encode(w, 1.0f, &r, &e), e, ERR_NUMERIC, "[2, 5]");
             assert_non_null(strstr(e.text, bad ? "infinite" : "NaN"));
             release(&r);
         }
@@ -334,14 +231,28 @@ static void bytes_are_those_of_the_summary_table(void **state)
     } cases[] = {
         {&format_nvfp4, 128, 352, DTYPE_BF16, 128 * 176 + 128 * 22 + 4 + 4},
         {&format_nvfp4_a16, 128, 352, DTYPE_BF16, 128 * 176 + 128 * 22 + 4},
+        {&format_mxfp4, 128, 352, DTYPE_BF16, 128 * 176 + 128 * 11},
+        {&format_mxfp4_a16, 128, 352, DTYPE_BF16, 128 * 176 + 128 * 11},
         {&format_fp8, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 4},
+        {&format_fp8_a16, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 4},
+        {&format_fp8_block, 128, 352, DTYPE_BF16, 128 * 352 + 3 * 4},
+        {&format_fp8_block, 129, 384, DTYPE_BF16, 129 * 384 + 2 * 3 * 4},
+        {&format_mxfp8, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 11},
+        {&format_mxfp8_a16, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 11},
+        {&format_int8, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 4},
+        {&format_int8_a16, 128, 352, DTYPE_BF16, 128 * 352 + 128 * 2 + 16},
+        {&format_int4_g32, 128, 384, DTYPE_BF16, 128 * 192 + 128 * 12 * 2 + 16},
+        {&format_int4_g64, 128, 384, DTYPE_BF16, 128 * 192 + 128 * 6 * 2 + 16},
+        {&format_int4_g128, 128, 384, DTYPE_BF16, 128 * 192 + 128 * 3 * 2 + 16},
         {&format_bf16, 128, 352, DTYPE_BF16, 128 * 352 * 2},
         {&format_bf16, 128, 352, DTYPE_F16, 128 * 352 * 2},
         {&format_bf16, 128, 352, DTYPE_F32, 128 * 352 * 4},
         {&format_fp8, 3, 172, DTYPE_F32, 3 * 172 + 3 * 4},
         {&format_nvfp4, 64, 172, DTYPE_BF16, 64 * 88 + 64 * 11 + 4 + 4}, /* does not fit: as if padded to 176 */
+        {&format_int4_g128, 64, 172, DTYPE_BF16, 64 * 128 + 64 * 2 * 2 + 16},
+        {&format_mxfp8, 64, 172, DTYPE_BF16, 64 * 172 + 64 * 6},
     };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+    for (size_t c = 0; c < COUNT(cases); c++)
         assert_int_equal(format_bytes(cases[c].f, cases[c].n, cases[c].k, cases[c].source), cases[c].bytes);
 }
 
@@ -353,14 +264,26 @@ static void parts_have_the_names_and_shapes_of_the_summary_table(void **state)
         int count;
         struct format_part parts[3];
     } cases[] = {
-        {&format_nvfp4, 3, {{"weight_packed", DTYPE_U8, 2, {48, 32}}, {"weight_scale", DTYPE_F8_E4M3, 2, {48, 4}},
+        {&format_nvfp4, 3, {{"weight_packed", DTYPE_U8, 2, {48, 64}}, {"weight_scale", DTYPE_F8_E4M3, 2, {48, 8}},
                             {"weight_global_scale", DTYPE_F32, 1, {1}}}},
-        {&format_fp8, 2, {{"weight", DTYPE_F8_E4M3, 2, {48, 64}}, {"weight_scale", DTYPE_F32, 2, {48, 1}}}},
-        {&format_bf16, 1, {{"weight", DTYPE_F16, 2, {48, 64}}}},
+        {&format_mxfp4, 2, {{"weight_packed", DTYPE_U8, 2, {48, 64}}, {"weight_scale", DTYPE_U8, 2, {48, 4}}}},
+        {&format_fp8, 2, {{"weight", DTYPE_F8_E4M3, 2, {48, 128}}, {"weight_scale", DTYPE_F32, 2, {48, 1}}}},
+        {&format_fp8_block, 2, {{"weight", DTYPE_F8_E4M3, 2, {48, 128}}, {"weight_scale", DTYPE_F32, 2, {1, 1}}}},
+        {&format_mxfp8, 2, {{"weight", DTYPE_F8_E4M3, 2, {48, 128}}, {"weight_scale", DTYPE_U8, 2, {48, 4}}}},
+        {&format_int8, 2, {{"weight", DTYPE_I8, 2, {48, 128}}, {"weight_scale", DTYPE_F32, 2, {48, 1}}}},
+        {&format_int8_a16, 3, {{"weight_packed", DTYPE_I32, 2, {48, 32}}, {"weight_scale", DTYPE_BF16, 2, {48, 1}},
+                               {"weight_shape", DTYPE_I64, 1, {2}}}},
+        {&format_int4_g32, 3, {{"weight_packed", DTYPE_I32, 2, {48, 16}}, {"weight_scale", DTYPE_BF16, 2, {48, 4}},
+                               {"weight_shape", DTYPE_I64, 1, {2}}}},
+        {&format_int4_g64, 3, {{"weight_packed", DTYPE_I32, 2, {48, 16}}, {"weight_scale", DTYPE_BF16, 2, {48, 2}},
+                               {"weight_shape", DTYPE_I64, 1, {2}}}},
+        {&format_int4_g128, 3, {{"weight_packed", DTYPE_I32, 2, {48, 16}}, {"weight_scale", DTYPE_BF16, 2, {48, 1}},
+                                {"weight_shape", DTYPE_I64, 1, {2}}}},
+        {&format_bf16, 1, {{"weight", DTYPE_F16, 2, {48, 128}}}},
     };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (size_t c = 0; c < COUNT(cases); c++) {
         struct format_part got[FORMAT_PARTS];
-        assert_int_equal(cases[c].f->parts(48, 64, DTYPE_F16, got), cases[c].count);
+        assert_int_equal(cases[c].f->parts(48, 128, DTYPE_F16, got), cases[c].count);
         for (int i = 0; i < cases[c].count; i++) {
             const struct format_part *p = &cases[c].parts[i];
             assert_string_equal(got[i].suffix, p->suffix);
@@ -375,17 +298,28 @@ static void parts_have_the_names_and_shapes_of_the_summary_table(void **state)
 static void a_format_fits_when_its_blocks_divide_the_columns(void **state)
 {
     (void)state;
-    assert_true(format_fits(&format_nvfp4, 1, 16));
-    assert_false(format_fits(&format_nvfp4, 64, 172));
-    assert_false(format_fits(&format_nvfp4_a16, 64, 8));
-    assert_true(format_fits(&format_fp8, 64, 172));
-    assert_true(format_fits(&format_bf16, 1, 1));
-    struct err e = {0};
-    float w[24] = {1.0f};
-    struct rendering r = rendering_of(&format_nvfp4, 1, 24, DTYPE_BF16);
-    assert_false(format_nvfp4.encode(w, 1.0f, &r, &e));
-    assert_int_equal(e.code, ERR_BUG);
-    release(&r);
+    static const struct {
+        const struct format *f;
+        int multiple;
+    } cases[] = {{&format_nvfp4, 16}, {&format_nvfp4_a16, 16}, {&format_mxfp4, 32}, {&format_mxfp4_a16, 32},
+                 {&format_mxfp8, 32}, {&format_mxfp8_a16, 32}, {&format_int4_g32, 32}, {&format_int4_g64, 64},
+                 {&format_int4_g128, 128}, {&format_int8_a16, 4}, {&format_fp8, 1}, {&format_fp8_a16, 1},
+                 {&format_fp8_block, 1}, {&format_int8, 1}, {&format_bf16, 1}};
+    float w[3 * MOST_MULTIPLE] = {1.0f};
+    for (size_t c = 0; c < COUNT(cases); c++) {
+        const struct format *f = cases[c].f;
+        for (int k = 1; k <= 2 * MOST_MULTIPLE; k++)
+            if (format_fits(f, 1, k) != (k % cases[c].multiple == 0))
+                fail_msg("%s fits [1, %d]: %d", f->name, k, format_fits(f, 1, k));
+        assert_false(format_fits(f, 0, MOST_MULTIPLE));
+        if (cases[c].multiple == 1)
+            continue;
+        int k = cases[c].multiple * 3 / 2;
+        struct err e = {0};
+        struct rendering r = rendering_of(f, 1, k, DTYPE_BF16);
+        assert_err(f->encode(w, 1.0f, &r, &e), e, ERR_BUG, f->name);
+        release(&r);
+    }
 }
 
 static void every_listed_name_is_a_format(void **state)
@@ -432,13 +366,15 @@ static void bf16_keeps_every_finite_value_of_the_source(void **state)
 static void decoding_by_rows_gives_the_bits_of_decoding_at_once(void **state)
 {
     (void)state;
-    float *w = gaussian(37 * 48, 0.02f), all[37 * 48], rows[37 * 48];
+    enum { N = 130, K = 2 * MOST_MULTIPLE };
+    static float all[N * K], rows[N * K];
+    float *w = gaussian(N * K, 0.02f);
     for (const struct format *const *f = formats; *f; f++) {
-        struct rendering r = encoded(*f, w, 37, 48);
-        (*f)->decode(&r, 0, 37, all);
-        for (int64_t first = 0, n = 1; first < 37; first += n, n = n % 5 + 1) {
-            n = first + n > 37 ? 37 - first : n;
-            (*f)->decode(&r, first, n, rows + first * 48);
+        struct rendering r = encoded(*f, w, N, K);
+        (*f)->decode(&r, 0, N, all);
+        for (int64_t first = 0, n = 1; first < N; first += n, n = n % 5 + 1) {
+            n = first + n > N ? N - first : n;
+            (*f)->decode(&r, first, n, rows + first * K);
         }
         assert_memory_equal(rows, all, sizeof all);
         release(&r);
@@ -467,9 +403,13 @@ static void errors_of_gaussian_weights_are_within_the_budget(void **state)
     static const struct {
         const struct format *f;
         double budget;
-    } cases[] = {{&format_nvfp4, BUDGET_NVFP4}, {&format_nvfp4_a16, BUDGET_NVFP4}, {&format_fp8, BUDGET_FP8}};
+    } cases[] = {{&format_nvfp4, BUDGET_NVFP4}, {&format_nvfp4_a16, BUDGET_NVFP4}, {&format_mxfp4, BUDGET_MXFP4},
+                 {&format_mxfp4_a16, BUDGET_MXFP4}, {&format_fp8, BUDGET_FP8}, {&format_fp8_a16, BUDGET_FP8},
+                 {&format_fp8_block, BUDGET_FP8}, {&format_mxfp8, BUDGET_MXFP8}, {&format_mxfp8_a16, BUDGET_MXFP8},
+                 {&format_int8, BUDGET_INT8}, {&format_int8_a16, BUDGET_INT8}, {&format_int4_g32, BUDGET_INT4_G32},
+                 {&format_int4_g64, BUDGET_INT4_G64}, {&format_int4_g128, BUDGET_INT4_G128}};
     float *w = gaussian(64 * 4096, 0.02f);
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+    for (size_t c = 0; c < COUNT(cases); c++) {
         double got = relative_rms(cases[c].f, w, 64, 4096);
         if (fabs(got / cases[c].budget - 1.0) > BUDGET_MARGIN)
             fail_msg("%s: relative RMS error %.5f, expected %.5f", cases[c].f->name, got, cases[c].budget);
@@ -478,20 +418,24 @@ static void errors_of_gaussian_weights_are_within_the_budget(void **state)
     free(w);
 }
 
-/* Encoding what was decoded changes nothing: the decoded values lie on the grid that they came from. */
+/* Encoding what was decoded changes little: the scale is fitted to the largest decoded weight, which of integers is no
+ * longer half a step beyond the end, so that they may move by a fifteenth and what its bf16 scale is rounded by. With
+ * the scales kept nothing changes (blocks.c). */
 static void encoding_decoded_weights_again_is_stable(void **state)
 {
     (void)state;
-    float *w = gaussian(16 * 64, 0.05f), once[16 * 64], twice[16 * 64];
+    enum { N = 16, K = MOST_MULTIPLE };
+    float *w = gaussian(N * K, 0.05f), once[N * K], twice[N * K];
     for (const struct format *const *f = formats; *f; f++) {
-        struct rendering r = encoded(*f, w, 16, 64);
-        (*f)->decode(&r, 0, 16, once);
+        float tolerance = grid_bits(weight_grid[(*f)->code].element) == 4 && (*f)->stores_shape ? 0.075f : 0.03f;
+        struct rendering r = encoded(*f, w, N, K);
+        (*f)->decode(&r, 0, N, once);
         release(&r);
-        r = encoded(*f, once, 16, 64);
-        (*f)->decode(&r, 0, 16, twice);
+        r = encoded(*f, once, N, K);
+        (*f)->decode(&r, 0, N, twice);
         release(&r);
-        for (int i = 0; i < 16 * 64; i++)
-            if (fabsf(twice[i] - once[i]) > 0.03f * fabsf(once[i]))
+        for (int i = 0; i < N * K; i++)
+            if (fabsf(twice[i] - once[i]) > tolerance * fabsf(once[i]))
                 fail_msg("%s: element %d is %.9g, then %.9g", (*f)->name, i, (double)once[i], (double)twice[i]);
     }
     free(w);
@@ -515,10 +459,7 @@ static void running_out_of_memory_leaves_nothing_behind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nvfp4_gives_the_worked_example_a),
-        cmocka_unit_test(nvfp4_a16_has_the_same_parts_as_nvfp4),
-        cmocka_unit_test(fp8_gives_the_worked_examples),
-        cmocka_unit_test(e4m3_codes_are_those_of_the_specification),
+        cmocka_unit_test(siblings_differ_in_the_input_alone),
         cmocka_unit_test(e2m1_rounds_every_tie_to_the_even_index),
         cmocka_unit_test(e2m1_rounds_a_fine_grid_to_the_nearest),
         cmocka_unit_test(nvfp4_saturates_what_the_rounded_scale_cannot_reach),
