@@ -28,19 +28,29 @@ struct queue {
 };
 
 /* How an input activation is fake-quantized before a product: as the server's kernels do at run time (export-formats
- * 2). Every rule but the first takes its scales from the row alone. Each operation is one in f32, in the order written;
- * codes are rounded to nearest even and saturate. */
+ * 2). Every rule but NVFP4's takes its scales from the row alone. Each operation is one in f32, in the order written;
+ * codes are rounded to nearest even and saturate. What is not finite in x is not finite in the result, and makes the
+ * other values of its block or row anything. */
 enum act_rule {
     ACT_NONE,
     /* Static global scale gs = 2688/amax; per row and 16 values: bs = E4M3((gs * max) / 6), E2M1 codes of
      * x * (gs / bs); the value is (code * bs) / gs. A block whose bs is 0 is zero. */
     ACT_NVFP4,
-    ACT_FP8_TOKEN,  /* per row s = max(max|x| / 448, 1 / (448 * 512)), E4M3 codes of x / s; the value is code * s */
-    ACT_FP8_GROUP,  /* the same per row and 128 values (the last ones of a row may be fewer), s = max(max|x|, 1e-10) / 448 */
-    ACT_MXFP4,      /* per row and 32 values s = 2^ceil(log2(max|x| / 6)), E2M1 codes of x / s; the value is code * s.
-                       The exponent is at least -127; a block of zeros is zero */
-    ACT_MXFP8,      /* the same with E4M3 codes, s = 2^ceil(log2(max|x| / 448)) */
-    ACT_INT8_TOKEN, /* per row integers -128..127 of x * (127 / max|x|); the value is code * (max|x| / 127) */
+    /* Per row s = max(max|x| / 448, 1 / (448 * 512)), E4M3 codes of x / s; the value is code * s. */
+    ACT_FP8_TOKEN,
+    /* The same per row and 128 values (the last ones of a row may be fewer) with s = max(max|x|, 1e-10) / 448 (vLLM,
+     * csrc/.../fp8/per_token_group_quant.cu with float scales; where DeepGEMM wants them as powers of two, on Blackwell,
+     * the server's are up to twice as large). */
+    ACT_FP8_GROUP,
+    /* Per row and 32 values s = 2^ceil(log2(max|x| / 6)), E2M1 codes of x / s; the value is code * s. A block is zero
+     * whose quotient is at most 2^-127: its scale would be the byte 0, for which the server's kernels multiply by 1
+     * (FlashInfer, quantization_utils.cuh: the quotient is rounded up to E8M0; with the reciprocal's product instead of
+     * the quotient, which makes no difference for bf16 inputs). */
+    ACT_MXFP4,
+    ACT_MXFP8, /* the same with E4M3 codes, s = 2^ceil(log2(max|x| / 448)) */
+    /* Per row integers -128..127 of x * (127 / max|x|), 0 where x is 0; the value is code * (max|x| / 127), a zero
+     * without a sign (vLLM, csrc/.../int8/scaled_quant.cu, dynamic_scaled_int8_quant). */
+    ACT_INT8_TOKEN,
     ACT_COUNT
 };
 /* Columns that share a scale: K must be a multiple, except of ACT_FP8_GROUP's. 0: the whole row. */
@@ -275,8 +285,8 @@ struct kernels {
                       struct err *e);
     /* y[t][i] = silu(gu[t][i]) * gu[t][I + i];  gu [T, 2I] (gate, then up), y [T, I]. */
     bool (*swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e);
-    /* y = dequantize(quantize(x)) by `rule`; `scale` is the static global scale of ACT_NVFP4 (0 otherwise). K must be a
-     * multiple of 16 for ACT_NVFP4. y may be x. In bf16 mode x is rounded to bf16 before (mode DTYPE_BF16). */
+    /* y = dequantize(quantize(x)) by `rule`; `scale` is the static global scale of ACT_NVFP4, 0 otherwise. K is a
+     * multiple of act_block, except for ACT_FP8_GROUP. y may be x. In bf16 mode x is rounded to bf16 before (mode DTYPE_BF16). */
     bool (*fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
                           struct tensor *y, struct err *e);
     /* *amax = max(*amax, max|x|); NaN or infinity in x is ERR_NUMERIC naming its row and column. */

@@ -100,6 +100,10 @@ bool shape_attention(const struct queue *q, const struct tensor *qkv, const stru
     return true;
 }
 
+static const char *const rule_names[ACT_COUNT] = {
+    [ACT_NONE] = "no rule", [ACT_NVFP4] = "nvfp4", [ACT_FP8_TOKEN] = "fp8", [ACT_FP8_GROUP] = "fp8 in groups",
+    [ACT_MXFP4] = "mxfp4", [ACT_MXFP8] = "mxfp8", [ACT_INT8_TOKEN] = "int8"};
+
 bool shape_fake_quantize(const struct queue *q, const struct tensor *x, enum act_rule rule, float scale,
                          enum dtype mode, const struct tensor *y, struct err *e)
 {
@@ -108,12 +112,18 @@ bool shape_fake_quantize(const struct queue *q, const struct tensor *x, enum act
         return false;
     if (mode != DTYPE_F32 && mode != DTYPE_BF16)
         return err_set(e, ERR_BUG, "fake_quantize: mode %s, expected f32 or bf16", dtype_info(mode)->name);
-    if (rule == ACT_NVFP4 && x->shape[1] % ACT_NVFP4_BLOCK != 0)
-        return err_set(e, ERR_BUG, "fake_quantize: %lld columns for nvfp4, expected a multiple of %d",
-                       (long long)x->shape[1], ACT_NVFP4_BLOCK);
+    if (rule < ACT_NONE || rule >= ACT_COUNT)
+        return err_set(e, ERR_BUG, "fake_quantize: there is no rule %d", (int)rule);
+    int block = rule == ACT_FP8_GROUP ? 0 : act_block(rule);
+    if (block && x->shape[1] % block != 0)
+        return err_set(e, ERR_BUG, "fake_quantize: %lld columns for %s, expected a multiple of %d",
+                       (long long)x->shape[1], rule_names[rule], block);
     if (rule == ACT_NVFP4 && !(scale > 0.0f && isfinite(scale)))
         return err_set(e, ERR_BUG, "fake_quantize: global scale %g for nvfp4, expected positive and finite",
                        (double)scale);
+    if (rule != ACT_NVFP4 && scale != 0.0f)
+        return err_set(e, ERR_BUG, "fake_quantize: global scale %g for %s, which has none: expected 0", (double)scale,
+                       rule_names[rule]);
     return true;
 }
 

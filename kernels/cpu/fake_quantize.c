@@ -1,31 +1,14 @@
-/* Input activations as the server would quantize them, rounded there and back (export-formats 1.1, 1.2, 2.1, 2.3).
- * Rounding is branch-free: adding and subtracting 1.5 * 2^23 units of the wanted last place rounds to nearest even. */
+/* Input activations as the server would quantize them, rounded there and back (export-formats 1.1, 1.2 and 2). */
 #include <math.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/lanes.h"
+#include "kernels/cpu/round.h"
 #include "kernels/shape.h"
 
 #define BLOCK ACT_NVFP4_BLOCK
-
-/* x rounded to a multiple of 2^step times its power of two, which is at least `least`; the sign of x is kept, also on
- * zero. `factor` is 1.5 * 2^(23 + step). |x| is at most 448. */
-static struct lanes round_float(struct lanes x, float least, float factor)
-{
-    struct lanes power = lanes_max(lanes_and(x, 0x7f800000u), lanes_all(least));
-    struct lanes magic = lanes_mul(power, lanes_all(factor));
-    struct lanes rounded = lanes_sub(lanes_add(x, magic), magic);
-    return lanes_or(lanes_and(rounded, 0x7fffffffu), lanes_and(x, 0x80000000u));
-}
-
-static struct lanes clamp(struct lanes x, float most)
-{
-    return lanes_max(lanes_all(-most), lanes_min(lanes_all(most), x));
-}
-
-/* E4M3: three bits of mantissa, least exponent -6. E2M1: one bit, least exponent 0. */
-static struct lanes round_e4m3(struct lanes x) { return round_float(clamp(x, 448.0f), 0x1p-6f, 0x1.8p20f); }
-static struct lanes round_e2m1(struct lanes x) { return round_float(clamp(x, 6.0f), 1.0f, 0x1.8p22f); }
+#define MX_BLOCK 32
+#define GROUP 128
 
 /* y, but NaN where x is not finite: rounding would hide that, and what comes of it must be seen as an error. */
 static struct lanes nan_unless_finite(struct lanes x, struct lanes y) { return lanes_or(y, lanes_sub(x, x)); }
@@ -36,17 +19,73 @@ static struct lanes load_mode(const float *x, int64_t n, bool bf16)
     return bf16 ? nan_unless_finite(v, lanes_bf16(v)) : v;
 }
 
-/* s = max(max|x| / 448, 1 / (448 * 512)); y = E4M3(x / s) * s */
-static void fp8_row(const float *x, int64_t k, bool bf16, float *y)
+static float row_amax(const float *x, int64_t k, bool bf16)
 {
     struct lanes most = lanes_zero();
     for (int64_t i = 0; i < k; i += LANES)
         most = lanes_max(most, lanes_abs(load_mode(x + i, k - i, bf16)));
-    float scale = lanes_largest(most) / 448.0f, least = 1.0f / (448.0f * 512.0f);
-    struct lanes s = lanes_all(scale > least ? scale : least);
+    return lanes_largest(most);
+}
+
+/* y = E4M3(x / s) * s */
+static void e4m3_row(const float *x, int64_t k, float scale, bool bf16, float *y)
+{
+    struct lanes s = lanes_all(scale);
     for (int64_t i = 0; i < k; i += LANES) {
         struct lanes v = load_mode(x + i, k - i, bf16);
         lanes_store_upto(y + i, nan_unless_finite(v, lanes_mul(round_e4m3(lanes_div(v, s)), s)), k - i);
+    }
+}
+
+/* s = max(max|x| / 448, 1 / (448 * 512)) */
+static void fp8_row(const float *x, int64_t k, bool bf16, float *y)
+{
+    float scale = row_amax(x, k, bf16) / 448.0f, least = 1.0f / (448.0f * 512.0f);
+    e4m3_row(x, k, scale > least ? scale : least, bf16, y);
+}
+
+/* s = max(max|x|, 1e-10) / 448 */
+static void fp8_groups(const float *x, int64_t k, bool bf16, float *y)
+{
+    for (int64_t i = 0; i < k; i += GROUP) {
+        int64_t n = k - i < GROUP ? k - i : GROUP;
+        float most = row_amax(x + i, n, bf16), least = 1e-10f;
+        e4m3_row(x + i, n, (most > least ? most : least) / 448.0f, bf16, y + i);
+    }
+}
+
+/* y = code of (x * (127 / max|x|)) * (max|x| / 127). Where the first quotient is infinite, zeros stay zeros. */
+static void int8_row(const float *x, int64_t k, bool bf16, float *y)
+{
+    float most = row_amax(x, k, bf16);
+    struct lanes zero = lanes_zero(), inverse = lanes_all(127.0f / most), s = lanes_all(most / 127.0f);
+    for (int64_t i = 0; i < k; i += LANES) {
+        struct lanes v = load_mode(x + i, k - i, bf16);
+        struct lanes scaled = lanes_if_less(zero, lanes_abs(v), lanes_mul(v, inverse), zero);
+        struct lanes back = lanes_mul(round_integer(scaled, -128.0f, 127.0f), s);
+        lanes_store_upto(y + i, nan_unless_finite(v, back), k - i);
+    }
+}
+
+/* Per 32 values s = 2^ceil(log2(max|x| / 448 or 6)), the quotient's exponent and one more where there is a mantissa.
+ * Scaling by a power of two is exact, or so small that the code is zero. */
+static void mx_row(const float *x, int64_t k, bool is_e4m3, bool bf16, float *y)
+{
+    struct lanes zero = lanes_zero();
+    for (int64_t i = 0; i < k; i += MX_BLOCK) {
+        struct lanes a = load_mode(x + i, LANES, bf16), b = load_mode(x + i + LANES, LANES, bf16);
+        float most = lanes_largest(lanes_max(lanes_abs(a), lanes_abs(b))) / (is_e4m3 ? 448.0f : 6.0f);
+        float scale = f32_from_bits((f32_bits(most) + 0x7fffffu) & 0x7f800000u);
+        struct lanes s = lanes_all(scale), inverse = lanes_all(1.0f / scale);
+        struct lanes v[2] = {a, b};
+        LANES_UNROLL
+        for (int j = 0; j < 2; j++) {
+            struct lanes scaled = lanes_mul(v[j], inverse);
+            struct lanes code = is_e4m3 ? round_e4m3(scaled) : round_e2m1(scaled);
+            /* 2^-127 is no scale: the server's kernels make it 1, and zeros of what it would have scaled */
+            struct lanes back = most > 0x1p-127f ? lanes_mul(code, s) : zero;
+            lanes_store(y + i + j * LANES, nan_unless_finite(v[j], back));
+        }
     }
 }
 
@@ -71,6 +110,32 @@ static void none_row(const float *x, int64_t k, bool bf16, float *y)
         lanes_store_upto(y + i, load_mode(x + i, k - i, bf16), k - i);
 }
 
+static void row_by_rule(const float *x, int64_t k, enum act_rule rule, float scale, bool bf16, float *y)
+{
+    switch (rule) {
+    case ACT_NVFP4:
+        nvfp4_row(x, k, scale, bf16, y);
+        break;
+    case ACT_FP8_TOKEN:
+        fp8_row(x, k, bf16, y);
+        break;
+    case ACT_FP8_GROUP:
+        fp8_groups(x, k, bf16, y);
+        break;
+    case ACT_MXFP4:
+        mx_row(x, k, false, bf16, y);
+        break;
+    case ACT_MXFP8:
+        mx_row(x, k, true, bf16, y);
+        break;
+    case ACT_INT8_TOKEN:
+        int8_row(x, k, bf16, y);
+        break;
+    default:
+        none_row(x, k, bf16, y);
+    }
+}
+
 bool CPU(fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
                         struct tensor *y, struct err *e)
 {
@@ -79,15 +144,7 @@ bool CPU(fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule r
     int64_t k = x->shape[1];
     bool bf16 = mode == DTYPE_BF16;
 #pragma omp parallel for num_threads(cpu_threads(q, tensor_count(x))) schedule(static)
-    for (int64_t t = 0; t < x->shape[0]; t++) {
-        const float *in = (const float *)x->data + t * k;
-        float *out = (float *)y->data + t * k;
-        if (rule == ACT_NVFP4)
-            nvfp4_row(in, k, scale, bf16, out);
-        else if (rule == ACT_FP8_TOKEN)
-            fp8_row(in, k, bf16, out);
-        else
-            none_row(in, k, bf16, out);
-    }
+    for (int64_t t = 0; t < x->shape[0]; t++)
+        row_by_rule((const float *)x->data + t * k, k, rule, scale, bf16, (float *)y->data + t * k);
     return true;
 }
