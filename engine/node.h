@@ -106,6 +106,11 @@ const struct input *node_input(const struct node *n, const char *port, size_t i)
  * source, checks that it is still what was hashed (size and times): otherwise ERR_INPUT. */
 bool node_input_path(const struct node *n, const char *port, size_t i, const char *param, const char **out,
                      struct err *e) ERR_CHECK;
+/* Type of the node of that key among those that this one depends on, all the way up (borrowed; NULL: there is none), and
+ * what node_input_path says of it. For what an input was made from: a teacher's model. */
+bool node_upstream_type(const struct node *n, const struct key *key, const char **out, struct err *e) ERR_CHECK;
+bool node_upstream_path(const struct node *n, const struct key *key, const char *param, const char **out,
+                        struct err *e) ERR_CHECK;
 
 /* The key of this node, and the numeric text that went into it ("" if none). */
 const struct key *node_key(const struct node *n);

@@ -330,20 +330,24 @@ bool node_sources_stand(const struct node *n, struct err *e)
     return true;
 }
 
+bool node_path(const struct node *n, const char *param, const char **out, struct err *e)
+{
+    int at = class_param(n->def->class, param);
+    if (at < 0)
+        return err_set(e, ERR_BUG, "node type '%s' has no parameter '%s'", n->def->class->name, param);
+    for (size_t s = 0; s < n->n_sources; s++)
+        if (n->sources[s].param == at && !source_stands(&n->sources[s], e))
+            return err_context(e, "node '%s'", n->def->name);
+    *out = n->text[at][0];
+    return true;
+}
+
 bool node_input_path(const struct node *n, const char *port, size_t i, const char *param, const char **out,
                      struct err *e)
 {
     int p = declared_port(n, port);
     assert(i < n->def->n_inputs[p]);
-    const struct node *from = &n->run->nodes[n->def->inputs[p][i].node];
-    int at = class_param(from->def->class, param);
-    if (at < 0)
-        return err_set(e, ERR_BUG, "node type '%s' has no parameter '%s'", from->def->class->name, param);
-    for (size_t s = 0; s < from->n_sources; s++)
-        if (from->sources[s].param == at && !source_stands(&from->sources[s], e))
-            return err_context(e, "node '%s'", from->def->name);
-    *out = from->text[at][0];
-    return true;
+    return node_path(&n->run->nodes[n->def->inputs[p][i].node], param, out, e);
 }
 
 /* ---------------------------------------------------------------------------------------- key, store, result, parts */

@@ -162,6 +162,8 @@ bool node_stamp(const char *path, struct key *out, struct err *e) ERR_CHECK;
 bool node_sources_stand(const struct node *n, struct err *e) ERR_CHECK;
 /* upstream.c: the same of all that `n` depends on. */
 bool node_upstream_stands(const struct node *n, struct err *e) ERR_CHECK;
+/* Of `n` itself what node_input_path says of an input. */
+bool node_path(const struct node *n, const char *param, const char **out, struct err *e) ERR_CHECK;
 /* The text that stands for the parameters, inputs and sources in the object's attributes; see plan.c. */
 bool node_record_parameters(const struct node *n, struct str *out, struct err *e) ERR_CHECK;
 bool node_record_inputs(const struct node *n, struct str *out, struct err *e) ERR_CHECK;

@@ -49,6 +49,45 @@ bool node_upstream_stands(const struct node *n, struct err *e)
     return ok;
 }
 
+/* The node of that key among those that `n` reads, all the way up; NULL: there is none. Nodes of one key have the same
+ * parameters and sources; the first of the graph counts. */
+static bool find(const struct node *n, const struct key *key, const struct node **out, struct err *e)
+{
+    int *list;
+    size_t count;
+    if (!collect(n, &list, &count, e))
+        return false;
+    *out = NULL;
+    for (size_t i = 0; i < count && !*out; i++) {
+        const struct node *x = &n->run->nodes[list[i]];
+        if (x != n && x->has_key && key_equal(&x->key, key))
+            *out = x;
+    }
+    mem_free(list);
+    return true;
+}
+
+bool node_upstream_type(const struct node *n, const struct key *key, const char **out, struct err *e)
+{
+    const struct node *x;
+    if (!find(n, key, &x, e))
+        return false;
+    *out = x ? x->def->class->name : NULL;
+    return true;
+}
+
+bool node_upstream_path(const struct node *n, const struct key *key, const char *param, const char **out,
+                        struct err *e)
+{
+    const struct node *x;
+    char text[KEY_TEXT];
+    if (!find(n, key, &x, e))
+        return false;
+    if (!x)
+        return err_set(e, ERR_BUG, "node '%s' does not depend on %s", n->def->name, key_text(key, text));
+    return node_path(x, param, out, e);
+}
+
 bool node_part_commit(struct node *n, struct writer *w, struct err *e)
 {
     if (node_upstream_stands(n, e))

@@ -132,11 +132,46 @@ static void names_and_order_do_not_change_what_is_told(void **state)
     fake_fini(&b);
 }
 
+static void a_node_far_up_is_found_by_its_key(void **state)
+{
+    char path[128];
+    struct fake f;
+    struct run *r;
+    struct err e;
+    struct key other = {{0}};
+    const char *type, *found;
+    (void)state;
+    snprintf(path, sizeof path, "%s/source", dir);
+    write_file(path, "first");
+    make_graph(&f, path, "0");
+    fake_run(&f, dir, &(struct run_options){.topology = "core:2 pu:1"}); /* so that there is a store, and keys */
+    const struct run_options o = {.dir = dir, .plan_only = true};
+    assert_true(run_open(&r, &f.graph, &o, &e) && run_plan(r, &e));
+    const struct node *reader = &r->nodes[r->n - 1], *value = &r->nodes[0];
+    assert_true(node_upstream_type(reader, &value->key, &type, &e));
+    assert_string_equal(type, "value");
+    assert_true(node_upstream_path(reader, &value->key, "file", &found, &e));
+    assert_string_equal(found, path);
+    /* Itself and strangers are not above it. */
+    assert_true(node_upstream_type(reader, &reader->key, &type, &e));
+    assert_null(type);
+    assert_true(node_upstream_type(reader, &other, &type, &e));
+    assert_null(type);
+    assert_false(node_upstream_path(reader, &other, "file", &found, &e));
+    assert_non_null(strstr(e.text, "does not depend on"));
+    write_file(path, "second");
+    assert_false(node_upstream_path(reader, &value->key, "file", &found, &e));
+    assert_non_null(strstr(e.text, "changed while the run was going"));
+    run_close(r);
+    fake_fini(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(nothing_is_published_after_a_source_changed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names_and_order_do_not_change_what_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_node_far_up_is_found_by_its_key, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
