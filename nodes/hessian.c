@@ -234,7 +234,10 @@ static bool publish(struct hessian *h, struct err *e)
         .axes = "share", .description = "calibration tokens that the moments are means over: fitted, held out"};
     const struct dataset amax = {.name = "amax", .dtype = DTYPE_F32, .rank = 1, .shape = {(uint64_t)h->model->n_units},
         .unit = "1", .axes = "unit", .description = "largest magnitude of each unit's input"};
-    return writer_add(w, &count, h->count, e) && writer_add(w, &amax, h->all_amax, e) &&
+    const struct dataset held_out = {.name = "windows/held_out", .dtype = DTYPE_U8, .rank = 1, .shape = {h->tokens.n},
+        .unit = "1", .axes = "window", .description = "1 where the window is held out"};
+    return writer_add(w, &count, h->count, e) && writer_add(w, &held_out, h->share, e) &&
+           writer_text(w, "tokens", h->tokens.digest, e) && writer_add(w, &amax, h->all_amax, e) &&
            writer_text(w, "model_key", model_key, e) && writer_text(w, "numeric", node_numerics(h->n), e);
 }
 

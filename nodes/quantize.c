@@ -21,10 +21,12 @@
 #include "nodes/format/gptq.h"
 #include "nodes/format/packed.h"
 #include "nodes/format/rounding.h"
+#include "nodes/model/block_match.h"
 #include "nodes/model/model.h"
 
 #define MOST_FORMATS 32
 #define MOST_METHODS 8
+#define MOST_MATRICES 16 /* of a layer */
 #define ENCODE_ROWS 64 /* rows that one thread encodes at a time */
 #define DECODE_ROWS 16 /* and decodes */
 
@@ -32,6 +34,8 @@ static const struct port ports[] = {
     {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the model to quantize"},
     {.name = "hessian", .types = (const char *const[]){"hessian", NULL}, .optional = true,
      .help = "second moments and maxima of every linear's input: for output losses and static input scales"},
+    {.name = "tokens", .types = (const char *const[]){"corpus", NULL}, .optional = true,
+     .help = "the calibration windows that the hessian is of: for block_match"},
     {0}};
 
 static const struct param params[] = {
@@ -39,7 +43,7 @@ static const struct param params[] = {
      .help = "the menu: formats that a unit may have"},
     {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn", .choices = rounding_names,
      .help = "how weights are rounded, method after method from rtn (each weight to the nearest) on: scale_search, gptq, "
-             "signround. Each is undone for a matrix where it does not help on held-out rows"},
+             "signround, and last block_match. Each is undone where it does not help on held-out rows"},
     {.name = "damping", .type = PARAM_FLOAT, .many = true, .fallback = "0.01, 0.05", .least = 1e-9, .most = 100,
      .help = "gptq: what is added to the second moment's diagonal, in units of its mean; of several the one with the "
              "least loss on held-out rows is kept, matrix by matrix"},
@@ -61,22 +65,29 @@ struct work {
     const struct format *formats[MOST_FORMATS];
     const char *names[MOST_FORMATS];
     const struct rounding_method *methods[MOST_METHODS]; /* beyond rtn */
-    const char *method_names[MOST_METHODS];
+    const char *method_names[MOST_METHODS + 1];
     struct rounding_options options;
     int n_formats, n_layers, n_methods;
+    bool matches;            /* block_match comes last: in method_names, not in methods */
+    struct token_set tokens; /* for it */
+    uint8_t *held_out;       /* [window] */
+    struct block_match *match;
     struct queue host;       /* where methods beyond rtn work, wherever the node was placed */
     struct queue *q;
     int first_unit, n_units, first_matrix, n_matrices; /* of the layer in hand */
     struct rendering *renderings;                      /* [matrix, format] of the layer in hand, until they are stored */
     struct results {
         double *weight_loss, *output_loss;             /* [matrix, format] */
-        double *before, *after;                        /* [matrix, format, method] */
+        double *before, *after;                        /* [matrix, format, method], block_match among them */
         uint8_t *kept;
         float *input_amax, *input_scale;               /* [unit] */
     } of;                                              /* the layer in hand, and at the end all layers */
 };
 
 /* ------------------------------------------------------------------------------------------------------- the menu */
+
+/* Methods of which results are told. */
+static int n_steps(const struct work *w) { return w->n_methods + w->matches; }
 
 static bool read_formats(struct work *w, struct err *e)
 {
@@ -116,11 +127,14 @@ static bool read_rounding(struct work *w, struct err *e)
         const char *name = node_list_string(w->node, "rounding", i);
         if (strcmp(name, "rtn") == 0 && i == 0)
             continue;
-        if (strcmp(name, "rtn") == 0 || w->n_methods == MOST_METHODS)
-            return err_set(e, ERR_INPUT, "rounding: '%s' at place %zu: rtn can only be the first, and %d others can "
-                           "follow", name, i + 1, MOST_METHODS);
+        if (strcmp(name, "rtn") == 0 || w->matches || w->n_methods == MOST_METHODS)
+            return err_set(e, ERR_INPUT, "rounding: '%s' at place %zu: rtn can only be the first, block_match only the "
+                           "last, and %d others can be between them", name, i + 1, MOST_METHODS);
         w->method_names[w->n_methods] = name;
-        w->methods[w->n_methods++] = rounding_find(name);
+        if (strcmp(name, "block_match") == 0)
+            w->matches = true;
+        else
+            w->methods[w->n_methods++] = rounding_find(name);
     }
     if (dampings == 0 || dampings > ROUNDING_DAMPINGS)
         return err_set(e, ERR_INPUT, "damping: %zu of them; 1 to %d can be given", dampings, ROUNDING_DAMPINGS);
@@ -355,7 +369,7 @@ static void note_losses(struct work *w, int matrix, int f, double square, double
     w->of.weight_loss[at] = loss_ratio(square, all_square);
     w->of.output_loss[at] = loss_ratio(energy, all_energy);
     for (size_t i = 0; i < (size_t)w->n_methods; i++) {
-        size_t step = at * (size_t)w->n_methods + i;
+        size_t step = at * (size_t)n_steps(w) + i;
         w->of.before[step] = loss_ratio(steps[i].before, all_energy);
         w->of.after[step] = loss_ratio(steps[i].after, all_energy);
         w->of.kept[step] = steps[i].kept;
@@ -368,15 +382,15 @@ static void note_none(struct work *w, int matrix, int f, double weight_loss, dou
     size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
     w->of.weight_loss[at] = weight_loss;
     w->of.output_loss[at] = output_loss;
-    for (size_t i = 0; i < (size_t)w->n_methods; i++)
-        w->of.before[at * (size_t)w->n_methods + i] = w->of.after[at * (size_t)w->n_methods + i] = NAN;
+    for (size_t i = 0; i < (size_t)n_steps(w); i++)
+        w->of.before[at * (size_t)n_steps(w) + i] = w->of.after[at * (size_t)n_steps(w) + i] = NAN;
 }
 
-/* The first format that has the codes of format f. */
-static int first_of_code(const struct work *w, int f)
+/* The first format that has the codes of format f and that the unit can have, which is f or one before it. */
+static int first_of_code(const struct work *w, const struct unit *u, int f)
 {
     int i = 0;
-    while (w->formats[i]->code != w->formats[f]->code)
+    while (i < f && (w->formats[i]->code != w->formats[f]->code || !unit_fits(w->model, u, w->formats[i])))
         i++;
     return i;
 }
@@ -386,11 +400,12 @@ static bool render_formats(struct work *w, struct unit_work *uw, int matrix, con
                            double all_energy, struct err *e)
 {
     const struct matrix *m = &w->model->matrices[matrix];
+    const struct unit *u = &w->model->units[m->unit];
     struct rounding_step steps[MOST_FORMATS][MOST_METHODS] = {0};
     double square[MOST_FORMATS], energy[MOST_FORMATS];
     for (int f = 0; f < w->n_formats; f++) {
-        int first = w->n_methods > 0 ? first_of_code(w, f) : f;
-        if (!unit_fits(w->model, &w->model->units[m->unit], w->formats[f])) {
+        int first = w->n_methods > 0 ? first_of_code(w, u, f) : f;
+        if (!unit_fits(w->model, u, w->formats[f])) {
             note_none(w, matrix, f, NAN, NAN);
             continue;
         }
@@ -517,6 +532,126 @@ static bool render_unit(struct work *w, struct object *hessian, int unit, struct
     return ok;
 }
 
+/* ----------------------------------------------------------------------------------------------------- block_match */
+
+/* What a refit of its scales makes of a matrix' losses. */
+static bool measure_again(struct work *w, struct object *hessian, int matrix, int f, struct err *e)
+{
+    const struct matrix *m = &w->model->matrices[matrix];
+    const struct rendering *r = &w->renderings[(matrix - w->first_matrix) * w->n_formats + f];
+    float *weights = NULL, *moment = NULL;
+    struct loss *l = NULL;
+    struct blocks b = {0};
+    double all_square, all_energy, square, energy;
+    struct queue *q = &w->host;
+    bool ok = mem_raw(&weights, (size_t)(m->n * m->k), e) && model_read_matrix(w->model, matrix, weights, e) &&
+              read_moment(hessian, &w->model->units[m->unit], "held_out_moment", &moment, e) &&
+              loss_new(&l, q, moment, m->k, e) && blocks_new(&b, r->format, m->n, m->k, 0.0f, e);
+    if (ok) {
+        struct tensor whole = tensor_matrix(weights, DTYPE_F32, m->n, m->k);
+        blocks_load(&b, r);
+        ok = measure(q, l, &whole, &all_square, &all_energy, e) &&
+             rounding_loss(l, q, weights, &b, &square, &energy, e);
+    }
+    size_t at = (size_t)(matrix - w->first_matrix) * (size_t)w->n_formats + (size_t)f;
+    if (ok) {
+        w->of.weight_loss[at] = loss_ratio(square, all_square);
+        w->of.output_loss[at] = loss_ratio(energy, all_energy);
+    }
+    blocks_free(&b);
+    loss_free(l);
+    mem_free(moment);
+    mem_free(weights);
+    return ok;
+}
+
+/* Format `f` of matrix i of the layer has new scales: also those that have its codes, and its losses. */
+static bool spread_scales(struct work *w, struct object *hessian, int i, int f, struct err *e)
+{
+    const struct rendering *from = &w->renderings[i * w->n_formats + f];
+    struct format_part parts[FORMAT_PARTS];
+    int count = from->format->parts(from->n, from->k, from->source, parts);
+    size_t at = (size_t)(i * w->n_formats);
+    if (!measure_again(w, hessian, w->first_matrix + i, f, e))
+        return false;
+    for (int other = f + 1; other < w->n_formats; other++) {
+        struct rendering *to = &w->renderings[i * w->n_formats + other];
+        if (!to->format || to->format->code != from->format->code)
+            continue;
+        for (int p = 1; p < count; p++)
+            memcpy(to->part[p], from->part[p], format_part_bytes(&parts[p]));
+        w->of.weight_loss[at + (size_t)other] = w->of.weight_loss[at + (size_t)f];
+        w->of.output_loss[at + (size_t)other] = w->of.output_loss[at + (size_t)f];
+    }
+    return true;
+}
+
+static void note_match(struct work *w, int i, enum weight_code code, const struct rounding_step *step)
+{
+    for (int f = 0; f < w->n_formats; f++) {
+        size_t at = ((size_t)(i * w->n_formats + f) + 1) * (size_t)n_steps(w) - 1;
+        if (w->formats[f]->code != code || !w->renderings[i * w->n_formats + f].format)
+            continue;
+        w->of.before[at] = step->before;
+        w->of.after[at] = step->after;
+        w->of.kept[at] = step->kept;
+    }
+}
+
+/* All matrices of the layer that have the codes of format `f`. */
+static bool match_format(struct work *w, struct object *hessian, int f, struct err *e)
+{
+    struct rendering r[MOST_MATRICES] = {0};
+    struct rounding_step steps[LAYER_UNITS];
+    int first[MOST_MATRICES];
+    if (w->n_matrices > MOST_MATRICES)
+        return err_set(e, ERR_BUG, "a layer of %d matrices", w->n_matrices);
+    for (int i = 0; i < w->n_matrices; i++) {
+        first[i] = first_of_code(w, &w->model->units[w->model->matrices[w->first_matrix + i].unit], f);
+        r[i] = w->renderings[i * w->n_formats + first[i]];
+    }
+    bool ok = block_match_refit(w->match, r, steps, e);
+    for (int i = 0; i < w->n_matrices; i++)
+        w->renderings[i * w->n_formats + first[i]] = r[i];
+    for (int i = 0; ok && i < w->n_matrices; i++) {
+        const struct rounding_step *step = &steps[w->model->matrices[w->first_matrix + i].unit - w->first_unit];
+        if (r[i].format)
+            note_match(w, i, w->formats[f]->code, step);
+        if (r[i].format && step->kept)
+            ok = spread_scales(w, hessian, i, first[i], e);
+    }
+    return ok;
+}
+
+static bool match_layer(struct work *w, struct object *hessian, struct err *e)
+{
+    for (int f = 0; f < w->n_formats; f++) {
+        bool is_first = w->formats[f]->group_format != NULL;
+        for (int before = 0; before < f; before++)
+            is_first = is_first && w->formats[before]->code != w->formats[f]->code;
+        if (node_stopping(w->node))
+            return node_stopped(e);
+        if (is_first && !match_format(w, hessian, f, e))
+            return err_context(e, "%s", w->formats[f]->name);
+    }
+    return true;
+}
+
+/* Which windows the hessian holds out; they must be those that are connected. */
+static bool open_match(struct work *w, struct err *e)
+{
+    const char *of;
+    uint64_t n;
+    const struct input *tokens = node_input(w->node, "tokens", 0);
+    if (!tokens_read(&w->tokens, tokens, e) ||
+        !object_load(w->hessian, "windows/held_out", DTYPE_U8, &w->held_out, &n, e))
+        return false;
+    if (!object_text(w->hessian, "tokens", &of) || strcmp(of, w->tokens.digest) != 0 || n != w->tokens.n)
+        return err_set(e, ERR_INPUT, "'%s.%s' are not the windows that hessian '%s' is of; connect those to port "
+                       "'tokens'", tokens->node, tokens->output, node_input(w->node, "hessian", 0)->node);
+    return true;
+}
+
 /* ------------------------------------------------------------------------------------------------------ one layer */
 
 /* A table [rows, formats] or column [rows], copied. `formats` 0: a column. */
@@ -533,9 +668,9 @@ static bool add_steps(const struct work *w, struct writer *out, const char *name
                       const char *description, const void *data, struct err *e)
 {
     struct dataset d = {.name = name, .dtype = t, .rank = 3, .unit = "1", .axes = "matrix, format, method",
-                        .shape = {(uint64_t)n_matrices, (uint64_t)w->n_formats, (uint64_t)w->n_methods},
+                        .shape = {(uint64_t)n_matrices, (uint64_t)w->n_formats, (uint64_t)n_steps(w)},
                         .description = description};
-    return w->n_methods == 0 || writer_add(out, &d, data, e);
+    return n_steps(w) == 0 || writer_add(out, &d, data, e);
 }
 
 /* Losses and scales, which parts and the object hold alike. */
@@ -547,12 +682,13 @@ static bool add_results(const struct work *w, struct writer *out, int n_matrices
            add_table(out, "output_loss", DTYPE_F64, n_matrices, w->n_formats, "1", "matrix, format",
                      "tr(dW H dW^T) / tr(W H W^T), H the second moment of the input on held-out rows (on all, if none "
                      "are held out); NaN without a hessian or where the format is not available", r->output_loss, e) &&
-           add_steps(w, out, "rounding/before", DTYPE_F64, n_matrices, "output loss before the method", r->before, e) &&
-           add_steps(w, out, "rounding/after", DTYPE_F64, n_matrices, "output loss after the method", r->after, e) &&
+           add_steps(w, out, "rounding/before", DTYPE_F64, n_matrices, "output loss before the method; of "
+                     "block_match the layer's squared error, as a share of what the layer adds", r->before, e) &&
+           add_steps(w, out, "rounding/after", DTYPE_F64, n_matrices, "likewise after the method", r->after, e) &&
            add_steps(w, out, "rounding/kept", DTYPE_U8, n_matrices, "1 where the method lowered the loss; where it did "
                      "not it was undone", r->kept, e) &&
-           (w->n_methods == 0 || writer_add_strings(out, "rounding/method", (const char **)w->method_names,
-                                                    (size_t)w->n_methods, "method", "methods, in their order", e)) &&
+           (n_steps(w) == 0 || writer_add_strings(out, "rounding/method", (const char **)w->method_names,
+                                                  (size_t)n_steps(w), "method", "methods, in their order", e)) &&
            add_table(out, "input_amax", DTYPE_F32, n_units, 0, "1", "unit",
                      "largest |x| of the unit's calibration input; 0 without a hessian", r->input_amax, e) &&
            add_table(out, "input_scale", DTYPE_F32, n_units, 0, "1", "unit",
@@ -580,7 +716,7 @@ static bool add_names(const struct work *w, struct writer *out, struct err *e)
 
 static bool new_results(struct work *w, int n_matrices, int n_units, struct err *e)
 {
-    size_t cells = (size_t)n_matrices * (size_t)w->n_formats, steps = cells * (size_t)w->n_methods;
+    size_t cells = (size_t)n_matrices * (size_t)w->n_formats, steps = cells * (size_t)n_steps(w);
     return mem_new(&w->of.weight_loss, cells, e) && mem_new(&w->of.output_loss, cells, e) &&
            mem_new(&w->of.before, steps, e) && mem_new(&w->of.after, steps, e) && mem_new(&w->of.kept, steps, e) &&
            mem_new(&w->of.input_amax, (size_t)n_units, e) && mem_new(&w->of.input_scale, (size_t)n_units, e);
@@ -612,6 +748,8 @@ static bool render_layer(struct work *w, const char *part, struct err *e)
     for (int u = w->first_unit; u < w->first_unit + w->n_units; u++)
         if (!render_unit(w, hessian, u, e))
             goto out;
+    if (w->match && !match_layer(w, hessian, e))
+        goto out;
     if (!store_renderings(w, out, e) || !add_names(w, out, e) ||
         !add_results(w, out, w->n_matrices, w->n_units, e))
         goto out;
@@ -633,7 +771,7 @@ static bool gather(struct work *w, struct object *part, struct err *e)
 {
     uint64_t cells = (uint64_t)w->n_matrices * (uint64_t)w->n_formats, units = (uint64_t)w->n_units;
     size_t at = (size_t)w->first_matrix * (size_t)w->n_formats, unit = (size_t)w->first_unit;
-    size_t methods = (size_t)w->n_methods;
+    size_t methods = (size_t)n_steps(w);
     return object_read(part, "weight_loss", DTYPE_F64, 0, cells, w->of.weight_loss + at, e) &&
            object_read(part, "output_loss", DTYPE_F64, 0, cells, w->of.output_loss + at, e) &&
            (methods == 0 ||
@@ -749,7 +887,7 @@ static bool assemble(struct work *w, struct err *e)
 static bool check_methods(struct work *w, struct err *e)
 {
     int64_t held_out = 0;
-    if (w->n_methods == 0)
+    if (n_steps(w) == 0)
         return true;
     if (!w->hessian)
         return err_set(e, ERR_INPUT, "rounding: '%s' weighs errors by the input's second moment: connect the port "
@@ -760,8 +898,19 @@ static bool check_methods(struct work *w, struct err *e)
         return err_set(e, ERR_INPUT, "rounding: '%s' is judged on calibration rows that it does not fit, and hessian "
                        "'%s' holds none out: give it a `held_out` above 0 and a calibration set of two windows or more",
                        w->method_names[0], node_input(w->node, "hessian", 0)->node);
+    if (w->matches && node_inputs(w->node, "tokens") == 0)
+        return err_set(e, ERR_INPUT, "rounding: 'block_match' goes through the layers: connect the calibration windows to "
+                       "the port 'tokens'");
     w->host.k = kernels_cpu(e);
-    return w->host.k != NULL;
+    return w->host.k && (!w->matches || open_match(w, e));
+}
+
+static void close_work(struct work *w)
+{
+    block_match_close(w->match);
+    tokens_fini(&w->tokens);
+    mem_free(w->held_out);
+    model_close(w->model);
 }
 
 static bool open_work(struct work *w, struct node *n, struct err *e)
@@ -784,30 +933,40 @@ static bool open_work(struct work *w, struct node *n, struct err *e)
     return true;
 }
 
+/* The layer's part, unless it is there. */
+static bool make_part(struct work *w, int layer, struct err *e)
+{
+    char name[32];
+    struct object *part = NULL;
+    layer_part(layer, name);
+    bool ok = node_part_open(w->node, name, &part, e);
+    if (ok && !part)
+        ok = select_layer(w, layer, e) && (!w->match || block_match_enter(w->match, layer, e)) &&
+             (render_layer(w, name, e) || err_context(e, "layer %d", layer));
+    else if (ok && w->match) /* what leaves it is wanted */
+        ok = block_match_enter(w->match, layer, e);
+    object_close(part);
+    return ok && (!w->match || block_match_leave(w->match, e));
+}
+
 static bool run(struct node *n, struct err *e)
 {
     struct work w;
     bool ok = open_work(&w, n, e);
     if (ok) { /* the node's queue is there only while it runs */
         w.host = (struct queue){.k = w.host.k, .threads = node_threads(n), .device = TENSOR_HOST};
-        w.q = w.n_methods > 0 ? &w.host : node_queue(n);
+        w.q = n_steps(&w) > 0 ? &w.host : node_queue(n);
     }
+    if (ok && w.matches)
+        ok = block_match_open(&w.match, w.model, &w.host, &w.tokens, w.held_out, e);
     for (int layer = 0; ok && layer < w.n_layers; layer++) {
-        char name[32];
-        layer_part(layer, name);
-        struct object *part = NULL;
         node_progress(n, layer, w.n_layers, "layer");
-        if (node_stopping(n))
-            ok = node_stopped(e);
-        ok = ok && node_part_open(n, name, &part, e);
-        if (ok && !part)
-            ok = select_layer(&w, layer, e) && (render_layer(&w, name, e) || err_context(e, "layer %d", layer));
-        object_close(part);
+        ok = node_stopping(n) ? node_stopped(e) : make_part(&w, layer, e);
     }
     if (ok)
         node_progress(n, w.n_layers, w.n_layers, "layer");
     ok = ok && assemble(&w, e);
-    model_close(w.model);
+    close_work(&w);
     return ok;
 }
 
@@ -828,10 +987,12 @@ static uint64_t rendered_bytes(const struct work *w, const struct unit *u)
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct work w;
-    if (!open_work(&w, n, e))
+    if (!open_work(&w, n, e)) {
+        close_work(&w);
         return false;
+    }
     uint64_t layer_bytes = 0, most_layer = 0, most_unit = 0;
-    const struct kernels *kernels = w.n_methods > 0 ? w.host.k : node_kernels(n);
+    const struct kernels *kernels = n_steps(&w) > 0 ? w.host.k : node_kernels(n);
     bool there = false, ok = true, on_device = kernels->on_device;
     for (int u = 0; ok && u < w.model->n_units; u++) {
         const struct unit *unit = &w.model->units[u];
@@ -856,7 +1017,9 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     }
     out->cores = 0;
     out->memory = most_layer + most_unit + (32u << 20);
-    model_close(w.model);
+    if (w.matches)
+        out->memory += block_match_bytes(w.model, kernels, &w.tokens);
+    close_work(&w);
     return ok;
 }
 

@@ -47,7 +47,7 @@ struct rounding_method {
 extern const struct rounding_method *const rounding_methods[];
 extern const struct rounding_method rounding_rtn, rounding_scale_search, rounding_gptq, rounding_signround;
 const struct rounding_method *rounding_find(const char *name);
-/* Their names, for parameter choices; NULL-terminated. */
+/* Their names, and block_match's (nodes/model/block_match.h), which comes last; NULL-terminated. */
 extern const char *const rounding_names[];
 
 /* What a step did to a matrix. */
