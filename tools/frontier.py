@@ -56,6 +56,7 @@ def main():
                   f"{'  chosen' if i == chosen else ''}")
 
 
-if len(sys.argv) != 2:
-    sys.exit(__doc__)
-main()
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main()
