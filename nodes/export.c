@@ -478,9 +478,9 @@ static bool write_recipe(struct export *x, struct err *e)
         json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", x->files[i].name, "bytes",
                                                (json_int_t)x->files[i].bytes, "sha256", x->files[i].digest));
     if (ok)
-        root = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}", "tool",
-                         compressed_writer(), "version", 1, "model_type", x->model->config.model_type, "numeric",
-                         x->table.numeric, "bytes", (json_int_t)x->chosen->bytes, "unit_parameters",
+        root = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}",
+                         "tool", compressed_writer(), "version", 1, "model_type", x->model->config.model_type,
+                         "serving", x->menu.serving, "numeric", x->table.numeric, "bytes", (json_int_t)x->chosen->bytes, "unit_parameters",
                          (json_int_t)parameters, "bpp", menu_bpp(&x->menu, x->chosen->bytes), "candidate", "id",
                          (json_int_t)x->chosen->id, "origin", x->chosen->origin, "measured", measured, "assignment",
                          assignment, "splits", splits, "recipe", results, "source_tensors", source, "files", files);

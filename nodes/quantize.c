@@ -21,6 +21,7 @@
 #include "nodes/format/gptq.h"
 #include "nodes/format/packed.h"
 #include "nodes/format/rounding.h"
+#include "nodes/format/serving.h"
 #include "nodes/model/block_match.h"
 #include "nodes/model/model.h"
 
@@ -41,6 +42,8 @@ static const struct port ports[] = {
 static const struct param params[] = {
     {.name = "formats", .type = PARAM_ENUM, .many = true, .fallback = "nvfp4, fp8, bf16", .choices = format_names,
      .help = "the menu: formats that a unit may have"},
+    {.name = "serving", .type = PARAM_ENUM, .fallback = "any", .choices = serving_names,
+     .help = "what the result is served with, which decides the units that can have a format: `scout formats` tells"},
     {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn", .choices = rounding_names,
      .help = "how weights are rounded, method after method from rtn (each weight to the nearest) on: scale_search, gptq, "
              "signround, and last block_match. Each is undone where it does not help on held-out rows"},
@@ -64,6 +67,7 @@ struct work {
     struct object *hessian;  /* borrowed; NULL if not connected */
     const struct format *formats[MOST_FORMATS];
     const char *names[MOST_FORMATS];
+    const struct serving_profile *serving;
     const struct rounding_method *methods[MOST_METHODS]; /* beyond rtn */
     const char *method_names[MOST_METHODS + 1];
     struct rounding_options options;
@@ -92,6 +96,8 @@ static int n_steps(const struct work *w) { return w->n_methods + w->matches; }
 static bool read_formats(struct work *w, struct err *e)
 {
     size_t n = node_list(w->node, "formats");
+    char why[SERVING_TEXT];
+    w->serving = serving_find(node_string(w->node, "serving"));
     if (n == 0 || n > MOST_FORMATS)
         return err_set(e, ERR_INPUT, "formats: %zu of them; 1 to %d can be given", n, MOST_FORMATS);
     for (size_t i = 0; i < n; i++) {
@@ -102,6 +108,8 @@ static bool read_formats(struct work *w, struct err *e)
         for (size_t j = 0; j < i; j++)
             if (w->formats[j] == w->formats[i])
                 return err_set(e, ERR_INPUT, "formats: '%s' is given twice", w->names[i]);
+        if (!serving_offers(w->serving, w->formats[i], why))
+            return err_set(e, ERR_INPUT, "formats: %s", why);
         if (w->formats[i]->static_input_scale && !w->hessian)
             return err_set(e, ERR_INPUT, "format '%s' quantizes inputs with a scale from calibration: connect the port "
                            "'hessian', or use '%s_a16', which leaves inputs alone", w->names[i], w->names[i]);
@@ -110,13 +118,14 @@ static bool read_formats(struct work *w, struct err *e)
     return true;
 }
 
-/* A unit has a format only if every one of its matrices fits it. */
-static bool unit_fits(const struct model *m, const struct unit *u, const struct format *f)
+/* Can the unit have the format? If not, `why` (which may be NULL) says what it lacks. */
+static bool unit_fits(const struct work *w, const struct unit *u, const struct format *f, char why[SERVING_TEXT])
 {
-    for (int i = u->first; i < u->first + u->count; i++)
-        if (!format_fits(f, m->matrices[i].n, m->matrices[i].k))
-            return false;
-    return true;
+    char unheard[SERVING_TEXT];
+    struct serving_unit s = {.name = u->name, .n = u->n, .k = u->k, .is_head = u->role == ROLE_HEAD};
+    for (int i = u->first + 1; i < u->first + u->count; i++)
+        serving_add_seam(&s, w->model->matrices[i].row);
+    return serving_fits(w->serving, f, &s, why ? why : unheard);
 }
 
 /* Rounding starts from rtn, which may be named first; the others follow in the order given. */
@@ -351,7 +360,7 @@ static bool render_rounded(struct work *w, struct unit_work *uw, int matrix, con
     for (int other = f; ok && other < w->n_formats; other++) {
         struct rendering *r = &w->renderings[(matrix - w->first_matrix) * w->n_formats + other];
         if (w->formats[other]->code != w->formats[f]->code ||
-            !unit_fits(w->model, &w->model->units[m->unit], w->formats[other]))
+            !unit_fits(w, &w->model->units[m->unit], w->formats[other], NULL))
             continue;
         ok = format_rendering_new(r, w->formats[other], m->n, m->k, m->dtype, e);
         if (ok)
@@ -390,7 +399,7 @@ static void note_none(struct work *w, int matrix, int f, double weight_loss, dou
 static int first_of_code(const struct work *w, const struct unit *u, int f)
 {
     int i = 0;
-    while (i < f && (w->formats[i]->code != w->formats[f]->code || !unit_fits(w->model, u, w->formats[i])))
+    while (i < f && (w->formats[i]->code != w->formats[f]->code || !unit_fits(w, u, w->formats[i], NULL)))
         i++;
     return i;
 }
@@ -405,7 +414,7 @@ static bool render_formats(struct work *w, struct unit_work *uw, int matrix, con
     double square[MOST_FORMATS], energy[MOST_FORMATS];
     for (int f = 0; f < w->n_formats; f++) {
         int first = w->n_methods > 0 ? first_of_code(w, u, f) : f;
-        if (!unit_fits(w->model, u, w->formats[f])) {
+        if (!unit_fits(w, u, w->formats[f], NULL)) {
             note_none(w, matrix, f, NAN, NAN);
             continue;
         }
@@ -479,7 +488,7 @@ static bool read_input(struct work *w, struct object *part, const struct unit *u
 static bool wants_input_scale(const struct work *w, const struct unit *u)
 {
     for (int f = 0; f < w->n_formats; f++)
-        if (w->formats[f]->static_input_scale && unit_fits(w->model, u, w->formats[f]))
+        if (w->formats[f]->static_input_scale && unit_fits(w, u, w->formats[f], NULL))
             return true;
     return false;
 }
@@ -821,24 +830,51 @@ static bool write_model_key(const struct work *w, struct writer *out, struct err
     return writer_text(out, "model_key", key_text(&node_input(w->node, "model", 0)->key, text), e);
 }
 
-/* bytes and available [unit, format]. */
-static bool write_sizes(const struct work *w, struct writer *out, uint64_t *bytes, uint8_t *available, struct err *e)
+/* A line for each format that is served under a condition, and for each that some units cannot have. */
+static void tell_fallback(const struct work *w, const int32_t *fallback)
+{
+    const struct model *m = w->model;
+    for (int f = 0; f < w->n_formats; f++) {
+        const char *note = serving_note(w->serving, w->formats[f]);
+        char why[SERVING_TEXT] = "";
+        int n = 0, instead = -1;
+        if (note)
+            node_log(w->node, "%s under %s: %s", w->names[f], w->serving->name, note);
+        for (int u = 0; u < m->n_units; u++)
+            if (!unit_fits(w, &m->units[u], w->formats[f], n ? NULL : why) && n++ == 0)
+                instead = fallback[u * w->n_formats + f];
+        if (n > 0)
+            node_log(w->node, "%d of %d units cannot have %s and would have another (%s): %s", n, m->n_units,
+                     w->names[f], instead < 0 ? "none is there" : w->names[instead], why);
+    }
+}
+
+/* bytes, available and fallback [unit, format]. */
+static bool write_sizes(const struct work *w, struct writer *out, uint64_t *bytes, uint8_t *available,
+                        int32_t *fallback, struct err *e)
 {
     const struct model *m = w->model;
     for (int u = 0; u < m->n_units; u++) {
+        size_t row = (size_t)u * (size_t)w->n_formats;
         for (int f = 0; f < w->n_formats; f++) {
-            size_t at = (size_t)u * (size_t)w->n_formats + (size_t)f;
-            available[at] = unit_fits(m, &m->units[u], w->formats[f]);
+            available[row + f] = unit_fits(w, &m->units[u], w->formats[f], NULL);
             for (int i = m->units[u].first; i < m->units[u].first + m->units[u].count; i++)
-                bytes[at] += format_bytes(w->formats[f], m->matrices[i].n, m->matrices[i].k, m->matrices[i].dtype);
+                bytes[row + f] += format_bytes(w->formats[f], m->matrices[i].n, m->matrices[i].k, m->matrices[i].dtype);
         }
+        for (int f = 0; f < w->n_formats; f++)
+            fallback[row + f] = serving_fallback(w->formats, w->n_formats, available + row, bytes + row, f);
     }
-    return writer_add_strings(out, "formats/name", w->names, (size_t)w->n_formats, "format", "formats, as given", e) &&
+    tell_fallback(w, fallback);
+    return writer_text(out, "serving", w->serving->name, e) &&
+           writer_add_strings(out, "formats/name", w->names, (size_t)w->n_formats, "format", "formats, as given", e) &&
            add_table(out, "bytes", DTYPE_U64, m->n_units, w->n_formats, "byte", "unit, format",
                      "payload of the unit as exported; where the format is not available, with padded blocks", bytes,
                      e) &&
            add_table(out, "available", DTYPE_U8, m->n_units, w->n_formats, "1", "unit, format",
-                     "1 if the shapes of the unit's matrices allow the format", available, e);
+                     "1 if the unit can have the format where it is served", available, e) &&
+           add_table(out, "fallback", DTYPE_I32, m->n_units, w->n_formats, "1", "unit, format",
+                     "index of the format that the unit has where the format is meant; -1 if it can have none", fallback,
+                     e);
 }
 
 static bool write_tables(const struct work *w, struct err *e)
@@ -854,9 +890,11 @@ static bool write_tables(const struct work *w, struct err *e)
     int64_t *shapes = arena_new(&scratch, 2 * rows * sizeof *shapes, e);
     uint64_t *bytes = arena_new(&scratch, cells * sizeof *bytes, e);
     uint8_t *available = arena_new(&scratch, cells, e);
-    bool ok = names && integers && parameters && shapes && bytes && available && write_model_key(w, out, e) &&
-              write_units(w, out, names, integers, parameters, e) &&
-              write_matrices(w, out, names, integers, shapes, e) && write_sizes(w, out, bytes, available, e) &&
+    int32_t *fallback = arena_new(&scratch, cells * sizeof *fallback, e);
+    bool ok = names && integers && parameters && shapes && bytes && available && fallback &&
+              write_model_key(w, out, e) && write_units(w, out, names, integers, parameters, e) &&
+              write_matrices(w, out, names, integers, shapes, e) &&
+              write_sizes(w, out, bytes, available, fallback, e) &&
               add_results(w, out, m->n_matrices, m->n_units, e);
     arena_free(&scratch);
     return ok;
@@ -1036,7 +1074,7 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
 const struct node_class node_quantize = {
     .name = "quantize",
     .summary = "renderings of every matrix in every format, with their losses",
-    .version = 2,
+    .version = 3,
     .ports = ports,
     .params = params,
     .accelerator = true,

@@ -664,7 +664,7 @@ static bool check_assignment(const struct evaluator *v, const struct candidate *
                            v->menu.unit_names[u], c->assignment[u], v->menu.n_formats);
         if (!v->menu.available[u * v->menu.n_formats + c->assignment[u]])
             return err_set(e, ERR_INPUT,
-                           "candidate %u: unit '%s' cannot have format '%s' (its shape does not allow it)", c->id,
+                           "candidate %u: unit '%s' cannot have format '%s' where it is served", c->id,
                            v->menu.unit_names[u], v->menu.format_names[c->assignment[u]]);
     }
     return true;

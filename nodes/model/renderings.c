@@ -155,8 +155,8 @@ bool renderings_read(struct renderings *r, int matrix, const char *format_name, 
         return err_set(e, ERR_INPUT, "%s was not quantized to '%s'; add it to the formats of the quantize node",
                        m->name, format_name);
     if (!r->available[(uint64_t)m->unit * r->n_formats + (uint64_t)index])
-        return err_set(e, ERR_INPUT, "%s [%lld, %lld] cannot have format %s: not every matrix of its unit has columns "
-                       "that are a multiple of %d", m->name, (long long)m->n, (long long)m->k, f->name, f->k_multiple);
+        return err_set(e, ERR_INPUT, "%s [%lld, %lld] cannot have format %s: its unit does not fit it where it is "
+                       "served", m->name, (long long)m->n, (long long)m->k, f->name);
     struct rendering made;
     if (!format_rendering_new(&made, f, m->n, m->k, m->dtype, e))
         return false;

@@ -23,6 +23,13 @@ static bool check_menu(struct menu *m, struct object *o, struct err *e)
         if (choices == 0)
             return err_set(e, ERR_INPUT, "%s: unit '%s' can have none of the %d formats; add bf16 to the formats of "
                            "the quantize node", object_path(o), m->unit_names[u], m->n_formats);
+        for (int f = 0; f < m->n_formats; f++) {
+            int at = u * m->n_formats, other = m->fallback[at + f];
+            if (other < 0 || other >= m->n_formats || !m->available[at + other] ||
+                (m->available[at + f] && other != f))
+                return err_set(e, ERR_INPUT, "%s: unit '%s' would have format %d where %d is meant; its tables "
+                               "do not agree", object_path(o), m->unit_names[u], other, f);
+        }
         m->total_parameters += m->parameters[u];
     }
     if (m->total_parameters == 0)
@@ -32,22 +39,26 @@ static bool check_menu(struct menu *m, struct object *o, struct err *e)
 
 static bool load_menu(struct menu *m, struct object *o, struct err *e)
 {
-    uint64_t units, formats, n_parameters, n_layers, n_bytes, n_available;
+    uint64_t units, formats, n_parameters, n_layers, n_bytes, n_available, n_fallback;
+    const char *serving;
     if (!object_read_strings(o, "units/name", &m->unit_names, &units, e) ||
         !object_read_strings(o, "formats/name", &m->format_names, &formats, e) ||
         !object_load(o, "units/parameters", DTYPE_U64, &m->parameters, &n_parameters, e) ||
         !object_load(o, "units/layer", DTYPE_I32, &m->layers, &n_layers, e) ||
         !object_load(o, "bytes", DTYPE_U64, &m->bytes, &n_bytes, e) ||
-        !object_load(o, "available", DTYPE_U8, &m->available, &n_available, e))
+        !object_load(o, "available", DTYPE_U8, &m->available, &n_available, e) ||
+        !object_load(o, "fallback", DTYPE_I32, &m->fallback, &n_fallback, e))
         return false;
     if (units == 0 || units > INT32_MAX / MOST_FORMATS || formats == 0 || formats > MOST_FORMATS)
         return err_set(e, ERR_INPUT, "%s: %llu units in %llu formats; there must be a unit, and 1 to %d formats",
                        object_path(o), (unsigned long long)units, (unsigned long long)formats, MOST_FORMATS);
-    if (n_parameters != units || n_layers != units || n_bytes != units * formats || n_available != units * formats)
+    if (n_parameters != units || n_layers != units || n_bytes != units * formats || n_available != units * formats ||
+        n_fallback != units * formats)
         return err_set(e, ERR_INPUT, "%s: its tables do not agree on the number of units (%llu) and formats (%llu)",
                        object_path(o), (unsigned long long)units, (unsigned long long)formats);
     m->n_units = (int)units;
     m->n_formats = (int)formats;
+    snprintf(m->serving, sizeof m->serving, "%s", object_text(o, "serving", &serving) ? serving : "");
     return check_menu(m, o, e);
 }
 
@@ -70,6 +81,7 @@ void menu_fini(struct menu *m)
     mem_free(m->layers);
     mem_free(m->bytes);
     mem_free(m->available);
+    mem_free(m->fallback);
     *m = (struct menu){0};
 }
 
@@ -110,27 +122,10 @@ double menu_bpp(const struct menu *m, uint64_t bytes)
     return 8.0 * (double)bytes / (double)m->total_parameters;
 }
 
-/* The format that stands in for `format` in unit u. */
-static int substitute(const struct menu *m, int u, int format)
-{
-    const uint64_t *bytes = m->bytes + u * m->n_formats;
-    const uint8_t *available = m->available + u * m->n_formats;
-    int larger = -1, largest = -1;
-    for (int f = 0; f < m->n_formats; f++) {
-        if (!available[f])
-            continue;
-        if (bytes[f] > bytes[format] && (larger < 0 || bytes[f] < bytes[larger]))
-            larger = f;
-        if (largest < 0 || bytes[f] > bytes[largest])
-            largest = f;
-    }
-    return larger >= 0 ? larger : largest;
-}
-
 void menu_uniform(const struct menu *m, int format, uint8_t *assignment)
 {
     for (int u = 0; u < m->n_units; u++)
-        assignment[u] = (uint8_t)(m->available[u * m->n_formats + format] ? format : substitute(m, u, format));
+        assignment[u] = (uint8_t)m->fallback[u * m->n_formats + format];
 }
 
 /* ------------------------------------------------------------------------------------------------ a table in memory */

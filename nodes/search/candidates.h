@@ -12,7 +12,9 @@ struct menu {
     int32_t *layers;          /* [unit] */
     char **format_names;      /* [format] */
     uint64_t *bytes;          /* [unit, format]: payload as exported */
-    uint8_t *available;       /* [unit, format]: 1 when the unit's shape allows the format */
+    uint8_t *available;       /* [unit, format]: 1 when the unit can have the format where it is served */
+    int32_t *fallback;        /* [unit, format]: what the unit has where the format is meant: itself if available */
+    char serving[32];         /* name of the serving profile (nodes/format/serving.h) */
     uint64_t total_parameters;
 };
 bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
@@ -24,8 +26,7 @@ bool menu_check(const struct menu *m, struct object *o, const char *what, struct
 uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment);
 /* 8 * bytes / parameters. */
 double menu_bpp(const struct menu *m, uint64_t bytes);
-/* Every unit in `format`, or, where its shape does not allow it, in the available format with the fewest bytes among
- * those with more bytes (the largest available one if there is none). */
+/* Every unit in `format`, or, where it cannot have it, in the format's fallback. */
 void menu_uniform(const struct menu *m, int format, uint8_t *assignment);
 
 /* One candidate. Arrays belong to the table. */

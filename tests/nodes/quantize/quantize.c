@@ -98,6 +98,81 @@ static void availability_and_bytes_follow_from_the_shapes(void **state)
     world_close(&w);
 }
 
+/* The node's tables for that menu on that server; fallbacks of the units of layer 0, "qkv o gate_up down", by name. */
+static void assert_fallbacks(const char *model, const char *serving, const char *const *menu, const char *meant,
+                             const char *expected)
+{
+    struct world w;
+    struct node n;
+    struct err e = {0};
+    int n_formats = 0, at = -1;
+    char got[200] = "";
+    for (; menu[n_formats]; n_formats++)
+        at = strcmp(menu[n_formats], meant) == 0 ? n_formats : at;
+    world_open(&w, model);
+    make_node(&n, &w, menu, NULL);
+    fake_node_set(&n, "serving", serving);
+    struct object *o = fake_node_run(&n, &e);
+    if (!o)
+        fail_msg("%s", e.text);
+    uint64_t cells = (uint64_t)(w.model->n_units * n_formats);
+    uint8_t *available = load(o, "available", DTYPE_U8, cells);
+    int32_t *fallback = load(o, "fallback", DTYPE_I32, cells);
+    for (uint64_t i = 0; i < cells; i++) {
+        assert_in_range(fallback[i], 0, n_formats - 1);
+        assert_int_equal(available[i] != 0, fallback[i] == (int32_t)(i % (uint64_t)n_formats));
+        assert_true(available[(int)(i / (uint64_t)n_formats) * n_formats + fallback[i]]);
+    }
+    for (int u = 0; u < 4; u++)
+        sprintf(got + strlen(got), "%s%s", u ? " " : "", menu[fallback[u * n_formats + at]]);
+    assert_string_equal(got, expected);
+    const char *text;
+    assert_true(object_text(o, "serving", &text));
+    assert_string_equal(text, serving);
+    mem_free(available);
+    mem_free(fallback);
+    object_close(o);
+    fake_node_fini(&n);
+    world_close(&w);
+}
+
+static void units_that_do_not_fit_fall_back_where_it_is_served(void **state)
+{
+    (void)state;
+    static const char *const int4[] = {"int4_g128", "int4_g64", "int4_g32", "int8_a16", "bf16", NULL};
+    static const char *const tiles[] = {"fp8_block", "fp8", "bf16", NULL}, *const mx[] = {"mxfp8", "fp8", "bf16", NULL};
+    /* widths 128 and 352 */
+    assert_fallbacks("babyllama-1m", "any", int4, "int4_g128", "int4_g128 int4_g128 int4_g128 int4_g32");
+    assert_fallbacks("babyllama-1m", "vllm-hopper", tiles, "fp8_block", "fp8 fp8_block fp8 fp8");
+    assert_fallbacks("babyllama-1m", "any", tiles, "fp8_block", "fp8_block fp8_block fp8_block fp8_block");
+    assert_fallbacks("babyllama-1m", "vllm-blackwell", mx, "mxfp8", "mxfp8 mxfp8 mxfp8 mxfp8");
+    /* 64 and 172 */
+    assert_fallbacks("stories260k", "vllm-ampere", int4, "int4_g128", "int4_g64 int4_g64 int4_g64 int8_a16");
+    assert_fallbacks("stories260k", "any", mx, "mxfp8", "mxfp8 mxfp8 mxfp8 fp8");
+    assert_fallbacks("stories260k", "vllm-blackwell", mx, "mxfp8", "fp8 fp8 fp8 fp8");
+}
+
+static void formats_that_the_server_does_not_run_are_refused_with_the_remedy(void **state)
+{
+    (void)state;
+    static const struct { const char *serving, *format, *text; } cases[] = {
+        {"vllm-blackwell", "int8", "formats: vllm-blackwell does not offer 'int8': "},
+        {"vllm-hopper", "mxfp8", "use 'mxfp8_a16'"},
+        {"vllm-ampere", "fp8_block", "use 'fp8_a16'"},
+    };
+    struct world w;
+    world_open(&w, "stories260k");
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct node n;
+        struct err e = {0};
+        make_node(&n, &w, (const char *const[]){"bf16", cases[i].format, NULL}, NULL);
+        fake_node_set(&n, "serving", cases[i].serving);
+        assert_err(fake_node_run(&n, &e), e, ERR_INPUT, cases[i].text);
+        fake_node_fini(&n);
+    }
+    world_close(&w);
+}
+
 static void renderings_are_what_the_formats_encode(void **state)
 {
     (void)state;
@@ -380,6 +455,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(availability_and_bytes_follow_from_the_shapes),
+        cmocka_unit_test(units_that_do_not_fit_fall_back_where_it_is_served),
+        cmocka_unit_test(formats_that_the_server_does_not_run_are_refused_with_the_remedy),
         cmocka_unit_test(renderings_are_what_the_formats_encode),
         cmocka_unit_test(renderings_that_are_not_there_are_refused_by_name),
         cmocka_unit_test(losses_are_those_of_the_formula),

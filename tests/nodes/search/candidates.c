@@ -60,6 +60,8 @@ static void the_menu_is_read_from_renderings(void **state)
     assert_true(m.total_parameters == expected->total_parameters);
     assert_memory_equal(m.bytes, expected->bytes, 10 * MADE_FORMATS * sizeof *m.bytes);
     assert_memory_equal(m.available, expected->available, 10 * MADE_FORMATS);
+    assert_memory_equal(m.fallback, expected->fallback, 10 * MADE_FORMATS * sizeof *m.fallback);
+    assert_string_equal(m.serving, "any");
     assert_string_equal(m.unit_names[7], "layer.1.unit.3");
     assert_string_equal(m.format_names[2], "half");
     assert_ok(menu_check(&m, o, "renderings", &e), e);
@@ -67,18 +69,41 @@ static void the_menu_is_read_from_renderings(void **state)
     object_close(o);
 }
 
-static void a_uniform_assignment_uses_the_next_larger_format_where_it_must(void **state)
+static void a_uniform_assignment_uses_the_fallback_where_it_must(void **state)
 {
     struct world *w = *state;
     const struct menu *m = &w->made.menu;
     uint8_t a[10];
-    menu_uniform(m, 0, a); /* units 4 and 9 cannot have tiny; small has fewer bytes than tiny, half has more */
+    menu_uniform(m, 0, a); /* units 4 and 9 cannot have tiny */
     for (int u = 0; u < 10; u++)
         assert_int_equal(a[u], u % 5 == 4 ? 2 : 0);
     menu_uniform(m, 3, a);
     for (int u = 0; u < 10; u++)
         assert_int_equal(a[u], 3);
     assert_true(menu_bpp(m, menu_bytes(m, a)) == 16);
+}
+
+static void a_fallback_that_a_unit_cannot_have_is_refused(void **state)
+{
+    struct world *w = *state;
+    static const struct { int unit, format, fallback; const char *text; } cases[] = {
+        {4, 0, 0, "unit 'layer.1.unit.0' would have format 0 where 0 is meant"}, /* not available */
+        {4, 0, -1, "would have format -1 where 0 is meant"},
+        {4, 0, MADE_FORMATS, "would have format 4 where 0 is meant"},
+        {3, 1, 2, "unit 'layer.0.unit.3' would have format 2 where 1 is meant"}, /* but that is available itself */
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct err e;
+        struct menu m;
+        char seed[32];
+        int32_t *at = &w->made.menu.fallback[cases[i].unit * MADE_FORMATS + cases[i].format], old = *at;
+        snprintf(seed, sizeof seed, "broken fallback %zu", i);
+        *at = cases[i].fallback;
+        struct object *o = made_quantize(&w->made, w->store, seed, true);
+        assert_err(menu_read(&m, o, &e), e, ERR_INPUT, cases[i].text);
+        object_close(o);
+        *at = old;
+    }
 }
 
 static void l1_weighs_matrices_by_their_parameters(void **state)
@@ -311,7 +336,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_menu_is_read_from_renderings),
-        cmocka_unit_test(a_uniform_assignment_uses_the_next_larger_format_where_it_must),
+        cmocka_unit_test(a_uniform_assignment_uses_the_fallback_where_it_must),
+        cmocka_unit_test(a_fallback_that_a_unit_cannot_have_is_refused),
         cmocka_unit_test(l1_weighs_matrices_by_their_parameters),
         cmocka_unit_test(a_table_is_read_as_it_was_written),
         cmocka_unit_test(a_table_without_rows_or_windows_is_legal),

@@ -19,7 +19,7 @@ struct made {
     struct arena arena;
 };
 
-/* Unit u of every fifth is not to be had in the first format. Factors of the truth lie within 1/spread and spread. */
+/* Unit u of every fifth is not to be had in the first format and has the third instead. Factors of the truth lie within 1/spread and spread. */
 static inline void made_init(struct made *x, int n_units, double spread, uint64_t seed)
 {
     static char *const names[] = {"tiny", "small", "half", "full"};
@@ -35,7 +35,9 @@ static inline void made_init(struct made *x, int n_units, double spread, uint64_
               (m->parameters = arena_new(&x->arena, (size_t)n_units * sizeof *m->parameters, &e)) &&
               (m->layers = arena_new(&x->arena, (size_t)n_units * sizeof *m->layers, &e)) &&
               (m->bytes = arena_new(&x->arena, cells * sizeof *m->bytes, &e)) &&
-              (m->available = arena_new(&x->arena, cells, &e)), e);
+              (m->available = arena_new(&x->arena, cells, &e)) &&
+              (m->fallback = arena_new(&x->arena, cells * sizeof *m->fallback, &e)), e);
+    snprintf(m->serving, sizeof m->serving, "any");
     memcpy(m->format_names, names, sizeof names);
     for (int u = 0; u < n_units; u++) {
         assert_non_null(m->unit_names[u] = arena_printf(&x->arena, &e, "layer.%d.unit.%d", u / 4, u % 4));
@@ -48,6 +50,7 @@ static inline void made_init(struct made *x, int n_units, double spread, uint64_
             int at = u * MADE_FORMATS + f;
             m->bytes[at] = (uint64_t)((double)m->parameters[u] * bits[f] / 8) + (f == 0 ? 4 : 0);
             m->available[at] = !(f == 0 && u % 5 == 4);
+            m->fallback[at] = m->available[at] ? f : 2;
             x->cost[at] = m->available[at] ? loss * losses[f] : NAN;
             x->truth[at] = loss * losses[f] * own * (f == 2 ? 1.5 : 0.6);
         }

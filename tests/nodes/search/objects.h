@@ -65,6 +65,8 @@ static inline struct object *made_quantize(const struct made *x, struct store *s
     made_add(w, "units/layer", DTYPE_I32, units, 0, m->layers);
     made_add(w, "bytes", DTYPE_U64, units, MADE_FORMATS, m->bytes);
     made_add(w, "available", DTYPE_U8, units, MADE_FORMATS, m->available);
+    made_add(w, "fallback", DTYPE_I32, units, MADE_FORMATS, m->fallback);
+    assert_ok(writer_text(w, "serving", m->serving, &e), e);
     made_add(w, "matrices/unit", DTYPE_I32, matrices, 0, unit);
     made_add(w, "matrices/rows", DTYPE_I64, matrices, 0, rows);
     made_add(w, "matrices/columns", DTYPE_I64, matrices, 0, columns);
