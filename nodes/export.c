@@ -2,7 +2,8 @@
  * (export-formats 2, 3, 5, 6.2, 7). Tensors keep their source names and order; a matrix in a packed format has its
  * parts in place of its `.weight`, and everything else is copied byte for byte. scout.json in it says how it came about
  * and lists the digests of all other files, which is how a later run tells an export that may be replaced from a
- * directory that somebody has changed. The result object lists the tensors and the digests of all files. */
+ * directory that somebody has changed. Before it is put in its place, all of it is read again and compared
+ * (nodes/exported.h). The result object lists the tensors and the digests of all files. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +17,8 @@
 
 #include "engine/base/str.h"
 #include "engine/node.h"
+#include "nodes/exported.h"
 #include "nodes/format/compressed.h"
-#include "nodes/model/renderings.h"
 #include "nodes/publish.h"
 #include "nodes/recipe.h"
 #include "nodes/search/candidates.h"
@@ -74,7 +75,7 @@ struct export {
     struct publish *place;
     struct rendering current;             /* of current_matrix, while its parts are written */
     int current_matrix;                   /* -1: none */
-    uint64_t total, done;                 /* bytes of tensors */
+    uint64_t total, done;                 /* bytes of tensors; each is written, and read again */
 };
 
 /* ----------------------------------------------------------------------------------------------------- the choice */
@@ -226,14 +227,22 @@ static bool deal(struct export *x, struct err *e)
 
 /* ------------------------------------------------------------------------------------------------------ the weights */
 
+static bool advance(void *export, uint64_t bytes, struct err *e)
+{
+    struct export *x = export;
+    if (node_stopping(x->node))
+        return node_stopped(e);
+    x->done += bytes;
+    node_progress(x->node, (double)x->done, 2.0 * (double)x->total, "byte");
+    return true;
+}
+
 /* safetensors_write asks for the bytes of item self->index. Parts of a matrix follow each other, so that its rendering
  * is read once. */
 static bool fill(const struct st_source *self, void *out, struct err *e)
 {
     struct export *x = *(struct export *const *)self->context;
     const struct item *item = &x->items[self->index];
-    if (node_stopping(x->node))
-        return node_stopped(e);
     if (item->copy) {
         if (!safetensors_read(x->model->files, item->copy, 0, item->bytes, out, e))
             return false;
@@ -255,9 +264,7 @@ static bool fill(const struct st_source *self, void *out, struct err *e)
         }
         memcpy(out, x->current.part[item->part], item->bytes);
     }
-    x->done += item->bytes;
-    node_progress(x->node, (double)x->done, (double)x->total, "byte");
-    return true;
+    return advance(x, item->bytes, e);
 }
 
 static bool write_weights(struct export *x, struct err *e)
@@ -480,10 +487,11 @@ static bool write_recipe(struct export *x, struct err *e)
     if (ok)
         root = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}",
                          "tool", compressed_writer(), "version", 1, "model_type", x->model->config.model_type,
-                         "serving", x->menu.serving, "numeric", x->table.numeric, "bytes", (json_int_t)x->chosen->bytes, "unit_parameters",
-                         (json_int_t)parameters, "bpp", menu_bpp(&x->menu, x->chosen->bytes), "candidate", "id",
-                         (json_int_t)x->chosen->id, "origin", x->chosen->origin, "measured", measured, "assignment",
-                         assignment, "splits", splits, "recipe", results, "source_tensors", source, "files", files);
+                         "serving", x->menu.serving, "numeric", x->table.numeric, "bytes",
+                         (json_int_t)x->chosen->bytes, "unit_parameters", (json_int_t)parameters, "bpp",
+                         menu_bpp(&x->menu, x->chosen->bytes), "candidate", "id", (json_int_t)x->chosen->id,
+                         "origin", x->chosen->origin, "measured", measured, "assignment", assignment, "splits",
+                         splits, "recipe", results, "source_tensors", source, "files", files);
     text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
     if (ok && !text)
         ok = err_set(e, ERR_RESOURCE, "out of memory for " RECIPE);
@@ -627,12 +635,20 @@ static void close_export(struct export *x)
     arena_free(&x->arena);
 }
 
+/* What was written is what was to be written, read again by another way. */
+static bool check_again(struct export *x, struct err *e)
+{
+    const struct exported expected = {.source = x->model, .renderings = x->renderings, .formats = x->formats,
+                                      .step = advance, .context = x};
+    return exported_check(publish_path(x->place), &expected, e);
+}
+
 /* Fill the half-made directory and put it in place. */
 static bool publish(struct export *x, const char *directory, struct err *e)
 {
     if (!publish_begin(&x->place, directory, e) || !write_weights(x, e) || !write_index(x, e) || !write_config(x, e) ||
-        !copy_side_files(x, e) || !list_files(x, publish_path(x->place), e) || !write_recipe(x, e) ||
-        !list_files(x, publish_path(x->place), e) || !write_result(x, e))
+        !check_again(x, e) || !copy_side_files(x, e) || !list_files(x, publish_path(x->place), e) ||
+        !write_recipe(x, e) || !list_files(x, publish_path(x->place), e) || !write_result(x, e))
         return false;
     if (node_stopping(x->node))
         return node_stopped(e);
@@ -677,7 +693,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         all += m->files->tensors[i].bytes;
     }
     out->cores = 1;
-    out->memory = 3 * most + (64u << 20);
+    out->memory = 3 * most + (64u << 20); /* also of the check: two renderings of a matrix */
     out->disk = all; /* at most, and beside what it replaces; on the store's file system, mostly */
     model_close(m);
     return true;
@@ -712,7 +728,7 @@ static bool stands(struct node *n, struct object *result, bool quick)
 const struct node_class node_export = {
     .name = "export",
     .summary = "the chosen assignment as a compressed-tensors checkpoint",
-    .version = 2,
+    .version = 3,
     .ports = ports,
     .params = params,
     .needs = needs,

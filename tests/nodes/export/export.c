@@ -5,14 +5,16 @@
 #include <jansson.h>
 #include <math.h>
 
-#include "nodes/model/renderings.h"
+#include "nodes/exported.h"
 #include "nodes/search/candidates.h"
 #include "tests/nodes/fake_node.h"
 
 extern const struct node_class node_quantize, node_export;
 
+/* Most tests have a small menu. */
 static const char *const menu_names[] = {"nvfp4", "nvfp4_a16", "fp8", "bf16", NULL};
 enum { FP8 = 2, BF16 = 3, MENU = 4 };
+#define MOST_UNITS 64
 
 struct world {
     char folder[256], source[512], target[512];
@@ -37,7 +39,7 @@ static struct object *make_info(struct world *w)
     return o;
 }
 
-static void world_open(struct world *w, const char *name)
+static void world_open_menu(struct world *w, const char *name, const char *const *menu)
 {
     struct err e = {0};
     struct node n;
@@ -53,14 +55,17 @@ static void world_open(struct world *w, const char *name)
     fake_node_init(&n, &node_quantize, w->store, "quantize");
     fake_node_connect(&n, "model", "model", w->info, w->source);
     fake_node_connect(&n, "hessian", "hessian", w->hessian, NULL);
-    for (int i = 0; menu_names[i]; i++)
-        fake_node_set(&n, "formats", menu_names[i]);
+    for (; *menu; menu++)
+        fake_node_set(&n, "formats", *menu);
     w->renderings = fake_node_run(&n, &e);
     if (!w->renderings)
         fail_msg("%s", e.text);
     fake_node_fini(&n);
     assert_ok(menu_read(&w->menu, w->renderings, &e), e);
+    assert_in_range(w->menu.n_units, 1, MOST_UNITS);
 }
+
+static void world_open(struct world *w, const char *name) { world_open_menu(w, name, menu_names); }
 
 static void world_close(struct world *w)
 {
@@ -73,14 +78,17 @@ static void world_close(struct world *w)
     check_dir_remove(w->folder);
 }
 
-/* Format of unit u in the mixed assignment: all in turn, where the shape allows. */
-static int mixed(const struct menu *m, int u)
+/* All formats of the menu in turn, where a unit can have them, or all of `uniform` when >= 0. */
+static void assign(const struct world *w, int uniform, uint8_t out[MOST_UNITS])
 {
-    int f = (u + u / MENU) % MENU;
-    return m->available[u * m->n_formats + f] ? f : FP8;
+    const struct menu *m = &w->menu;
+    if (uniform >= 0)
+        menu_uniform(m, uniform, out);
+    for (int u = 0; uniform < 0 && u < m->n_units; u++)
+        out[u] = (uint8_t)m->fallback[u * m->n_formats + (u + u / m->n_formats) % m->n_formats];
 }
 
-/* A selecting node's result whose chosen candidate is the second of two: mixed, or all of `uniform` when >= 0. */
+/* A selecting node's result whose chosen candidate is the second of two. */
 static struct object *choose(struct world *w, int uniform)
 {
     struct err e = {0};
@@ -88,17 +96,13 @@ static struct object *choose(struct world *w, int uniform)
     struct writer *out = NULL;
     struct object *o = NULL;
     struct key key;
-    uint8_t assignment[256] = {0};
+    uint8_t assignment[MOST_UNITS] = {0};
     char seed[32];
     snprintf(seed, sizeof seed, "select %d", uniform);
-    assert_in_range(w->menu.n_units, 1, 256);
     assert_ok(candidates_init(&c, w->menu.n_units, 0, NULL, NULL, &e), e);
     menu_uniform(&w->menu, FP8, assignment);
     assert_non_null(candidates_add(&c, &w->menu, assignment, "uniform", -1, &e));
-    for (int u = 0; u < w->menu.n_units; u++)
-        assignment[u] = (uint8_t)mixed(&w->menu, u);
-    if (uniform >= 0)
-        menu_uniform(&w->menu, uniform, assignment);
+    assign(w, uniform, assignment);
     assert_non_null(candidates_add(&c, &w->menu, assignment, "flip", 0, &e));
     assert_ok(key_of_bytes(seed, strlen(seed), &key, &e) && writer_new(&out, w->store, &key, "select", &e), e);
     assert_ok(candidates_write(&c, &w->menu, out, &e), e);
@@ -180,19 +184,19 @@ static void assert_exported(struct world *w, int uniform)
     struct err e = {0};
     struct model *exported;
     struct renderings *r;
+    uint8_t assignment[MOST_UNITS];
+    assign(w, uniform, assignment);
     assert_ok(model_open(&exported, w->target, &e), e);
     assert_ok(renderings_open_object(&r, w->store, w->renderings, w->model, &e), e);
     assert_int_equal(exported->n_matrices, w->model->n_matrices);
     for (int i = 0; i < exported->n_matrices; i++) {
         const struct matrix *m = &exported->matrices[i];
-        int f = uniform >= 0 ? uniform : mixed(&w->menu, m->unit);
-        if (!w->menu.available[m->unit * w->menu.n_formats + f])
-            f = FP8;
-        assert_string_equal(m->stored->name, menu_names[f]);
+        const char *format = w->menu.format_names[assignment[m->unit]];
+        assert_string_equal(m->stored->name, format);
         struct rendering got, expected;
         struct format_part parts[FORMAT_PARTS];
         assert_ok(model_read_rendering(exported, i, &got, &e), e);
-        assert_ok(renderings_read(r, i, menu_names[f], &expected, &e), e);
+        assert_ok(renderings_read(r, i, format, &expected, &e), e);
         int count = got.format->parts(m->n, m->k, w->model->matrices[i].dtype, parts);
         for (int p = 0; p < count; p++)
             assert_memory_equal(got.part[p], expected.part[p], format_part_bytes(&parts[p]));
@@ -228,6 +232,207 @@ static void the_directory_holds_the_renderings_of_the_chosen_assignment(void **s
     world_close(&w);
 }
 
+/* The group of config.json that has the module as a target, by name; NULL and `ignored` when it is in `ignore`. */
+static const char *group_of(const json_t *q, const char *module, bool *ignored)
+{
+    const char *name, *found = NULL;
+    const json_t *group, *x;
+    size_t i;
+    *ignored = false;
+    json_array_foreach(json_object_get(q, "ignore"), i, x)
+        *ignored = *ignored || strcmp(json_string_value(x), module) == 0;
+    json_object_foreach(json_object_get(q, "config_groups"), name, group)
+        json_array_foreach(json_object_get(group, "targets"), i, x)
+            if (strcmp(json_string_value(x), module) == 0) {
+                if (found || *ignored)
+                    fail_msg("'%s' is in two places", module);
+                found = name;
+            }
+    if (!found && !*ignored)
+        fail_msg("'%s' is nowhere", module);
+    return found;
+}
+
+/* What config.json says: a group per format that occurs, in which each module is once, with that format's scheme. */
+static void assert_config(struct world *w, int uniform)
+{
+    uint8_t assignment[MOST_UNITS];
+    const char *overall = NULL, *groups[16] = {NULL};
+    size_t n, n_groups = 0;
+    bool ignored;
+    char *text = read_text(w->target, "config.json", &n);
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, NULL), *q = json_object_get(root, "quantization_config");
+    assign(w, uniform, assignment);
+    for (int i = 0; i < w->model->n_matrices; i++) {
+        int at = assignment[w->model->matrices[i].unit];
+        const struct format *f = format_find(w->menu.format_names[at]);
+        const char *name = q ? group_of(q, w->model->matrices[i].name, &ignored) : NULL;
+        if (!f->group_format) {
+            assert_null(name);
+            continue;
+        }
+        assert_non_null(name);
+        if (groups[at]) {
+            assert_string_equal(name, groups[at]);
+            continue;
+        }
+        groups[at] = name;
+        n_groups++;
+        const json_t *group = json_object_get(json_object_get(q, "config_groups"), name);
+        json_t *weights = json_loads(f->weights_json, JSON_DECODE_ANY, NULL);
+        json_t *input = json_loads(f->input_json, JSON_DECODE_ANY, NULL);
+        assert_string_equal(json_string_value(json_object_get(group, "format")), f->group_format);
+        assert_true(json_equal(json_object_get(group, "weights"), weights));
+        assert_true(json_equal(json_object_get(group, "input_activations"), input));
+        overall = overall && strcmp(overall, f->group_format) != 0 ? "mixed-precision" : f->group_format;
+        json_decref(weights);
+        json_decref(input);
+    }
+    assert_int_equal(json_object_size(json_object_get(q, "config_groups")), n_groups);
+    if (overall) {
+        assert_string_equal(json_string_value(json_object_get(q, "format")), overall);
+        assert_null(group_of(q, "lm_head", &ignored));
+    }
+    json_decref(root);
+    free(text);
+}
+
+static void assert_all_exported(const char *model, int last)
+{
+    struct world w;
+    world_open_menu(&w, model, format_names);
+    for (int f = -1; f <= last && f < w.menu.n_formats; f++) {
+        struct object *choice = choose(&w, f), *o = export(&w, choice, NULL);
+        assert_exported(&w, f);
+        assert_config(&w, f);
+        object_close(o);
+        object_close(choice);
+    }
+    world_close(&w);
+}
+
+/* Width 352 fits no groups of 64 and 128, and 172 no blocks at all, so that fallbacks make mixes of most. */
+static void every_format_and_a_mix_of_all_is_exported(void **state)
+{
+    (void)state;
+    assert_all_exported("babyllama-1m", MOST_UNITS);
+    assert_all_exported("stories260k", 0);
+}
+
+/* --------------------------------------------------------------------------------------------- what is read again */
+
+/* Change n <= 8 bytes of a tensor of the exported model.safetensors; the old ones go to `old` unless it is NULL. */
+static void poke(const struct world *w, const char *tensor, uint64_t at, const void *bytes, size_t n, void *old)
+{
+    struct err e = {0};
+    struct safetensors *s;
+    char path[800], before[8];
+    assert_ok(safetensors_open(&s, w->target, &e), e);
+    const struct st_tensor *t = safetensors_find(s, tensor);
+    if (!t || at + n > t->bytes || n > sizeof before)
+        fail_msg("there is no byte %llu of '%s'", (unsigned long long)at, tensor);
+    assert_ok(safetensors_read(s, t, at, n, before, &e), e);
+    snprintf(path, sizeof path, "%s/%s", w->target, s->files[t->file]);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)(t->offset + at), SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+    safetensors_close(s);
+    assert_memory_not_equal(before, bytes, n);
+    if (old)
+        memcpy(old, before, n);
+}
+
+/* exported_check of the directory against the assignment: "" or its error. */
+static void read_again(struct world *w, int uniform, struct err *e)
+{
+    struct renderings *r;
+    const struct format *formats_of[MOST_UNITS];
+    uint8_t assignment[MOST_UNITS];
+    assign(w, uniform, assignment);
+    for (int u = 0; u < w->menu.n_units; u++)
+        formats_of[u] = format_find(w->menu.format_names[assignment[u]]);
+    assert_ok(renderings_open_object(&r, w->store, w->renderings, w->model, e), *e);
+    const struct exported x = {.source = w->model, .renderings = r, .formats = formats_of};
+    *e = (struct err){0};
+    (void)!exported_check(w->target, &x, e);
+    renderings_close(r);
+}
+
+static void what_differs_from_what_was_written_is_found(void **state)
+{
+    (void)state;
+    /* In the mix of four: q,k,v of layer 0 are nvfp4, o nvfp4_a16, gate and up fp8, down bf16. */
+    static const struct {
+        const char *tensor;
+        uint64_t at;
+        const char *bytes;
+        size_t n;
+        enum err_code code;
+        const char *text;
+    } cases[] = {
+        {"model.layers.0.self_attn.k_proj.weight_packed", 17, "\x00\xff\x00", 3, ERR_NUMERIC,
+         "tensor 'model.layers.0.self_attn.k_proj.weight_packed', read again, has 0x"},
+        {"model.layers.0.self_attn.o_proj.weight_scale", 255, "\x01", 1, ERR_NUMERIC,
+         "o_proj.weight_scale', read again, has 0x01 at byte 255 where 0x"},
+        {"model.layers.0.self_attn.q_proj.weight_global_scale", 0, "\x00\x00\x80\x3f", 4, ERR_INPUT,
+         "what was exported cannot be read again: "},
+        {"model.layers.0.self_attn.q_proj.weight_global_scale", 0, "\x00\x00\x80\x3f", 4, ERR_INPUT,
+         "the server fuses them and keeps one, so they must be equal"},
+        {"model.layers.0.self_attn.v_proj.input_global_scale", 0, "\x00\x00\x80\x3f", 4, ERR_INPUT, "must be equal"},
+        {"model.layers.0.mlp.up_proj.weight_scale", 8, "\x01\x02\x03\x04", 4, ERR_NUMERIC, "at byte 8 where 0x"},
+        {"model.layers.0.mlp.down_proj.weight", 11000, "\x01\x02\x03\x04", 4, ERR_NUMERIC,
+         "down_proj.weight', read again"},
+        {"model.layers.3.input_layernorm.weight", 126, "\x12\x34", 2, ERR_NUMERIC, "has 0x12 at byte 126 where 0x"},
+        {"model.embed_tokens.weight", 0, "\xff\xff", 2, ERR_NUMERIC,
+         "embed_tokens.weight', read again, has 0xff at byte 0"},
+        {"model.norm.weight", 3, "\xff", 1, ERR_NUMERIC, "at byte 3"},
+    };
+    struct world w;
+    struct err e = {0};
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1);
+    object_close(export(&w, choice, NULL));
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char old[8];
+        read_again(&w, -1, &e);
+        assert_string_equal(e.text, "");
+        poke(&w, cases[i].tensor, cases[i].at, cases[i].bytes, cases[i].n, old);
+        read_again(&w, -1, &e);
+        if (e.code != cases[i].code || !strstr(e.text, cases[i].text))
+            fail_msg("%s, byte %llu: '%s', expected '%s'", cases[i].tensor, (unsigned long long)cases[i].at, e.text,
+                     cases[i].text);
+        poke(&w, cases[i].tensor, cases[i].at, old, cases[i].n, NULL);
+    }
+    object_close(choice);
+    world_close(&w);
+}
+
+static void another_assignment_or_scale_than_was_written_is_found(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    world_open(&w, "stories260k");
+    struct object *choice = choose(&w, -1);
+    object_close(export(&w, choice, NULL));
+    read_again(&w, FP8, &e);
+    assert_int_equal(e.code, ERR_NUMERIC);
+    assert_string_equal(e.text, "module 'model.layers.0.self_attn.q_proj', read again, is "
+                                "'model.layers.0.self_attn.q_proj' in format nvfp4; it was given fp8");
+    for (const char *const *m = (const char *const[]){"q_proj", "k_proj", "v_proj", NULL}; *m; m++) {
+        char tensor[100];
+        snprintf(tensor, sizeof tensor, "model.layers.0.self_attn.%s.input_global_scale", *m);
+        poke(&w, tensor, 0, &(float){2.0f}, sizeof(float), NULL);
+    }
+    read_again(&w, -1, &e);
+    assert_int_equal(e.code, ERR_NUMERIC);
+    assert_non_null(strstr(e.text, "'model.layers.0.self_attn.qkv_proj': input_global_scale, read again, is 2 where"));
+    object_close(choice);
+    world_close(&w);
+}
+
 static void scout_json_and_the_result_say_the_same(void **state)
 {
     (void)state;
@@ -246,9 +451,12 @@ static void scout_json_and_the_result_say_the_same(void **state)
     assert_true(json_real_value(json_object_get(recipe, "bpp")) == bpp);
     assert_true(fabs(bpp - 8.0 * (double)bytes / (double)model_unit_parameters(w.model)) < 1e-12);
     const json_t *assignment = json_object_get(recipe, "assignment");
+    uint8_t formats_of[MOST_UNITS];
+    assign(&w, -1, formats_of);
     for (int u = 0; u < w.menu.n_units; u++)
         assert_string_equal(json_string_value(json_object_get(assignment, w.menu.unit_names[u])),
-                            menu_names[mixed(&w.menu, u)]);
+                            menu_names[formats_of[u]]);
+    assert_string_equal(json_string_value(json_object_get(recipe, "serving")), "any");
     assert_true(json_is_null(json_object_get(json_object_get(recipe, "measured"), "kl_mean")));
     uint64_t n_files, n_digests;
     assert_ok(object_read_strings(o, "files/name", &names, &n_files, &e), e);
@@ -331,7 +539,7 @@ static struct object *choose_measured(struct world *w, uint32_t measured, const 
     struct writer *out = NULL;
     struct object *o = NULL;
     struct key key;
-    uint8_t assignment[256] = {0};
+    uint8_t assignment[MOST_UNITS] = {0};
     assert_ok(candidates_init(&c, w->menu.n_units, WINDOWS, window_tokens, window_document, &e), e);
     snprintf(c.numeric, sizeof c.numeric, "fp32 here");
     snprintf(c.tokens, sizeof c.tokens, "%s", tokens);
@@ -684,6 +892,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_directory_holds_the_renderings_of_the_chosen_assignment),
+        cmocka_unit_test(every_format_and_a_mix_of_all_is_exported),
+        cmocka_unit_test(what_differs_from_what_was_written_is_found),
+        cmocka_unit_test(another_assignment_or_scale_than_was_written_is_found),
         cmocka_unit_test(scout_json_and_the_result_say_the_same),
         cmocka_unit_test(scout_json_has_every_measured_figure),
         cmocka_unit_test(figures_that_are_unknown_are_null),

@@ -81,6 +81,79 @@ static void formats_that_share_a_layout_share_the_top_level_format(void **state)
     str_free(&s);
 }
 
+/* Two modules in each format, in turn. */
+static void every_format_has_a_group_of_its_own(void **state)
+{
+    (void)state;
+    struct compressed_module modules[32];
+    char names[32][32];
+    size_t n = 0, n_groups = 0;
+    for (int i = 0; i < 2; i++)
+        for (const struct format *const *f = formats; *f; f++, n++) {
+            snprintf(names[n], sizeof names[n], "model.layers.%d.m%zu", i, n);
+            modules[n] = (struct compressed_module){names[n], *f};
+        }
+    struct str s;
+    json_t *root = config_of(&s, source, modules, n), *q = json_object_get(root, "quantization_config");
+    assert_string_equal(text_at(q, "format", NULL, NULL), "mixed-precision");
+    for (const struct format *const *f = formats; *f; f++) {
+        char name[24];
+        if (!(*f)->group_format)
+            continue;
+        snprintf(name, sizeof name, "group_%02zu", n_groups++);
+        const json_t *group = json_object_get(json_object_get(q, "config_groups"), name);
+        json_t *weights = json_loads((*f)->weights_json, JSON_DECODE_ANY, NULL);
+        json_t *input = json_loads((*f)->input_json, JSON_DECODE_ANY, NULL);
+        const json_t *targets = json_object_get(group, "targets");
+        assert_string_equal(json_string_value(json_object_get(group, "format")), (*f)->group_format);
+        assert_true(weights && input && json_equal(json_object_get(group, "weights"), weights) &&
+                    json_equal(json_object_get(group, "input_activations"), input));
+        assert_int_equal(json_array_size(targets), 2);
+        for (size_t t = 0; t < 2; t++)
+            assert_string_equal(json_string_value(json_array_get(targets, t)), names[f - formats + (long)(t * n / 2)]);
+        json_decref(weights);
+        json_decref(input);
+    }
+    assert_int_equal(json_object_size(json_object_get(q, "config_groups")), n_groups);
+    assert_int_equal(json_array_size(json_object_get(q, "ignore")), 2);
+    json_decref(root);
+    str_free(&s);
+}
+
+/* The format above all groups is theirs when they have one, however much they differ otherwise. */
+static void the_overall_format_is_mixed_only_when_two_differ(void **state)
+{
+    (void)state;
+    static const struct {
+        const struct format *f[4];
+        const char *overall;
+        size_t groups;
+    } cases[] = {
+        {{&format_nvfp4, &format_nvfp4_a16, &format_bf16}, "nvfp4-pack-quantized", 2},
+        {{&format_fp8, &format_fp8_a16, &format_fp8_block}, "float-quantized", 3},
+        {{&format_int4_g32, &format_int4_g128, &format_int8_a16}, "pack-quantized", 3},
+        {{&format_mxfp4, &format_mxfp4_a16}, "mxfp4-pack-quantized", 2},
+        {{&format_mxfp8, &format_bf16, &format_mxfp8}, "mxfp8-quantized", 1},
+        {{&format_int8, &format_int8_a16}, "mixed-precision", 2},
+        {{&format_int8}, "int-quantized", 1},
+        {{&format_nvfp4, &format_fp8, &format_nvfp4_a16}, "mixed-precision", 3},
+        {{&format_fp8, &format_mxfp8, &format_fp8_block}, "mixed-precision", 3},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static const char *const names[] = {"a.b", "a.c", "a.d", "a.e"};
+        struct compressed_module modules[4];
+        size_t n = 0;
+        for (; n < 4 && cases[i].f[n]; n++)
+            modules[n] = (struct compressed_module){names[n], cases[i].f[n]};
+        struct str s;
+        json_t *root = config_of(&s, source, modules, n), *q = json_object_get(root, "quantization_config");
+        assert_string_equal(text_at(q, "format", NULL, NULL), cases[i].overall);
+        assert_int_equal(json_object_size(json_object_get(q, "config_groups")), cases[i].groups);
+        json_decref(root);
+        str_free(&s);
+    }
+}
+
 static void every_byte_of_the_source_before_the_new_member_stays(void **state)
 {
     (void)state;
@@ -148,6 +221,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(groups_follow_the_menu_and_name_exact_targets),
         cmocka_unit_test(formats_that_share_a_layout_share_the_top_level_format),
+        cmocka_unit_test(every_format_has_a_group_of_its_own),
+        cmocka_unit_test(the_overall_format_is_mixed_only_when_two_differ),
         cmocka_unit_test(every_byte_of_the_source_before_the_new_member_stays),
         cmocka_unit_test(an_unquantized_model_keeps_its_config),
         cmocka_unit_test(odd_layouts_of_the_source_stay_valid_json),
