@@ -8,6 +8,8 @@
 #include <cuda_runtime_api.h>
 #include <stdint.h>
 
+#include "kernels/grid.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -72,20 +74,30 @@ struct kl_arrays {
 cudaError_t launch_kl(struct launch l, const float *s_t, const float *s_c, int64_t rows, int64_t columns, int64_t first,
                       struct kl_arrays state);
 
-/* -- weights.cu ---------------------------------------------------------------------------------------------------- */
-/* Weights [n,k] to rows of panels [., stride] in f32 or bf16 (to nearest even); columns past k become zero. The f32
- * value of a weight is that of its format's `decode`. */
+/* -- unpack.cu, encode.cu ------------------------------------------------------------------------------------------ */
+/* A quantized matrix [n,k] as its format stores it (kernels/grid.h), of any code but CODE_PLAIN. */
+struct coded {
+    struct grid grid;
+    int64_t n, k; /* k is a multiple of grid.columns where a block is of one row and not the whole of it */
+    void *codes, *scales;
+    const float *global; /* the divisor of SCALE_E4M3, on the device */
+};
+/* i >> coded_shift(size) is the block of index i, for blocks of `size`, a power of two; 0: all are of one. */
+static inline int coded_shift(int size)
+{
+    int shift = size > 0 ? 0 : 62;
+    while (size > 1 << shift && size > 0)
+        shift++;
+    return shift;
+}
+/* Weights to rows of panels [., stride] in f32 or bf16 (to nearest even); columns past k become zero. The f32 value of
+ * a weight is that of its format's `decode`. */
 cudaError_t launch_unpack_plain(struct launch l, const void *w, enum plain type, int64_t n, int64_t k, int64_t stride,
                                 int bf16, void *panels);
-cudaError_t launch_unpack_fp8(struct launch l, const uint8_t *code, const float *scale, int64_t n, int64_t k,
-                              int64_t stride, int bf16, void *panels);
-cudaError_t launch_unpack_nvfp4(struct launch l, const uint8_t *packed, const uint8_t *scale, const float *global,
-                                int64_t n, int64_t k, int64_t stride, int bf16, void *panels);
-/* w [n,k] to the parts of a rendering with the bits of the format's `encode`, and d = w - decoded. */
-cudaError_t launch_encode_fp8(struct launch l, const float *w, int64_t n, int64_t k, uint8_t *code, float *scale,
-                              float *d);
-cudaError_t launch_encode_nvfp4(struct launch l, const float *w, int64_t n, int64_t k, float global, uint8_t *packed,
-                                uint8_t *scale, float *d);
+cudaError_t launch_unpack(struct launch l, struct coded w, int64_t stride, int bf16, void *panels);
+/* w [n,k] to codes and scales with the bits of the format's `encode`, and d = w - decoded. The divisor is given here,
+ * and out.global is not touched. */
+cudaError_t launch_encode(struct launch l, const float *w, struct coded out, float global, float *d);
 
 /* -- native.cu: operands of products in the hardware's own formats, with the codes of fake_quantize.cu ------------- */
 /* Rows [0, given) of x [given, k] as codes [rows, stride] and a scale per row; zeros past the given rows and past k. */

@@ -64,24 +64,43 @@ static enum plain plain_of(enum dtype t)
     return t == DTYPE_F32 ? PLAIN_F32 : t == DTYPE_BF16 ? PLAIN_BF16 : PLAIN_F16;
 }
 
+/* How the codes of each element are stored. */
+static const struct {
+    const char *name;
+    enum dtype dtype;
+    int codes; /* in one of the dtype */
+} stored[] = {[ELEMENT_E2M1] = {"weight_packed", DTYPE_U8, 2},
+              [ELEMENT_E4M3] = {"weight", DTYPE_F8_E4M3, 1},
+              [ELEMENT_S8] = {"weight", DTYPE_I8, 1},
+              [ELEMENT_U4B8] = {"weight_packed", DTYPE_I32, 8},
+              [ELEMENT_U8B128] = {"weight_packed", DTYPE_I32, 4}};
+static const enum dtype scale_dtype[] = {[SCALE_F32] = DTYPE_F32, [SCALE_BF16] = DTYPE_BF16, [SCALE_E8M0] = DTYPE_U8,
+                                         [SCALE_E4M3] = DTYPE_F8_E4M3};
+
 bool cuda_check_parts(const struct queue *q, const char *name, const struct packed_matrix *w, struct err *e)
 {
     const struct tensor *p = w->part;
-    switch (w->code) {
-    case CODE_PLAIN:
-        if (p[0].dtype != DTYPE_BF16 && p[0].dtype != DTYPE_F16)
-            return shape_matrix(q, name, "weight", &p[0], DTYPE_F32, w->n, w->k, e);
-        return shape_matrix(q, name, "weight", &p[0], p[0].dtype, w->n, w->k, e);
-    case CODE_FP8:
-        return shape_matrix(q, name, "weight", &p[0], DTYPE_F8_E4M3, w->n, w->k, e) &&
-               shape_matrix(q, name, "weight_scale", &p[1], DTYPE_F32, w->n, 1, e);
-    case CODE_NVFP4:
-        return shape_matrix(q, name, "weight_packed", &p[0], DTYPE_U8, w->n, w->k / 2, e) &&
-               shape_matrix(q, name, "weight_scale", &p[1], DTYPE_F8_E4M3, w->n, w->k / 16, e) &&
-               shape_vector(q, name, "weight_global_scale", &p[2], DTYPE_F32, 1, e);
-    default:
+    if ((unsigned)w->code >= CODE_COUNT)
         return err_set(e, ERR_BUG, "%s: code %d", name, (int)w->code);
+    if (w->code == CODE_PLAIN) {
+        enum dtype t = p[0].dtype == DTYPE_BF16 || p[0].dtype == DTYPE_F16 ? p[0].dtype : DTYPE_F32;
+        return shape_matrix(q, name, "weight", &p[0], t, w->n, w->k, e);
     }
+    const struct grid *g = &weight_grid[w->code];
+    int64_t codes = stored[g->element].codes, multiple = g->rows == 1 && g->columns > codes ? g->columns : codes;
+    if (w->k % multiple != 0)
+        return err_set(e, ERR_BUG, "%s: %lld columns of code %d, expected a multiple of %lld", name, (long long)w->k,
+                       (int)w->code, (long long)multiple);
+    return shape_matrix(q, name, stored[g->element].name, &p[0], stored[g->element].dtype, w->n, w->k / codes, e) &&
+           shape_matrix(q, name, "weight_scale", &p[1], scale_dtype[g->scale], grid_scale_rows(g, w->n),
+                        grid_scale_columns(g, w->k), e) &&
+           (g->scale != SCALE_E4M3 || shape_vector(q, name, "weight_global_scale", &p[2], DTYPE_F32, 1, e));
+}
+
+static struct coded coded_of(const struct packed_matrix *w)
+{
+    return (struct coded){.grid = weight_grid[w->code], .n = w->n, .k = w->k, .codes = w->part[0].data,
+                          .scales = w->part[1].data, .global = w->part[2].data};
 }
 
 bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels, struct err *e)
@@ -95,11 +114,8 @@ bool cuda_unpack(struct queue *q, const struct packed_matrix *w, int64_t first, 
     if (w->code == CODE_PLAIN)
         error = launch_unpack_plain(l, w->part[0].data, plain_of(w->part[0].dtype), w->n, w->k, stride, is_bf16(panels),
                                     to);
-    else if (w->code == CODE_FP8)
-        error = launch_unpack_fp8(l, w->part[0].data, w->part[1].data, w->n, w->k, stride, is_bf16(panels), to);
     else
-        error = launch_unpack_nvfp4(l, w->part[0].data, w->part[1].data, w->part[2].data, w->n, w->k, stride,
-                                    is_bf16(panels), to);
+        error = launch_unpack(l, coded_of(w), stride, is_bf16(panels), to);
     return cuda_ok(q, error, "unpack", e);
 }
 
@@ -109,15 +125,12 @@ bool cuda_encode(struct queue *q, const struct tensor *w, float amax, struct pac
     if (!shape_matrix(q, "encode", "w", w, DTYPE_F32, out->n, out->k, e) || !cuda_check_parts(q, "encode", out, e) ||
         !shape_matrix(q, "encode", "d", d, DTYPE_F32, out->n, out->k, e))
         return false;
-    struct launch l = cuda_launch(q);
-    struct tensor *p = out->part;
-    if (out->code == CODE_FP8)
-        return cuda_ok(q, launch_encode_fp8(l, w->data, out->n, out->k, p[0].data, p[1].data, d->data), "encode", e);
-    if (out->code != CODE_NVFP4)
+    if (out->code == CODE_PLAIN)
         return err_set(e, ERR_BUG, "encode: code %d is stored as it is", (int)out->code);
-    float gs = grid_global(amax);
-    return cuda_upload(q, &p[2], &gs, sizeof gs, e) &&
-           cuda_ok(q, launch_encode_nvfp4(l, w->data, out->n, out->k, gs, p[0].data, p[1].data, d->data), "encode", e);
+    bool shared = weight_grid[out->code].scale == SCALE_E4M3;
+    float global = shared ? grid_global(amax) : 1.0f;
+    return (!shared || cuda_upload(q, &out->part[2], &global, sizeof global, e)) &&
+           cuda_ok(q, launch_encode(cuda_launch(q), w->data, coded_of(out), global, d->data), "encode", e);
 }
 
 /* All rows of x the same: then all rows of y must have the same bits, wherever the library's tiles end. Asked once for

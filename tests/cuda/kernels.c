@@ -2,8 +2,6 @@
  * within a bound with its reason elsewhere. */
 #include "tests/cuda/pair.h"
 
-#include "nodes/format/packed.h"
-
 static const int64_t widths[] = {1, 2, 3, 4, 5, 16, 31, 32, 33, 64, 172, 352, 576, 1000, 1537};
 static const enum numbers kinds[] = {RANDOM, ZEROS, DENORMALS, LARGE, MIXED};
 
@@ -304,61 +302,6 @@ static void a_missing_solver_is_told_when_it_is_called(void **state)
     pair_close(&p);
 }
 
-/* A matrix in every format that is packed: encoded there as here, and decoded to the same numbers. */
-static void packed_case(const struct pair *p, const struct format *f, int64_t n, int64_t k, enum numbers kind)
-{
-    char name[96];
-    struct err e = {0};
-    struct rendering here, brought;
-    struct packed_matrix packed;
-    float *w = numbers(n * k, kind, (uint64_t)(n + k)), amax = 0.0f;
-    for (int64_t i = 0; n > 2 && i < k; i++)
-        w[2 * k + i] = 0.0f; /* a row of zeros among others */
-    struct tensor gw = there(p, w, DTYPE_F32, n, k), gd = blank(p, DTYPE_F32, n, k);
-    CASE(name, "%s, %lld x %lld, numbers %d", f->name, (long long)n, (long long)k, (int)kind);
-    assert_ok(format_amax(w, n, k, &amax, &e), e);
-    assert_ok(format_rendering_new(&here, f, n, k, DTYPE_BF16, &e), e);
-    assert_ok(format_rendering_new(&brought, f, n, k, DTYPE_BF16, &e), e);
-    assert_ok(f->encode(w, amax, &here, &e), e);
-    assert_ok(packed_new(p->gpu, f, n, k, DTYPE_BF16, &packed, &e), e);
-    assert_ok(p->gpu->k->encode(p->gpu, &gw, amax, &packed, &gd, &e), e);
-    assert_ok(packed_download(p->gpu, &packed, &brought, &e), e);
-    struct format_part parts[FORMAT_PARTS];
-    int count = f->parts(n, k, DTYPE_BF16, parts);
-    for (int i = 0; i < count; i++)
-        if (memcmp(here.part[i], brought.part[i], format_part_bytes(&parts[i])) != 0)
-            fail_msg("%s: the bytes of %s differ", name, parts[i].suffix);
-    float *decoded = malloc((size_t)(n * k) * sizeof *decoded), *d = back(p, &gd);
-    assert_non_null(decoded);
-    f->decode(&here, 0, n, decoded);
-    for (int64_t i = 0; i < n * k; i++)
-        if (f32_bits(w[i] - decoded[i]) != f32_bits(d[i]))
-            fail_msg("%s: difference %lld is %.9g, expected %.9g", name, (long long)i, (double)d[i],
-                     (double)(w[i] - decoded[i]));
-    for (int i = 0; i < count; i++)
-        mem_free(here.part[i]), mem_free(brought.part[i]);
-    packed_free(p->gpu, &packed);
-    drop(p, &gw);
-    free(w), free(decoded), free(d);
-}
-
-static void packed_formats_have_the_bytes_of_the_cpu(void **state)
-{
-    (void)state;
-    struct pair p = pair_open();
-    static const int64_t shapes[][2] = {{1, 16}, {3, 48}, {5, 576}, {64, 352 / 16 * 16}};
-    static const int64_t any[][2] = {{1, 1}, {3, 5}, {4, 172}, {7, 33}, {2, 1000}};
-    for (size_t i = 0; i < COUNT(kinds); i++) {
-        for (size_t s = 0; s < COUNT(shapes); s++) {
-            packed_case(&p, &format_nvfp4, shapes[s][0], shapes[s][1], kinds[i]);
-            packed_case(&p, &format_fp8, shapes[s][0], shapes[s][1], kinds[i]);
-        }
-        for (size_t s = 0; s < COUNT(any); s++)
-            packed_case(&p, &format_fp8, any[s][0], any[s][1], kinds[i]);
-    }
-    pair_close(&p);
-}
-
 /* ------------------------------------------------------------------------------------------------- within a bound */
 
 /* A sum of h squares in another order: each way is off by at most (depth + 2) roundings of 2^-24 of the sum, the depth
@@ -632,7 +575,6 @@ int main(void)
         cmocka_unit_test(cholesky_agrees),
         cmocka_unit_test(what_is_not_positive_definite_is_told_with_the_minor),
         cmocka_unit_test(a_missing_solver_is_told_when_it_is_called),
-        cmocka_unit_test(packed_formats_have_the_bytes_of_the_cpu),
         cmocka_unit_test(norms_agree),
         cmocka_unit_test(attention_agrees_and_rows_depend_on_their_past_only),
         cmocka_unit_test(energies_agree),

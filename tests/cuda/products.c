@@ -166,8 +166,10 @@ static void panels_hold_what_the_formats_decode(void **state)
         unpack_case(&p, &format_bf16, DTYPE_F16, 40, mode);
         unpack_case(&p, &format_bf16, DTYPE_F32, 17, mode);
         unpack_case(&p, &format_fp8, DTYPE_BF16, 50, mode);
-        unpack_case(&p, &format_nvfp4, DTYPE_BF16, 48, mode);
         unpack_case(&p, &format_nvfp4_a16, DTYPE_BF16, 16, mode);
+        for (size_t f = 0; formats[f]; f++)
+            if (formats[f]->code != CODE_PLAIN)
+                unpack_case(&p, formats[f], DTYPE_BF16, 128, mode);
     }
     pair_close(&p);
 }
