@@ -204,19 +204,6 @@ __device__ static inline float load_mode(float x, int bf16)
     return nan_unless_finite(x, __uint_as_float(u));
 }
 
-/* The scale of a row of x as ACT_FP8_TOKEN has it, the same in every thread of its block: max(max|x| / 448,
- * 1 / (448 * 512)). `room` as in block_most. */
-__device__ static inline float fp8_input_scale(const float *x, int64_t k, int bf16, uint32_t *room)
-{
-    uint32_t bits = 0;
-    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
-        uint32_t b = magnitude_bits(load_mode(x[i], bf16));
-        bits = b > bits ? b : bits;
-    }
-    float scale = __uint_as_float(block_most(bits, room)) / 448.0f, least = 1.0f / (448.0f * 512.0f);
-    return scale > least ? scale : least;
-}
-
 /* e^x with the bits of kernels/cpu/lanes.h: 0 below -87.33, error 1e-7 of its value; x <= 0 or small. */
 __device__ static inline float exp_f32(float x)
 {

@@ -123,6 +123,13 @@ static bool cuda_swiglu(struct queue *q, const struct tensor *gu, struct tensor 
            cuda_ok(q, launch_swiglu(cuda_launch(q), gu->data, y->data, y->shape[0], y->shape[1]), "swiglu", e);
 }
 
+/* Those that take nothing but the input. */
+static cudaError_t (*const launch_input[ACT_COUNT])(struct launch, const float *, int64_t, int64_t, int, float *) = {
+    [ACT_FP8_TOKEN] = launch_fp8_input,    [ACT_FP8_GROUP] = launch_fp8_group_input,
+    [ACT_MXFP4] = launch_mxfp4_input,      [ACT_MXFP8] = launch_mxfp8_input,
+    [ACT_INT8_TOKEN] = launch_int8_input,
+};
+
 static bool cuda_fake_quantize(struct queue *q, const struct tensor *x, enum act_rule rule, float scale,
                                enum dtype mode, struct tensor *y, struct err *e)
 {
@@ -131,11 +138,14 @@ static bool cuda_fake_quantize(struct queue *q, const struct tensor *x, enum act
     struct launch l = cuda_launch(q);
     int64_t rows = x->shape[0], k = x->shape[1];
     int bf16 = mode == DTYPE_BF16;
+    cudaError_t error;
     if (rule == ACT_NVFP4)
-        return cuda_ok(q, launch_nvfp4_input(l, x->data, rows, k, scale, bf16, y->data), "fake_quantize", e);
-    if (rule == ACT_FP8_TOKEN)
-        return cuda_ok(q, launch_fp8_input(l, x->data, rows, k, bf16, y->data), "fake_quantize", e);
-    return cuda_ok(q, launch_round(l, x->data, rows * k, bf16, y->data), "fake_quantize", e);
+        error = launch_nvfp4_input(l, x->data, rows, k, scale, bf16, y->data);
+    else if (rule == ACT_NONE)
+        error = launch_round(l, x->data, rows * k, bf16, y->data);
+    else
+        error = launch_input[rule](l, x->data, rows, k, bf16, y->data);
+    return cuda_ok(q, error, "fake_quantize", e);
 }
 
 /* Which element it was, found on the host: this ends the node anyway. */

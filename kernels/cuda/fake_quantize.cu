@@ -1,9 +1,8 @@
 /* Input activations as the server would quantize them, rounded there and back, with the bits of the CPU's
- * (export-formats 1.1, 1.2, 2.1, 2.3). */
-#include "kernels/cuda/device.cuh"
+ * (export-formats 1 and 2). */
+#include "kernels/cuda/inputs.cuh"
 
 #define THREADS 256
-#define BLOCK 16
 
 __global__ static void round_all(const float *x, int64_t n, int bf16, float *y)
 {
@@ -17,55 +16,103 @@ cudaError_t launch_round(struct launch l, const float *x, int64_t n, int bf16, f
     return cudaGetLastError();
 }
 
-/* A thread per block of 16: bs = E4M3((gs * max|x|) / 6); r = gs / bs; y = (E2M1(x * r) * bs) / gs. */
-__global__ static void nvfp4_input(const float *x, int64_t blocks, float gs, int bf16, float *y)
+/* Rows of whole groups, so that x is one row of them: a lane takes four numbers, and its neighbours the others of their
+ * group. */
+template <typename INPUT>
+__global__ static void groups(const float *x, int64_t fours, float gs, int bf16, float *y)
 {
-    for (int64_t b = flat_first(); b < blocks; b += flat_step()) {
-        float v[BLOCK], most = 0.0f;
-        for (int i = 0; i < BLOCK; i += 4) {
-            float4 four = ((const float4 *)(x + b * BLOCK))[i / 4];
-            v[i] = load_mode(four.x, bf16), v[i + 1] = load_mode(four.y, bf16);
-            v[i + 2] = load_mode(four.z, bf16), v[i + 3] = load_mode(four.w, bf16);
-        }
-        for (int i = 0; i < BLOCK; i++)
-            most = fmaxf(most, fabsf(v[i])); /* a NaN is kept by its own element below */
-        float bs = round_e4m3(gs * most / 6.0f), r = gs / bs;
-        for (int i = 0; i < BLOCK; i++) {
-            float back = round_e2m1(v[i] * r) * bs / gs;
-            v[i] = nan_unless_finite(v[i], 0.0f < bs ? back : 0.0f);
-        }
-        for (int i = 0; i < BLOCK; i += 4)
-            ((float4 *)(y + b * BLOCK))[i / 4] = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    int lane = threadIdx.x % WARP;
+    for (int64_t at = flat_first() - lane; at < fours; at += flat_step()) { /* a warp goes on as a whole */
+        int64_t i = at + lane;
+        float4 v = i < fours ? load_four(x, i, bf16) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const INPUT g = INPUT::of(lanes_most(four_most(v), INPUT::columns / 4), gs);
+        if (i < fours)
+            ((float4 *)y)[i] = make_float4(g.value(v.x), g.value(v.y), g.value(v.z), g.value(v.w));
     }
+}
+
+template <typename INPUT>
+static cudaError_t launch_groups(struct launch l, const float *x, int64_t rows, int64_t k, float gs, int bf16, float *y)
+{
+    int64_t fours = rows * (k / 4);
+    if (k % INPUT::columns != 0)
+        return cudaErrorInvalidValue;
+    LAUNCH_BLOCKS((groups<INPUT>), flat_blocks(l, fours, THREADS), THREADS, 0, l, x, fours, gs, bf16, y);
+    return cudaGetLastError();
 }
 
 cudaError_t launch_nvfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, float scale, int bf16,
                                float *y)
 {
-    int64_t blocks = rows * (k / BLOCK);
-    LAUNCH_FLAT(nvfp4_input, flat_blocks(l, blocks, THREADS), THREADS, l, x, blocks, scale, bf16, y);
+    return launch_groups<nvfp4_input>(l, x, rows, k, scale, bf16, y);
+}
+cudaError_t launch_mxfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    return launch_groups<mx_input<ELEMENT_E2M1>>(l, x, rows, k, 1.0f, bf16, y);
+}
+cudaError_t launch_mxfp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    return launch_groups<mx_input<ELEMENT_E4M3>>(l, x, rows, k, 1.0f, bf16, y);
+}
+
+/* A warp per 128 numbers of a row, the last of which may be fewer: no width is too odd. */
+__global__ static void __launch_bounds__(THREADS)
+    group_of_row(const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    constexpr int each = fp8_group_input::columns / WARP;
+    int lane = threadIdx.x % WARP;
+    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+        for (int64_t first = threadIdx.x / WARP * fp8_group_input::columns; first < k;
+             first += blockDim.x * each) {
+            float v[each], most = 0.0f;
+            for (int j = 0; j < each; j++) {
+                int64_t i = first + j * WARP + lane;
+                v[j] = i < k ? load_mode(x[r * k + i], bf16) : 0.0f;
+                most = fmaxf(most, fabsf(v[j]));
+            }
+            const fp8_group_input g = fp8_group_input::of(lanes_most(most, WARP));
+            for (int j = 0; j < each; j++) {
+                int64_t i = first + j * WARP + lane;
+                if (i < k)
+                    y[r * k + i] = g.value(v[j]);
+            }
+        }
+}
+
+cudaError_t launch_fp8_group_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    LAUNCH_BLOCKS(group_of_row, row_blocks(l, rows), row_threads(k / 4), 0, l, x, rows, k, bf16, y);
     return cudaGetLastError();
 }
 
-/* A block per row: s = max(max|x| / 448, 1 / (448 * 512)); y = E4M3(x / s) * s */
-__global__ static void __launch_bounds__(THREADS) fp8_input(const float *x, int64_t k, int bf16, float *y)
+/* A block per row, with one scale. */
+template <typename INPUT>
+__global__ static void __launch_bounds__(THREADS) whole_row(const float *x, int64_t k, int bf16, float *y)
 {
     __shared__ uint32_t room[THREADS / WARP];
     x += blockIdx.x * k;
     y += blockIdx.x * k;
-    float s = fp8_input_scale(x, k, bf16, room);
-    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
-        float v = load_mode(x[i], bf16);
-        y[i] = nan_unless_finite(v, round_e4m3(v / s) * s);
-    }
+    const INPUT g = INPUT::of(row_most(x, k, bf16, room));
+    for (int64_t i = threadIdx.x; i < k; i += blockDim.x)
+        y[i] = g.value(load_mode(x[i], bf16));
 }
 
-cudaError_t launch_fp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+template <typename INPUT>
+static cudaError_t launch_whole_rows(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
 {
     int threads = WARP;
     while (threads < THREADS && threads < k)
         threads *= 2;
     if (rows > 0)
-        LAUNCH_BLOCKS(fp8_input, (unsigned)rows, threads, 0, l, x, k, bf16, y);
+        LAUNCH_BLOCKS((whole_row<INPUT>), (unsigned)rows, threads, 0, l, x, k, bf16, y);
     return cudaGetLastError();
+}
+
+cudaError_t launch_fp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    return launch_whole_rows<fp8_token_input>(l, x, rows, k, bf16, y);
+}
+cudaError_t launch_int8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y)
+{
+    return launch_whole_rows<int8_token_input>(l, x, rows, k, bf16, y);
 }

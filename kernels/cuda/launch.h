@@ -44,11 +44,15 @@ cudaError_t launch_rmsnorm(struct launch l, float *x, const float *d, const floa
 cudaError_t launch_attention(struct launch l, const float *qkv, int64_t rows, int heads, int kv_heads, int head_dim,
                              int window, float *out);
 
-/* -- fake_quantize.cu: bits of the CPU's --------------------------------------------------------------------------- */
+/* -- fake_quantize.cu: bits of the CPU's; k a multiple of the columns that share a scale, but for fp8 and int8 ------- */
 cudaError_t launch_round(struct launch l, const float *x, int64_t n, int bf16, float *y);
 cudaError_t launch_nvfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, float scale, int bf16,
                                float *y);
+cudaError_t launch_mxfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
+cudaError_t launch_mxfp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
 cudaError_t launch_fp8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
+cudaError_t launch_fp8_group_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
+cudaError_t launch_int8_input(struct launch l, const float *x, int64_t rows, int64_t k, int bf16, float *y);
 
 /* -- reduce.cu ----------------------------------------------------------------------------------------------------- */
 /* *bits = max(*bits, bits of max|x|); at least 0x7f800000 when an element is not finite. Exact. */

@@ -1,6 +1,6 @@
 /* What products in the hardware's own formats read and what is left to do with their sums. The codes of an input are
  * those that fake_quantize.cu rounds it to. */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/inputs.cuh"
 #include "kernels/cuda/scales.h"
 
 #define THREADS 256
@@ -19,7 +19,7 @@ __global__ static void __launch_bounds__(THREADS)
     codes += row * stride;
     if (row >= given)
         k = 0;
-    float s = fp8_input_scale(x, k, bf16, room);
+    float s = fp8_token_input::of(row_most(x, k, bf16, room)).s;
     for (int64_t i = threadIdx.x; i < stride; i += blockDim.x) {
         float v = i < k ? load_mode(x[i], bf16) : 0.0f;
         codes[i] = is_finite(v) ? e4m3_code(round_e4m3(v / s)) : E4M3_NAN;

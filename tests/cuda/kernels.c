@@ -108,24 +108,48 @@ static void rope_has_the_bits_of_the_cpu(void **state)
     pair_close(&p);
 }
 
+/* Numbers of which many lie half way between two codes: a group's largest is so many steps, and the others are a few
+ * bits. */
+#define TIES NUMBERS_COUNT
+
+static float *inputs(int64_t n, int kind)
+{
+    static const float most[] = {6.0f, 127.0f, 448.0f};
+    float *x = numbers(n, kind == TIES ? RANDOM : (enum numbers)kind, (uint64_t)n);
+    uint64_t seed = 17;
+    for (int64_t i = 0; kind == TIES && i < n; i++) {
+        float limit = most[i / 128 % 3], some = ldexpf((float)(next_random(&seed) % 32), (int)(i * 5 % 9) - 4);
+        x[i] = copysignf(i % 16 == 0 || some > limit ? limit : some, x[i]);
+    }
+    return x;
+}
+
 static void fake_quantize_case(const struct pair *p, int64_t rows, int64_t n, enum act_rule rule, float scale,
-                               enum dtype mode, enum numbers kind)
+                               enum dtype mode, int kind)
 {
     char name[96];
     struct err e = {0};
-    float *x = numbers(rows * n, kind, (uint64_t)n), *want = numbers(rows * n, ZEROS, 1);
+    float *x = inputs(rows * n, kind), *want = numbers(rows * n, ZEROS, 1);
     struct tensor a = tensor_matrix(x, DTYPE_F32, rows, n), y = tensor_matrix(want, DTYPE_F32, rows, n);
     struct tensor ga = there(p, x, DTYPE_F32, rows, n), gy = blank(p, DTYPE_F32, rows, n);
+    struct tensor last = tensor_rows(&ga, rows - 1, 1), alone = blank(p, DTYPE_F32, 1, n);
     CASE(name, "rule %d, %lld x %lld, scale %g, %s, numbers %d", (int)rule, (long long)rows, (long long)n,
-         (double)scale, dtype_info(mode)->name, (int)kind);
+         (double)scale, dtype_info(mode)->name, kind);
     assert_ok(p->cpu->k->fake_quantize(p->cpu, &a, rule, scale, mode, &y, &e) &&
-                  p->gpu->k->fake_quantize(p->gpu, &ga, rule, scale, mode, &gy, &e), e);
-    float *got = back(p, &gy);
+                  p->gpu->k->fake_quantize(p->gpu, &ga, rule, scale, mode, &gy, &e) &&
+                  p->gpu->k->fake_quantize(p->gpu, &last, rule, scale, mode, &alone, &e), e);
+    float *got = back(p, &gy), *one = back(p, &alone);
     assert_bits(want, got, rows * n, name);
+    assert_bits(want + (rows - 1) * n, one, n, name);
     assert_ok(p->gpu->k->fake_quantize(p->gpu, &ga, rule, scale, mode, &ga, &e), e); /* y may be x */
     float *in_place = back(p, &ga);
     assert_bits(want, in_place, rows * n, name);
-    free(x), free(want), free(got), free(in_place);
+    free(x), free(want), free(got), free(one), free(in_place);
+}
+
+static bool rule_fits(enum act_rule rule, int64_t n)
+{
+    return rule == ACT_FP8_GROUP || act_block(rule) == 0 || n % act_block(rule) == 0;
 }
 
 static void fake_quantization_has_the_bits_of_the_cpu(void **state)
@@ -133,39 +157,46 @@ static void fake_quantization_has_the_bits_of_the_cpu(void **state)
     (void)state;
     struct pair p = pair_open();
     static const float scales[] = {1e-3f, 1.0f, 2688.0f, 1e5f};
-    for (size_t i = 0; i < COUNT(kinds); i++)
-        for (int mode = 0; mode < 2; mode++) {
-            enum dtype t = mode ? DTYPE_BF16 : DTYPE_F32;
-            for (size_t w = 0; w < COUNT(widths); w++)
-                fake_quantize_case(&p, 4, widths[w], ACT_FP8_TOKEN, 0.0f, t, kinds[i]);
-            for (size_t s = 0; s < COUNT(scales); s++)
-                for (int64_t n = 16; n <= 80; n += 32)
-                    fake_quantize_case(&p, 5, n, ACT_NVFP4, scales[s], t, kinds[i]);
-        }
+    static const int64_t groups[] = {48, 80, 96, 127, 128, 129, 160, 256, 416};
+    static const int all[] = {RANDOM, ZEROS, DENORMALS, LARGE, MIXED, TIES};
+    for (int rule = ACT_NVFP4; rule < ACT_COUNT; rule++)
+        for (size_t i = 0; i < COUNT(all); i++)
+            for (int mode = 0; mode < 2; mode++)
+                for (size_t w = 0; w < COUNT(widths) + COUNT(groups); w++) {
+                    int64_t n = w < COUNT(widths) ? widths[w] : groups[w - COUNT(widths)];
+                    for (size_t s = 0; rule_fits((enum act_rule)rule, n) && s < (rule == ACT_NVFP4 ? COUNT(scales) : 1);
+                         s++)
+                        fake_quantize_case(&p, 4, n, (enum act_rule)rule, rule == ACT_NVFP4 ? scales[s] : 0.0f,
+                                           mode ? DTYPE_BF16 : DTYPE_F32, all[i]);
+                }
+    /* More than the blocks of an emulated device take at once. */
+    for (int rule = ACT_NVFP4; rule < ACT_COUNT; rule++)
+        fake_quantize_case(&p, 130, 1024, (enum act_rule)rule, rule == ACT_NVFP4 ? 100.0f : 0.0f, DTYPE_BF16, MIXED);
     fake_quantize_case(&p, 1, 60000, ACT_FP8_TOKEN, 0.0f, DTYPE_F32, MIXED);
-    fake_quantize_case(&p, 130, 1024, ACT_NVFP4, 100.0f, DTYPE_BF16, MIXED);
+    fake_quantize_case(&p, 1, 60001, ACT_INT8_TOKEN, 0.0f, DTYPE_F32, MIXED);
+    fake_quantize_case(&p, 1, 60001, ACT_FP8_GROUP, 0.0f, DTYPE_F32, MIXED);
     pair_close(&p);
 }
 
 static void what_is_not_finite_is_not_hidden(void **state)
 {
     (void)state;
+    enum { K = 96 };
     struct pair p = pair_open();
     struct err e = {0};
     static const uint32_t bad[] = {0x7f800000u, 0xff800000u, 0x7fc00000u, 0x7f800001u, 0xffffffffu};
-    static const enum act_rule rules[] = {ACT_NONE, ACT_NVFP4, ACT_FP8_TOKEN};
     for (size_t b = 0; b < COUNT(bad); b++)
-        for (int c = 0; c < 6; c++) {
-            float *x = numbers(48, RANDOM, 3);
-            x[17] = f32_from_bits(bad[b]);
-            struct tensor g = there(&p, x, DTYPE_F32, 1, 48);
-            enum act_rule rule = rules[c / 2];
-            assert_ok(p.gpu->k->fake_quantize(p.gpu, &g, rule, rule == ACT_NVFP4 ? 100.0f : 0.0f,
-                                              c % 2 ? DTYPE_BF16 : DTYPE_F32, &g, &e), e);
-            float *y = back(&p, &g);
-            assert_false(isfinite(y[17]));
-            free(x), free(y);
-        }
+        for (int rule = ACT_NONE; rule < ACT_COUNT; rule++)
+            for (int mode = 0; mode < 2; mode++) {
+                float *x = numbers(K, RANDOM, 3);
+                x[17] = f32_from_bits(bad[b]);
+                struct tensor g = there(&p, x, DTYPE_F32, 1, K);
+                assert_ok(p.gpu->k->fake_quantize(p.gpu, &g, (enum act_rule)rule, rule == ACT_NVFP4 ? 100.0f : 0.0f,
+                                                  mode ? DTYPE_BF16 : DTYPE_F32, &g, &e), e);
+                float *y = back(&p, &g);
+                assert_false(isfinite(y[17]));
+                free(x), free(y);
+            }
     pair_close(&p);
 }
 
