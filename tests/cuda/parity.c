@@ -12,17 +12,17 @@
 #include "nodes/model/tokenizer.h"
 #include "nodes/search/stats.h"
 
-enum { NVFP4, NVFP4_A16, FP8, BF16, FORMATS };
-static const char *const format_of[FORMATS] = {"nvfp4", "nvfp4_a16", "fp8", "bf16"};
+enum { MOST_FORMATS = 32 };
+static int n_formats, bf16_format; /* of formats[] */
 
-/* Which formats the assignments of a test are drawn from. */
-struct menu {
-    const char *name;
-    uint8_t format[FORMATS];
-    int n;
-};
-static const struct menu weight_only = {"nvfp4_a16 and bf16", {NVFP4_A16, BF16}, 2};
-static const struct menu with_inputs = {"all formats", {NVFP4, NVFP4_A16, FP8, BF16}, 4};
+/* Which formats the assignments of a test are drawn from: those that leave inputs alone, or all. */
+enum menu { WEIGHT_ONLY, WITH_INPUTS };
+
+static bool is_on(enum menu menu, int format, const struct unit *u)
+{
+    const struct format *f = formats[format];
+    return format_fits(f, u->n, u->k) && (menu == WITH_INPUTS || f->act == ACT_NONE);
+}
 
 static const struct size {
     size_t candidates; /* candidate 0 is the original, the others are random */
@@ -36,7 +36,7 @@ static struct size size;
 static struct {
     struct model *model;
     struct token_set tokens;
-    struct rendering *rendering[FORMATS]; /* [matrix] */
+    struct rendering *rendering[MOST_FORMATS]; /* [matrix]; where the format fits */
 } world;
 
 /* ---------------------------------------------------------------------------------------------------------- figures */
@@ -88,8 +88,10 @@ static void open_tokens(void)
 static void render_unit(const struct unit *u, int format)
 {
     struct err e;
-    const struct format *f = format_find(format_of[format]);
+    const struct format *f = formats[format];
     float amax = 0.0f, *w[4] = {0};
+    if (!format_fits(f, u->n, u->k))
+        return;
     for (int i = 0; i < u->count; i++) {
         const struct matrix *m = &world.model->matrices[u->first + i];
         assert_ok(mem_raw(&w[i], (size_t)(m->n * m->k), &e), e);
@@ -99,7 +101,7 @@ static void render_unit(const struct unit *u, int format)
     for (int i = 0; i < u->count; i++) {
         const struct matrix *m = &world.model->matrices[u->first + i];
         struct rendering *r = &world.rendering[format][u->first + i];
-        if (format == BF16) {
+        if (format == bf16_format) {
             assert_ok(model_read_rendering(world.model, u->first + i, r, &e), e);
         } else {
             assert_ok(format_rendering_new(r, f, m->n, m->k, m->dtype, &e), e);
@@ -117,7 +119,10 @@ static int open_world(void **state)
     snprintf(path, sizeof path, "%s/data/models/babyllama-1m", check_root());
     assert_ok(model_open(&world.model, path, &e), e);
     open_tokens();
-    for (int f = 0; f < FORMATS; f++) {
+    for (n_formats = 0; formats[n_formats]; n_formats++)
+        bf16_format = formats[n_formats] == &format_bf16 ? n_formats : bf16_format;
+    assert_in_range(n_formats, 1, MOST_FORMATS);
+    for (int f = 0; f < n_formats; f++) {
         assert_ok(mem_new(&world.rendering[f], (size_t)world.model->n_matrices, &e), e);
         for (int u = 0; u < world.model->n_units; u++)
             render_unit(&world.model->units[u], f);
@@ -128,7 +133,7 @@ static int open_world(void **state)
 static int close_world(void **state)
 {
     (void)state;
-    for (int f = 0; f < FORMATS; f++) {
+    for (int f = 0; f < n_formats; f++) {
         for (int i = 0; i < world.model->n_matrices; i++)
             rendering_free(&world.rendering[f][i]);
         mem_free(world.rendering[f]);
@@ -138,8 +143,18 @@ static int close_world(void **state)
     return 0;
 }
 
-/* A third are near neighbours of the one before: prefixes to share, and pairs that are hard to tell apart. */
-static uint8_t **draw(const struct menu *menu)
+static uint8_t draw_format(enum menu menu, size_t unit, uint64_t *seed)
+{
+    int f;
+    do
+        f = (int)(next_random(seed) % (unsigned)n_formats);
+    while (!is_on(menu, f, &world.model->units[unit]));
+    return (uint8_t)f;
+}
+
+/* A third are near neighbours of the one before, with another format in the second half: prefixes to share, and pairs
+ * that are hard to tell apart. */
+static uint8_t **draw(enum menu menu)
 {
     struct err e;
     uint8_t **list;
@@ -151,10 +166,11 @@ static uint8_t **draw(const struct menu *menu)
         if (c % 3 == 2)
             memcpy(list[c], list[c - 1], units);
         for (size_t u = 0; u < units && c % 3 != 2; u++)
-            list[c][u] = menu->format[next_random(&seed) % (unsigned)menu->n];
-        list[c][next_random(&seed) % units] = menu->format[next_random(&seed) % (unsigned)menu->n];
+            list[c][u] = draw_format(menu, u, &seed);
+        size_t half = units / 2, other = half + next_random(&seed) % (units - half);
+        list[c][other] = draw_format(menu, other, &seed);
     }
-    memset(list[0], BF16, units);
+    memset(list[0], bf16_format, units);
     return list;
 }
 
@@ -178,7 +194,7 @@ struct side {
 static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
 {
     struct side *s = context;
-    const struct format *f = format_find(format_of[format]);
+    const struct format *f = formats[format];
     *out = (struct unit_weights){.act = f->act, .act_scale = f->static_input_scale ? 2688.0f / 24.0f : 0.0f};
     return weights_pack(s->q, world.model, unit, world.rendering[format] + world.model->units[unit].first, s->f.mode,
                         out, e);
@@ -203,7 +219,7 @@ static void open_side(struct side *s, struct queue *q, enum dtype mode)
     assert_ok(forward_open(&s->f, world.model, q, mode, (int)size.window, &e), e);
     assert_ok(mem_raw(&s->teacher, (size_t)(size.windows * size.window) * (size_t)world.model->config.hidden, &e), e);
     assert_ok(mem_new(&original, (size_t)world.model->n_units, &e), e);
-    memset(original, BF16, (size_t)world.model->n_units);
+    memset(original, bf16_format, (size_t)world.model->n_units);
     struct pass p = pass_of(s);
     assert_ok(pass_states(&p, original, windows, size.windows, s->teacher, &e), e);
     mem_free(original);
@@ -370,7 +386,7 @@ static void weight_only_in_fp32(void **state)
     struct side gpu;
     struct results on_cpu, on_gpu;
     struct pair p = pair_open();
-    uint8_t **list = draw(&weight_only);
+    uint8_t **list = draw(WEIGHT_ONLY);
     double worst = 0.0, apart = 0.0, least = INFINITY, most = 0.0;
     results_new(&on_gpu);
     open_side(&gpu, p.gpu, DTYPE_F32);
@@ -384,7 +400,7 @@ static void weight_only_in_fp32(void **state)
         least = c > 0 ? fmin(least, want) : least;
         most = fmax(most, want);
     }
-    const char *what = "fp32, nvfp4_a16 and bf16";
+    const char *what = "fp32, weight-only formats";
     figure(what, "assignments", (double)(size.candidates - 1), "", true);
     figure(what, "least KL on the CPU", least, "nats", true);
     figure(what, "largest KL on the CPU", most, "nats", true);
@@ -436,7 +452,7 @@ static void quantized_inputs_in_bf16(void **state)
     struct side gpu;
     struct results fp32, bf16, on_gpu;
     struct pair p = pair_open();
-    uint8_t **list = draw(&with_inputs);
+    uint8_t **list = draw(WITH_INPUTS);
     double squares = 0.0, apart_squares = 0.0, apart = 0.0, least = INFINITY, most = 0.0;
     results_new(&on_gpu);
     open_side(&gpu, p.gpu, DTYPE_BF16);
