@@ -13,9 +13,10 @@
 struct set {
     struct tensor norm, ids, cosine, sine, gram, state;
     struct tensor plain, panels; /* bf16 panels of gate and up: a source and a target */
-    struct packed_matrix fp8, nvfp4, wide_fp8, wide_nvfp4; /* of down to encode into, of gate and up to unpack */
+    struct packed_matrix to[CODE_COUNT], from[CODE_COUNT]; /* of down to encode into, of gate and up to unpack */
     struct attention_shape shape;
     int64_t rows, qkv, up; /* tokens, columns of q, k and v, rows of gate and up */
+    int which;             /* the code or rule of the kernel in hand */
 };
 
 /* Views of this turn: x and d are read, y is written. */
@@ -73,53 +74,32 @@ static void run_embed(struct bench *b, void *context, int turn)
     bench_must(b->k->embed(b->q, &table, &s->ids, &y, &e), &e);
 }
 
-static void quantize(struct bench *b, struct set *s, int turn, enum act_rule rule, float scale)
+static void run_input(struct bench *b, void *context, int turn)
 {
     struct err e;
+    struct set *s = context;
     struct tensor x = X(s->rows, b->s.intermediate), y = Y(s->rows, b->s.intermediate);
-    bench_must(b->k->fake_quantize(b->q, &x, rule, scale, DTYPE_BF16, &y, &e), &e);
+    bench_must(b->k->fake_quantize(b->q, &x, (enum act_rule)s->which, s->which == ACT_NVFP4 ? 2688.0f / 4.0f : 0.0f,
+                                   DTYPE_BF16, &y, &e), &e);
 }
-static void run_round(struct bench *b, void *s, int turn) { quantize(b, s, turn, ACT_NONE, 0.0f); }
-static void run_nvfp4_input(struct bench *b, void *s, int turn) { quantize(b, s, turn, ACT_NVFP4, 2688.0f / 4.0f); }
-static void run_fp8_input(struct bench *b, void *s, int turn) { quantize(b, s, turn, ACT_FP8_TOKEN, 0.0f); }
 
-static void unpack(struct bench *b, struct set *s, const struct packed_matrix *w)
+static void run_unpack(struct bench *b, void *context, int turn)
 {
     struct err e;
-    bench_must(b->k->unpack(b->q, w, 0, &s->panels, &e), &e);
-}
-
-static void run_unpack_plain(struct bench *b, void *context, int turn)
-{
     struct set *s = context;
     struct packed_matrix w = {.code = CODE_PLAIN, .n = s->up, .k = b->s.hidden, .part = {s->plain}};
     (void)turn;
     w.part[0].layout = TENSOR_ROWS;
-    unpack(b, s, &w);
-}
-static void run_unpack_fp8(struct bench *b, void *context, int turn)
-{
-    struct set *s = context;
-    (void)turn;
-    unpack(b, s, &s->wide_fp8);
-}
-static void run_unpack_nvfp4(struct bench *b, void *context, int turn)
-{
-    struct set *s = context;
-    (void)turn;
-    unpack(b, s, &s->wide_nvfp4);
+    bench_must(b->k->unpack(b->q, s->which == CODE_PLAIN ? &w : &s->from[s->which], 0, &s->panels, &e), &e);
 }
 
-static void encode(struct bench *b, int turn, struct packed_matrix *to)
+static void run_encode(struct bench *b, void *context, int turn)
 {
     struct err e;
+    struct set *s = context;
+    struct packed_matrix *to = &s->to[s->which];
     struct tensor w = X(to->n, to->k), d = Y(to->n, to->k);
     bench_must(b->k->encode(b->q, &w, 4.0f, to, &d, &e), &e);
-}
-static void run_encode_fp8(struct bench *b, void *context, int turn) { encode(b, turn, &((struct set *)context)->fp8); }
-static void run_encode_nvfp4(struct bench *b, void *context, int turn)
-{
-    encode(b, turn, &((struct set *)context)->nvfp4);
 }
 
 /* Out of the caches, unlike in a pass, where the product has just left the logits there. */
@@ -204,21 +184,25 @@ static void set_init(struct bench *b, struct set *s)
     bench_rope(b, &s->cosine, &s->sine);
     s->plain = bench_panels(b, s->up, h, 0.02f);
     bench_must(b->k->panels_new(b->q, &s->panels, s->up, h, DTYPE_BF16, &e), &e);
-    s->fp8 = bench_packed(b, &format_fp8, i, h, 0.02f);
-    s->nvfp4 = bench_packed(b, &format_nvfp4, i, h, 0.02f);
-    s->wide_fp8 = bench_packed(b, &format_fp8, s->up, h, 0.02f);
-    s->wide_nvfp4 = bench_packed(b, &format_nvfp4, s->up, h, 0.02f);
+    for (size_t f = 0; formats[f]; f++) {
+        enum weight_code code = formats[f]->code;
+        if (code == CODE_PLAIN || s->to[code].n > 0 || !format_fits(formats[f], i, h))
+            continue;
+        s->to[code] = bench_packed(b, formats[f], i, h, 0.02f);
+        s->from[code] = bench_packed(b, formats[f], s->up, h, 0.02f);
+    }
     set_small(b, s);
 }
 
 static void set_fini(struct bench *b, struct set *s)
 {
     struct tensor *all[] = {&s->norm, &s->ids, &s->cosine, &s->sine, &s->gram, &s->state, &s->plain, &s->panels};
-    struct packed_matrix *packed[] = {&s->fp8, &s->nvfp4, &s->wide_fp8, &s->wide_nvfp4};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         bench_free(b, all[i]);
-    for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
-        packed_free(b->q, packed[i]);
+    for (int code = 0; code < CODE_COUNT; code++) {
+        packed_free(b->q, &s->to[code]);
+        packed_free(b->q, &s->from[code]);
+    }
 }
 
 /* ----------------------------------------------------------------------------------------------------------- tables */
@@ -232,6 +216,16 @@ struct bound {
     double bytes;
 };
 
+static void tell_bound(struct bench *b, struct set *s, const struct bound *what)
+{
+    char name[128];
+    double work = what->bytes * (double)(what->rows * what->columns);
+    struct bench_time m = bench_time(b, what->run, s, work, &b->copy);
+    snprintf(name, sizeof name, "%s, %lld x %lld, %g bytes each: share of the copy", what->name,
+             (long long)what->rows, (long long)what->columns, what->bytes);
+    bench_figure(b, name, m.share, "", TARGET);
+}
+
 static void bench_bound(struct bench *b, struct set *s)
 {
     int64_t t = s->rows, h = b->s.hidden, i = b->s.intermediate, rotated = (int64_t)(b->s.heads + b->s.kv_heads);
@@ -242,25 +236,42 @@ static void bench_bound(struct bench *b, struct set *s)
         {"rope", run_rope, t, rotated * b->s.head_dim, 8},
         {"swiglu", run_swiglu, t, i, 12},
         {"embed of bf16", run_embed, t, h, 6},
-        {"fake_quantize, rounding to bf16", run_round, t, i, 8},
-        {"fake_quantize, nvfp4", run_nvfp4_input, t, i, 8},
-        {"fake_quantize, fp8", run_fp8_input, t, i, 8},
-        {"unpack of bf16 to bf16", run_unpack_plain, s->up, h, 4},
-        {"unpack of fp8 to bf16", run_unpack_fp8, s->up, h, 3},
-        {"unpack of nvfp4 to bf16", run_unpack_nvfp4, s->up, h, 2.5625},
-        {"encode to fp8", run_encode_fp8, i, h, 9},
-        {"encode to nvfp4", run_encode_nvfp4, i, h, 8.5625},
         {"kl_tile", run_kl, b->k->head_rows, b->k->head_columns, 8},
         {"amax", run_amax, t, i, 4},
         {"energy", run_energy, i, h, 8},
     };
-    for (size_t n = 0; n < sizeof all / sizeof *all; n++) {
-        char name[128];
-        double work = all[n].bytes * (double)(all[n].rows * all[n].columns);
-        struct bench_time m = bench_time(b, all[n].run, s, work, &b->copy);
-        snprintf(name, sizeof name, "%s, %lld x %lld, %g bytes each: share of the copy", all[n].name,
-                 (long long)all[n].rows, (long long)all[n].columns, all[n].bytes);
-        bench_figure(b, name, m.share, "", TARGET);
+    for (size_t n = 0; n < sizeof all / sizeof *all; n++)
+        tell_bound(b, s, &all[n]);
+}
+
+static void bench_inputs(struct bench *b, struct set *s)
+{
+    static const char *const names[ACT_COUNT] = {
+        [ACT_NONE] = "rounding to bf16", [ACT_NVFP4] = "nvfp4", [ACT_FP8_TOKEN] = "fp8", [ACT_MXFP4] = "mxfp4",
+        [ACT_FP8_GROUP] = "fp8 in groups", [ACT_MXFP8] = "mxfp8", [ACT_INT8_TOKEN] = "int8"};
+    for (s->which = 0; s->which < ACT_COUNT; s->which++) {
+        char name[64];
+        snprintf(name, sizeof name, "fake_quantize, %s", names[s->which]);
+        tell_bound(b, s, &(struct bound){name, run_input, s->rows, b->s.intermediate, 8});
+    }
+}
+
+/* Codes and scales, and two bytes of panels, or four of w and of what is left of it. */
+static void bench_codes(struct bench *b, struct set *s)
+{
+    int64_t h = b->s.hidden, i = b->s.intermediate;
+    s->which = CODE_PLAIN;
+    tell_bound(b, s, &(struct bound){"unpack of bf16 to bf16", run_unpack, s->up, h, 4});
+    for (size_t f = 0; formats[f]; f++) {
+        char name[64];
+        s->which = formats[f]->code;
+        if (s->to[s->which].n == 0 || (formats[f + 1] && formats[f + 1]->code == formats[f]->code))
+            continue; /* of a code, the last format */
+        double each = (double)packed_bytes(formats[f], s->up, h, DTYPE_BF16) / (double)(s->up * h);
+        snprintf(name, sizeof name, "unpack of %s to bf16", formats[f]->name);
+        tell_bound(b, s, &(struct bound){name, run_unpack, s->up, h, each + 2.0});
+        snprintf(name, sizeof name, "encode to %s", formats[f]->name);
+        tell_bound(b, s, &(struct bound){name, run_encode, i, h, each + 8.0});
     }
 }
 
@@ -284,6 +295,8 @@ void bench_kernels(struct bench *b)
     struct set s;
     set_init(b, &s);
     bench_bound(b, &s);
+    bench_inputs(b, &s);
+    bench_codes(b, &s);
     bench_computing(b, &s);
     set_fini(b, &s);
 }

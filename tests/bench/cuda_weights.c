@@ -12,7 +12,7 @@
 #define MOST_LANES 4
 #define MOST_RATIO 1.10  /* brought over resident, of nvfp4 for so many lanes */
 
-const char *const bench_formats[BENCH_FORMATS] = {"nvfp4", "fp8", "bf16"};
+const char *const bench_formats[BENCH_FORMATS] = {"nvfp4", "fp8", "int4_g32", "mxfp8", "bf16"};
 
 struct renderings {
     const struct model *model;

@@ -5,7 +5,7 @@
 #include "nodes/model/resident.h"
 #include "tests/bench/cuda.h"
 
-enum { BENCH_NVFP4, BENCH_FP8, BENCH_BF16, BENCH_FORMATS }; /* indices of formats */
+enum { BENCH_NVFP4, BENCH_FP8, BENCH_INT4, BENCH_MXFP8, BENCH_BF16, BENCH_FORMATS }; /* indices of formats */
 extern const char *const bench_formats[BENCH_FORMATS];
 
 struct bench_weights {
