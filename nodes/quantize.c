@@ -835,7 +835,7 @@ static void tell_fallback(const struct work *w, const int32_t *fallback)
 {
     const struct model *m = w->model;
     for (int f = 0; f < w->n_formats; f++) {
-        const char *note = serving_note(w->serving, w->formats[f]);
+        const char *note = serving_rule(w->serving, w->formats[f])->note;
         char why[SERVING_TEXT] = "";
         int n = 0, instead = -1;
         if (note)

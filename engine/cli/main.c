@@ -6,7 +6,8 @@
 #include "kernels/devices.h"
 
 static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_explain,
-                                                 &command_nodes, &command_graph, &command_check, &command_devices};
+                                                 &command_nodes, &command_formats, &command_graph, &command_check,
+                                                 &command_devices};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *out)

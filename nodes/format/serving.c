@@ -75,28 +75,22 @@ const struct serving_profile *serving_find(const char *name)
 
 /* -------------------------------------------------------------------------------------------------- what is offered */
 
-static const struct serving_rule *rule_of(const struct serving_profile *p, const struct format *f)
+const struct serving_rule *serving_rule(const struct serving_profile *p, const struct format *f)
 {
-    for (const struct serving_rule *r = p->rules; r->format; r++)
-        if (r->format == f)
-            return r;
-    return NULL;
+    const struct serving_rule *r = p->rules;
+    while (r->format && r->format != f)
+        r++;
+    return r; /* the last has no format, and is zero otherwise */
 }
 
 bool serving_offers(const struct serving_profile *p, const struct format *f, char why[SERVING_TEXT])
 {
-    const struct serving_rule *r = rule_of(p, f);
+    const struct serving_rule *r = serving_rule(p, f);
     why[0] = '\0';
-    if (!r || !r->why)
+    if (!r->why)
         return true;
     snprintf(why, SERVING_TEXT, "%s does not offer '%s': %s; use '%s'", p->name, f->name, r->why, r->instead->name);
     return false;
-}
-
-const char *serving_note(const struct serving_profile *p, const struct format *f)
-{
-    const struct serving_rule *r = rule_of(p, f);
-    return r ? r->note : NULL;
 }
 
 void serving_add_seam(struct serving_unit *u, int64_t row)
@@ -128,11 +122,9 @@ static bool lacks(const struct serving_profile *p, const struct format *f, const
 bool serving_fits(const struct serving_profile *p, const struct format *f, const struct serving_unit *u,
                   char why[SERVING_TEXT])
 {
-    static const struct serving_rule none = {0};
-    const struct serving_rule *r = rule_of(p, f);
+    const struct serving_rule *r = serving_rule(p, f);
     if (!serving_offers(p, f, why))
         return false;
-    r = r ? r : &none;
     if (!format_fits(f, u->n, u->k))
         return lacks(&profile_any, f, u, why, MULTIPLE, f->k_multiple, COLUMNS, u->k);
     if (r->not_head && u->is_head) {
@@ -152,13 +144,13 @@ bool serving_fits(const struct serving_profile *p, const struct format *f, const
     return true;
 }
 
-/* --------------------------------------------------------------------------------------------------------- fallback */
+/* -------------------------------------------------------------------------------------------------------- fallback */
 
 #define EIGHT_BITS_A16 &format_int8_a16, &format_fp8_a16, &format_mxfp8_a16
 #define EIGHT_BITS &format_fp8, &format_int8, &format_mxfp8
 
-/* Each begins with the format that it is for. Formats of four bits go on to those with smaller blocks, then all to those
- * of eight, with the same treatment of inputs first. */
+/* Each begins with the format that it is for. Formats of four bits go on to those with smaller blocks, then all go on
+ * to those of eight, with the same treatment of inputs first. */
 static const struct format *const chains[][12] = {
     {&format_int4_g128, &format_int4_g64, &format_int4_g32, &format_nvfp4_a16, EIGHT_BITS_A16, EIGHT_BITS,
      &format_bf16},

@@ -29,6 +29,9 @@ extern const struct serving_profile *const serving_profiles[]; /* NULL-terminate
 extern const char *const serving_names[];                      /* likewise, for parameter choices */
 const struct serving_profile *serving_find(const char *name);  /* NULL when there is none */
 
+/* What it says of a format; a rule without format, and without limits, where it says nothing. */
+const struct serving_rule *serving_rule(const struct serving_profile *p, const struct format *f);
+
 /* A unit, as far as servers look at it. */
 struct serving_unit {
     const char *name; /* for reasons */
@@ -41,8 +44,6 @@ void serving_add_seam(struct serving_unit *u, int64_t row);
 
 /* Does the profile offer the format to any unit? If not, `why` says why not and which to use instead. */
 bool serving_offers(const struct serving_profile *p, const struct format *f, char why[SERVING_TEXT]);
-/* The condition under which it does; NULL: none. */
-const char *serving_note(const struct serving_profile *p, const struct format *f);
 /* Can this unit have it? If not, `why` says what it lacks. */
 bool serving_fits(const struct serving_profile *p, const struct format *f, const struct serving_unit *u,
                   char why[SERVING_TEXT]);

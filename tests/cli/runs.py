@@ -332,6 +332,25 @@ class Runs(unittest.TestCase):
         self.assertGreaterEqual(events[0]["units"], 1)
         self.assertEqual(self.scout("--version").stdout.splitlines()[1], text[2][len("build: "):])
 
+    def test_formats_lists_what_each_server_makes_of_them(self):
+        events = [json.loads(x) for x in self.scout("formats", "--json").stdout.splitlines()]
+        by_name = {e["name"]: {p["name"]: p for p in e["serving"]} for e in events}
+        bits = {e["name"]: e["bits"] for e in events}
+        self.assertEqual((bits["nvfp4_a16"], bits["mxfp4"], bits["bf16"]), (4.5 + 32 / 4096**2, 4.25, 16))
+        self.assertEqual(by_name["nvfp4"]["vllm-hopper"]["instead"], "nvfp4_a16")
+        self.assertTrue(by_name["nvfp4"]["vllm-blackwell"]["offered"])
+        self.assertEqual(by_name["fp8_block"]["vllm-hopper"]["k_multiple"], 128)
+        self.assertFalse(by_name["fp8_block"]["vllm-hopper"]["head"])
+        self.assertEqual(by_name["int4_g64"]["any"]["k_multiple"], 64)
+        table = self.scout("formats").stdout.splitlines()
+        self.assertEqual([row.split()[0] for row in table[1:-1]], [e["name"] for e in events])
+        self.assertIn(" use nvfp4_a16 ", [row for row in table if row.startswith("nvfp4 ")][0])
+        one = self.scout("formats", "mxfp8").stdout
+        self.assertIn("K a multiple of 32, K at least 128, N a multiple of 32, N at least 128\n", one)
+        self.assertRegex(one, r"vllm-ampere +not offered: .*; use mxfp8_a16\n")
+        self.assertRegex(one, r"stand-ins +fp8 int8 ")
+        self.assertEqual(json.loads(self.scout("formats", "int8", "--json").stdout)["name"], "int8")
+
     def test_auto_goes_on_on_the_cpu_and_run_h5_says_where(self):
         self.write("c.yaml", "scout: 1\nname: c\nnodes:\n  c: {type: compute}\n")
         events = [json.loads(x) for x in self.scout("run", "c.yaml", "--json", "--device", "cpu").stdout.splitlines()]

@@ -81,9 +81,9 @@ static void refusals_name_the_remedy(void **state)
         assert_false(serving_fits(profile(cases[i].profile), format_find(cases[i].format), &u, why));
         assert_non_null(strstr(why, cases[i].why));
     }
-    assert_non_null(strstr(serving_note(profile("vllm-blackwell"), &format_fp8_block), "VLLM_USE_DEEP_GEMM=0"));
-    assert_null(serving_note(profile("vllm-blackwell"), &format_nvfp4));
-    assert_null(serving_note(profile("any"), &format_fp8_block));
+    assert_non_null(strstr(serving_rule(profile("vllm-blackwell"), &format_fp8_block)->note, "VLLM_USE_DEEP_GEMM=0"));
+    assert_null(serving_rule(profile("vllm-blackwell"), &format_nvfp4)->note);
+    assert_null(serving_rule(profile("any"), &format_fp8_block)->note);
 }
 
 /* `why` NULL: the unit can have it. */
