@@ -39,7 +39,7 @@ MOST_LOGIT_DIFFERENCE = 1e-4  # of the logits' range: both sides are f32, with a
 MOST_KL_DIFFERENCE = 1e-4  # of a window's KL, in f32 with inputs left alone
 # Where inputs are rounded, a sum in another order sends some values to the next code, and all that follows is another
 # draw: times the difference, as a root mean square over windows, between sums of f32 and of f64 in transformers.
-MOST_KL_DRAWS = 3
+MOST_KL_DRAWS = 5
 MOST_BF16_NOISE = 4  # times the source's own KL of bf16 to f32
 
 
@@ -184,7 +184,10 @@ def check_codes(tensors, matrices, run, node):
                 if suffix == "input_global_scale":
                     theirs = np.float32(scales[units[unit_of[module]]]).tobytes()
                 else:
-                    theirs = part[f"{module}/{fmt}/{suffix}"][...].tobytes()
+                    theirs = part[f"{module}/{fmt}/{suffix}"][...]
+                    if tensors[f"{module}.{suffix}"][0] == "BF16":  # which h5py widens to f32
+                        theirs = formats.f32_to_bf16(theirs)
+                    theirs = theirs.tobytes()
                 check(data == theirs, f"{module}.{suffix}: bytes differ from the rendering's")
                 n_bytes += len(data)
     print(f"codes: {n_bytes} bytes of codes and scales equal the renderings': ok")
@@ -400,7 +403,8 @@ def check_measured(folder, source, run, tensors, matrices, decoded):
         apart = np.sqrt((apart**2).mean())
         print(f"measured: root mean square difference {apart:.3g}, of transformers to itself with sums of f64 "
               f"{draw:.3g}; with inputs left alone KL would be {alone:.8f}")
-        check(apart <= MOST_KL_DRAWS * draw, "the KL of the windows differs")
+        limit = max(MOST_KL_DRAWS * draw, MOST_KL_DIFFERENCE * measured.mean())
+        check(apart <= limit, "the KL of the windows differs")
     print("measured: ok")
 
 
