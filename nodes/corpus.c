@@ -225,7 +225,7 @@ static bool prepare(struct corpus *c, struct err *e)
     c->per_document = node_int(n, "per_document") ? (uint32_t)node_int(n, "per_document") : UINT32_MAX;
     c->mask = strcmp(node_string(n, "short"), "mask") == 0;
     c->special = node_bool(n, "special");
-    if (!node_input_path(n, "tokenizer", 0, "path", &dir, e) || !model_open(&c->model, dir, e))
+    if (!model_input_path(n, "tokenizer", &dir, e) || !model_open(&c->model, dir, e))
         return false;
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     if (!tokenizer_open(&c->tokenizer, path, e) ||
@@ -276,7 +276,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     uint64_t windows = (uint64_t)(node_int(n, "calibration") + node_int(n, "selection") + node_int(n, "report"));
     if (stat(node_string(n, "text"), &text) != 0)
         return err_errno(e, ERR_INPUT, "%s", node_string(n, "text"));
-    if (!node_input_path(n, "tokenizer", 0, "path", &dir, e))
+    if (!model_input_path(n, "tokenizer", &dir, e))
         return false;
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     uint64_t read = stat(path, &vocabulary) == 0 ? (uint64_t)vocabulary.st_size : 0;
@@ -294,7 +294,7 @@ const struct node_class node_corpus = {
     .summary = "text cut into documents and windows: disjoint calibration, selection and report sets",
     .version = 2,
     .ports = (const struct port[]){
-        {"tokenizer", (const char *const[]){"model", NULL}, false, false, "the model whose tokenizer.json is used"},
+        {"tokenizer", MODEL_TYPES, false, false, "the model whose tokenizer.json is used"},
         {0}},
     .params = (const struct param[]){
         {.name = "text", .type = PARAM_SOURCE, .help = "a text file in UTF-8, or JSON (see `documents`)"},

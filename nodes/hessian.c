@@ -309,7 +309,7 @@ const struct node_class node_hessian = {
     .summary = "second moments of every unit's input over the calibration windows, E[x x^T], and its largest magnitude",
     .version = 2,
     .ports = (const struct port[]){
-        {"model", (const char *const[]){"model", NULL}, false, false, "the original model"},
+        {"model", MODEL_TYPES, false, false, "the model"},
         {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the calibration windows"},
         {0}},
     .params = (const struct param[]){

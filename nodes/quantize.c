@@ -32,7 +32,7 @@
 #define DECODE_ROWS 16 /* and decodes */
 
 static const struct port ports[] = {
-    {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the model to quantize"},
+    {.name = "model", .types = MODEL_TYPES, .help = "the model to quantize"},
     {.name = "hessian", .types = (const char *const[]){"hessian", NULL}, .optional = true,
      .help = "second moments and maxima of every linear's input: for output losses and static input scales"},
     {.name = "tokens", .types = (const char *const[]){"corpus", NULL}, .optional = true,

@@ -14,7 +14,7 @@ struct evaluator;
  * ports: model (model), renderings (quantize), teacher (teacher), tokens (corpus: one output)
  * params: numeric (fp32|bf16|native), replay (on|off: outside the key), lanes (most candidates at once) */
 #define EVALUATOR_PORTS \
-    {"model", (const char *const[]){"model", NULL}, false, false, "the original model"}, \
+    {"model", MODEL_TYPES, false, false, "the model that was quantized"}, \
     {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"}, \
     {"teacher", (const char *const[]){"teacher", NULL}, false, false, "the reference states on the same tokens"}, \
     {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the windows to measure on"}

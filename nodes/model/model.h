@@ -59,8 +59,20 @@ struct model {
  * would be right. */
 bool model_open(struct model **out, const char *dir, struct err *e) ERR_CHECK;
 void model_close(struct model *m); /* NULL is fine */
-/* The original model behind an input port of a running node: its parameter `path`. A quantized one is refused. */
-bool model_open_input(struct model **out, struct node *n, const char *port, struct err *e) ERR_CHECK;
+
+/* Models in a graph. MODEL_TYPES, for a port's `types`: the nodes whose result is a model, `model` as it was given, or a
+ * directory that `rotate` wrote. */
+#define MODEL_TYPES (const char *const[]){"model", "rotate", NULL}
+/* Where the model behind an input port lies. ERR_INPUT when its files are not what was hashed, or written, any more. */
+bool model_input_path(const struct node *n, const char *port, const char **out, struct err *e) ERR_CHECK;
+/* The model behind an input port of a running node. A quantized one is refused. */
+bool model_open_input(struct model **out, const struct node *n, const char *port, struct err *e) ERR_CHECK;
+/* The same of the node of that key among those that `n` depends on. */
+bool model_open_upstream(struct model **out, const struct node *n, const struct key *key, struct err *e) ERR_CHECK;
+/* Was the model of key `model`, a node that `n` depends on, made by rotating the one of key `source`, in one step or
+ * several? False when they are the same. */
+bool model_is_rotated(const struct node *n, const struct key *model, const struct key *source, bool *out,
+                      struct err *e) ERR_CHECK;
 
 /* Weight of a matrix widened to f32, or decoded if it is stored packed: out [n,k]. NaN or infinity is ERR_NUMERIC
  * naming tensor, row and column. */

@@ -63,6 +63,14 @@ void fake_node_connect_output(struct node *n, const char *port, const char *type
     n->inputs[n->n_inputs - 1].input.output = output;
 }
 
+void fake_node_depend(struct node *n, const char *type, struct object *object, const char *path)
+{
+    assert_true(n->n_upstream < COUNT(n->upstream));
+    n->upstream[n->n_upstream].key = *object_key(object);
+    n->upstream[n->n_upstream].type = type;
+    n->upstream[n->n_upstream++].path = path;
+}
+
 struct object *fake_node_run(struct node *n, struct err *e)
 {
     struct object *out = NULL;
@@ -196,6 +204,37 @@ bool node_input_path(const struct node *n, const char *port, size_t i, const cha
         }
     }
     return err_set(e, ERR_BUG, "nothing is connected to port '%s'", port);
+}
+
+/* An input, or what the test has said. */
+static const char *find_upstream(const struct node *n, const struct key *key, const char **path)
+{
+    for (size_t i = 0; i < n->n_inputs; i++)
+        if (key_equal(&n->inputs[i].input.key, key)) {
+            *path = n->inputs[i].path;
+            return n->inputs[i].input.type;
+        }
+    for (size_t i = 0; i < n->n_upstream; i++)
+        if (key_equal(&n->upstream[i].key, key)) {
+            *path = n->upstream[i].path;
+            return n->upstream[i].type;
+        }
+    return NULL;
+}
+
+bool node_upstream_type(const struct node *n, const struct key *key, const char **out, struct err *e)
+{
+    const char *path;
+    (void)e;
+    *out = find_upstream(n, key, &path);
+    return true;
+}
+
+bool node_upstream_path(const struct node *n, const struct key *key, const char *param, const char **out,
+                        struct err *e)
+{
+    (void)param;
+    return find_upstream(n, key, out) || err_set(e, ERR_BUG, "it does not depend on that");
 }
 
 const struct key *node_key(const struct node *n) { return &n->key; }

@@ -23,6 +23,11 @@ struct node {
     } inputs[FAKE_MOST];
     size_t n_values, n_inputs;
     const struct ancestor *ancestors; /* what it is said to depend on */
+    struct {
+        struct key key;
+        const char *type, *path;
+    } upstream[4];                    /* what it depends on beside its inputs, for node_upstream_path */
+    size_t n_upstream;
     size_t n_ancestors;
     int threads;
     int stop_after;                   /* node_stopping is true once this many parts were made; 0: never */
@@ -52,6 +57,8 @@ void fake_node_connect(struct node *n, const char *port, const char *type, struc
 /* An input that is one output of a node. */
 void fake_node_connect_output(struct node *n, const char *port, const char *type, const char *output,
                               struct object *object);
+/* A node far above it, whose object this is. */
+void fake_node_depend(struct node *n, const char *type, struct object *object, const char *path);
 /* Run it; when it succeeds its object is committed and returned (object_close), else NULL with *e filled. */
 struct object *fake_node_run(struct node *n, struct err *e);
 /* A figure that it told with node_stat; one that it did not tell fails the test. */
