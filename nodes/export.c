@@ -27,7 +27,7 @@
 #define MOST_FILES 10000
 
 static const struct port ports[] = {
-    {.name = "model", .types = (const char *const[]){"model", NULL}, .help = "the original model"},
+    {.name = "model", .types = MODEL_TYPES, .help = "the model that was quantized"},
     {.name = "renderings", .types = (const char *const[]){"quantize", NULL}, .help = "packed weights in every format"},
     {.name = "assignment", .types = (const char *const[]){"select", "polish", NULL},
      .help = "whose chosen candidate is exported"},
@@ -591,6 +591,7 @@ static bool add_u64(struct writer *out, const char *name, const char *axis, cons
 static bool write_result(struct export *x, struct err *e)
 {
     struct writer *out = node_output(x->node);
+    char model_key[KEY_TEXT];
     size_t most = x->n_items > x->n_files ? x->n_items : x->n_files;
     const char **texts = arena_new(&x->arena, most * sizeof *texts, e);
     const char **places = arena_new(&x->arena, most * sizeof *places, e);
@@ -616,6 +617,7 @@ static bool write_result(struct export *x, struct err *e)
     return writer_add_strings(out, "files/name", texts, x->n_files, "file", "every file of the directory", e) &&
            writer_add_strings(out, "files/digest", places, x->n_files, "file", "SHA-256 of each file, hex", e) &&
            add_u64(out, "files/bytes", "file", "size of each file", bytes, x->n_files, e) &&
+           writer_text(out, "model_key", key_text(&node_input(x->node, "model", 0)->key, model_key), e) &&
            writer_int(out, "bytes", (int64_t)x->chosen->bytes, e) &&
            writer_double(out, "bpp", menu_bpp(&x->menu, x->chosen->bytes), e) &&
            writer_int(out, "file_bytes", (int64_t)weights, e);
@@ -654,7 +656,7 @@ static bool publish(struct export *x, const char *directory, struct err *e)
         return node_stopped(e);
     struct publish *place = x->place;
     const char *path;
-    if (!node_input_path(x->node, "model", 0, "path", &path, e)) /* the source changed while it was copied */
+    if (!model_input_path(x->node, "model", &path, e)) /* the source changed while it was copied */
         return false;
     x->place = NULL;
     return publish_commit(place, e);
@@ -664,7 +666,7 @@ static bool run(struct node *n, struct err *e)
 {
     struct export x = {.node = n, .current_matrix = -1};
     const char *directory = node_string(n, "directory"), *path;
-    bool ok = node_input_path(n, "model", 0, "path", &path, e) && model_open(&x.model, path, e) && read_choice(&x, e) &&
+    bool ok = model_input_path(n, "model", &path, e) && model_open(&x.model, path, e) && read_choice(&x, e) &&
               renderings_open(&x.renderings, n, "renderings", x.model, e);
     if (ok && x.menu.n_units != x.model->n_units)
         ok = err_set(e, ERR_INPUT, "the renderings have %d units, the model %s has %d", x.menu.n_units, x.model->path,
@@ -685,7 +687,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     const char *path;
     struct model *m;
-    if (!node_input_path(n, "model", 0, "path", &path, e) || !model_open(&m, path, e))
+    if (!model_input_path(n, "model", &path, e) || !model_open(&m, path, e))
         return false;
     uint64_t most = 0, all = 0;
     for (size_t i = 0; i < m->files->n_tensors; i++) {

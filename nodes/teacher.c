@@ -143,7 +143,7 @@ const struct node_class node_teacher = {
     .summary = "the reference: the model's states after the final norm on a token set, and its perplexity",
     .version = 1,
     .ports = (const struct port[]){
-        {"model", (const char *const[]){"model", NULL}, false, false, "the original model"},
+        {"model", MODEL_TYPES, false, false, "the original model"},
         {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the windows"},
         {0}},
     .params = (const struct param[]){

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "nodes/model/directory.h"
 #include "nodes/model/pass.h"
 #include "nodes/model/teacher.h"
 #include "nodes/nodes.h"
@@ -24,6 +25,7 @@ struct figures {
 struct verify {
     struct node *n;
     struct model *model; /* the exported directory */
+    struct key of;       /* of the model that was exported */
     enum dtype mode;
     struct forward *f;
     struct figures figures;  /* of the set in hand */
@@ -52,16 +54,20 @@ static bool take_row(void *context, size_t candidate, size_t window, const struc
     return true;
 }
 
-static bool measure_set(struct verify *v, const struct token_set *tokens, const float *teacher, struct err *e)
+/* `reference`: the model whose head the teacher's states go through; NULL: the exported one. */
+static bool measure_set(struct verify *v, const struct token_set *tokens, const float *teacher,
+                        const struct model *reference, struct err *e)
 {
     struct forward f = {0};
+    struct tensor head = {0};
     uint8_t *assignment = NULL;
     uint32_t *windows = NULL, group = GROUP_POSITIONS / tokens->window;
     group = group ? group : 1;
     bool ok = mem_new(&assignment, (size_t)v->model->n_units, e) && mem_new(&windows, tokens->n, e) &&
-              forward_open(&f, v->model, node_queue(v->n), v->mode, (int)tokens->window, e);
-    struct pass p = {.f = &f, .tokens = tokens, .teacher = teacher, .weights = {.load = load, .context = v},
-                     .share = true, .node = v->n};
+              forward_open(&f, v->model, node_queue(v->n), v->mode, (int)tokens->window, e) &&
+              (!reference || forward_head(f.q, reference, v->mode, &head, e));
+    struct pass p = {.f = &f, .tokens = tokens, .teacher = teacher, .teacher_head = reference ? &head : NULL,
+                     .weights = {.load = load, .context = v}, .share = true, .node = v->n};
     v->f = &f;
     for (uint32_t w = 0; ok && w < tokens->n; w++)
         windows[w] = w;
@@ -72,6 +78,8 @@ static bool measure_set(struct verify *v, const struct token_set *tokens, const 
         ok = node_stopping(v->n) ? node_stopped(e)
                                  : pass_run(&p, list, 1, windows + v->first, n, take_row, v, e);
     }
+    if (f.q)
+        f.q->k->tensor_free(f.q, &head);
     forward_close(&f);
     mem_free(assignment);
     mem_free(windows);
@@ -174,14 +182,17 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
     const struct input *in = node_input(v->n, "teacher", i), *tokens_in = node_input(v->n, "tokens", i);
     struct token_set tokens;
     struct figures *s = &v->figures;
+    struct model *reference = NULL;
     float *teacher = NULL;
     if (!tokens_read(&tokens, tokens_in, e))
         return false;
     set_name(v, i, name);
     *s = (struct figures){.n = tokens.n};
     bool ok = mem_new(&s->kl_sum, s->n, e) && mem_new(&s->tokens, s->n, e);
-    ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), NULL, e) &&
-         measure_set(v, &tokens, teacher, e) && finish_set(v, &tokens, name, e);
+    ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), e) &&
+         teacher_model(&reference, v->n, in, &v->of, e) && measure_set(v, &tokens, teacher, reference, e) &&
+         finish_set(v, &tokens, name, e);
+    model_close(reference);
     mem_free(teacher);
     mem_free(s->kl_sum);
     mem_free(s->tokens);
@@ -189,27 +200,12 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
     return ok;
 }
 
-/* Every file of the directory is the one that the export node wrote: two exports to one place, or a hand, may have
- * changed it since. */
-static bool check_files(struct node *n, const char *path, struct err *e)
+/* Of which model the directory is an export. */
+static bool read_origin(struct verify *v, const struct input *in, struct err *e)
 {
-    const struct input *in = node_input(n, "exported", 0);
-    char **names = NULL, **digests = NULL, file[4608], text[KEY_TEXT];
-    uint64_t count, n_digests;
-    bool ok = object_read_strings(in->object, "files/name", &names, &count, e) &&
-              object_read_strings(in->object, "files/digest", &digests, &n_digests, e);
-    for (uint64_t i = 0; ok && i < count && i < n_digests; i++) {
-        struct key digest;
-        bool known;
-        snprintf(file, sizeof file, "%s/%s", path, names[i]);
-        ok = store_source_digest(node_store(n), file, false, &digest, &known, NULL, e);
-        if (ok && strcmp(key_text(&digest, text), digests[i]) != 0)
-            ok = err_set(e, ERR_INPUT, "%s is not what node '%s' wrote: run it again, and give each export node a "
-                         "`directory` of its own", file, in->node);
-    }
-    mem_free(names);
-    mem_free(digests);
-    return ok;
+    const char *text;
+    return (object_text(in->object, "model_key", &text) && key_parse(text, &v->of)) ||
+           err_set(e, ERR_INPUT, "'%s' does not say which model it has exported", in->node);
 }
 
 static bool run(struct node *n, struct err *e)
@@ -220,7 +216,10 @@ static bool run(struct node *n, struct err *e)
     if (sets != node_inputs(n, "tokens"))
         return err_set(e, ERR_INPUT, "%zu teachers for %zu token sets: each token set wants its own teacher", sets,
                        node_inputs(n, "tokens"));
-    if (!node_input_path(n, "exported", 0, "directory", &path, e) || !check_files(n, path, e) ||
+    /* Two exports to one place, or a hand, may have changed it since. */
+    const struct input *in = node_input(n, "exported", 0);
+    if (!node_input_path(n, "exported", 0, "directory", &path, e) ||
+        !directory_check(node_store(n), path, in->object, in->node, e) || !read_origin(&v, in, e) ||
         !model_open(&v.model, path, e))
         return false;
     bool ok = true;
@@ -241,6 +240,14 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
     return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
+/* Is the i-th teacher of another model than the exported one, so that its head is wanted too? */
+static bool is_of_other(const struct node *n, size_t i)
+{
+    const char *of, *exported;
+    return object_text(node_input(n, "teacher", i)->object, "model_key", &of) &&
+           object_text(node_input(n, "exported", 0)->object, "model_key", &exported) && strcmp(of, exported) != 0;
+}
+
 /* Teacher states of the largest set, the states of one group twice, one layer as panels, and the tables. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
@@ -248,6 +255,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     struct model *m;
     const char *path;
     uint64_t states = 0, layer = 0;
+    bool others = false;
     int window = 1;
     if (!node_input_path(n, "exported", 0, "directory", &path, e) || !model_open(&m, path, e))
         return false;
@@ -258,10 +266,13 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         uint64_t bytes = d && d->rank == 3 ? d->shape[0] * d->shape[1] * d->shape[2] * 4 : 0;
         states = bytes > states ? bytes : states;
         window = bytes && (int)d->shape[1] > window ? (int)d->shape[1] : window;
+        others = others || is_of_other(n, i);
     }
     uint64_t group = (uint64_t)(GROUP_POSITIONS + window) * (uint64_t)m->config.hidden * 8;
     *out = (struct needs){.memory = states + 2 * layer / dtype_bytes(mode), .disk = 1 << 20};
     forward_needs(node_kernels(n), m, mode, window, out);
+    if (others)
+        forward_head_needs(node_kernels(n), m, mode, out);
     needs_tensors(node_kernels(n), out, layer + group);
     model_close(m);
     return true;

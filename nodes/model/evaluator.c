@@ -35,6 +35,7 @@ struct worker {
     struct forward f;
     struct replay *replay;
     struct resident *resident;  /* packed weights; NULL on the CPU, where they are read as they are needed */
+    struct tensor teacher_head; /* panels, where the teacher is of another model */
     struct pass pass;
     float *slots;               /* [window - 1], to see that a row is whole */
     uint32_t *windows;          /* [windows]: those of a pass */
@@ -46,6 +47,7 @@ struct worker {
 struct evaluator {
     struct node *n;
     struct model *model;
+    struct model *teacher_model; /* whose head the teacher's states go through; NULL: model */
     struct renderings *renderings;
     struct menu menu;
     struct token_set tokens;
@@ -190,6 +192,15 @@ static size_t most_lanes(const struct node *n, const struct token_set *tokens)
     return lanes < most ? lanes : most;
 }
 
+/* Is the teacher of another model than the candidates, so that its head is wanted too? */
+static bool has_own_head(const struct node *n)
+{
+    const char *of;
+    char text[KEY_TEXT];
+    return object_text(node_input(n, "teacher", 0)->object, "model_key", &of) &&
+           strcmp(of, key_text(&node_input(n, "model", 0)->key, text)) != 0;
+}
+
 /* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, a layer's panels in
  * every format that lanes can have at once, and the largest unit as it is read; on an accelerator the packed forms
  * of a layer in use and of the next. */
@@ -205,6 +216,8 @@ static struct needs base_needs(const struct node *n, const struct model *m, cons
     }
     struct needs out = {.memory = (uint64_t)t->n * t->window * row + most_unit * sizeof(float), .disk = 1 << 20};
     forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
+    if (has_own_head(n))
+        forward_head_needs(node_kernels(n), m, mode, &out);
     needs_tensors(node_kernels(n), &out, 2 * (pass_positions(node_kernels(n)) + t->window) * row);
     needs_tensors(node_kernels(n), &out, (n_formats < lanes ? n_formats : lanes) * layer);
     resident_sizes(m, (const char *const *)menu->format_names, menu->n_formats, &all, &packed);
@@ -261,10 +274,12 @@ static bool open_worker(struct worker *w, const struct shares *share, struct err
     if (!mem_new(&w->slots, v->tokens.window, e) || !mem_new(&w->windows, v->tokens.n, e) || !w->q->k->enter(w->q, e) ||
         !forward_open(&w->f, v->model, w->q, numeric_begin(w->q, node_string(v->n, "numeric")), (int)v->tokens.window,
                       e) ||
+        (v->teacher_model && !forward_head(w->q, v->teacher_model, w->f.mode, &w->teacher_head, e)) ||
         (reuse && !replay_new(&w->replay, w->q, share->cache, e)) ||
         (w->q->k->on_device && !open_resident(w, share, e)))
         return false;
     w->pass = (struct pass){.f = &w->f, .tokens = &v->tokens, .teacher = v->teacher,
+        .teacher_head = v->teacher_model ? &w->teacher_head : NULL,
         .weights = {.load = load, .context = w, .ahead = w->resident ? load_ahead : NULL}, .replay = w->replay,
         .keep_every = keep_every(v, share->cache), .share = reuse, .node = v->n};
     return true;
@@ -278,6 +293,7 @@ static void close_worker(struct worker *w)
     (void)!w->q->k->enter(w->q, &ignored);
     replay_free(w->replay);
     resident_free(w->resident);
+    w->q->k->tensor_free(w->q, &w->teacher_head);
     forward_close(&w->f);
     if (w->ahead)
         w->q->k->twin_free(w->ahead);
@@ -313,7 +329,8 @@ bool evaluator_open(struct evaluator **out, struct node *n, struct err *e)
               renderings_open(&v->renderings, n, "renderings", v->model, e) &&
               tokens_read(&v->tokens, node_input(n, "tokens", 0), e) &&
               teacher_read(&v->teacher, node_input(n, "teacher", 0), &v->tokens, v->model->config.hidden,
-                           node_numerics(n), &node_input(n, "model", 0)->key, e) &&
+                           node_numerics(n), e) &&
+              teacher_model(&v->teacher_model, n, node_input(n, "teacher", 0), &node_input(n, "model", 0)->key, e) &&
               open_workers(v, e) && open_ledger(v, e);
     if (!ok) {
         evaluator_close(v);
@@ -393,6 +410,7 @@ void evaluator_close(struct evaluator *v)
     menu_fini(&v->menu);
     tokens_fini(&v->tokens);
     mem_free(v->teacher);
+    model_close(v->teacher_model);
     model_close(v->model);
     pthread_mutex_destroy(&v->lock);
     mem_free(v);
@@ -454,7 +472,7 @@ static bool take_row(void *context, size_t candidate, size_t window, const struc
         return true;
     pthread_mutex_lock(&v->lock);
     /* A model file that changed meanwhile must not leave rows under the old key. */
-    bool ok = node_input_path(v->n, "model", 0, "path", &path, e) &&
+    bool ok = model_input_path(v->n, "model", &path, e) &&
               ledger_append(v->ledger, g->rows, g->slots, g->assignments, g->n, e);
     if (ok) {
         v->rows_measured += g->n;

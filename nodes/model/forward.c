@@ -45,6 +45,22 @@ static void work_widths(const struct model_config *c, int64_t width[WORK_COUNT])
     width[WORK_DELTA] = c->hidden;
 }
 
+/* Bytes of a table [vocab, hidden] as the model stores it; as f32 if there is none of that name. */
+static uint64_t stored_bytes(const struct model *m, const char *name)
+{
+    const struct st_tensor *t = safetensors_find(m->files, name);
+    return t ? t->bytes : (uint64_t)m->config.vocab * (uint64_t)m->config.hidden * 4;
+}
+
+void forward_head_needs(const struct kernels *k, const struct model *m, enum dtype mode, struct needs *out)
+{
+    const struct model_config *c = &m->config;
+    uint64_t stored = stored_bytes(m, c->tied ? "model.embed_tokens.weight" : "lm_head.weight");
+    uint64_t block = (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
+    out->memory += k->on_device ? stored : block; /* as it is read */
+    needs_tensors(k, out, (uint64_t)c->vocab * (uint64_t)c->hidden * dtype_bytes(mode) + (k->on_device ? stored : 0));
+}
+
 void forward_needs(const struct kernels *k, const struct model *m, enum dtype mode, int window, struct needs *out)
 {
     const struct model_config *c = &m->config;
@@ -53,8 +69,7 @@ void forward_needs(const struct kernels *k, const struct model *m, enum dtype mo
     for (int i = 0; i < WORK_COUNT; i++)
         sum += width[i];
     uint64_t table = (uint64_t)c->vocab * (uint64_t)c->hidden;
-    const struct st_tensor *embedding = safetensors_find(m->files, "model.embed_tokens.weight");
-    uint64_t stored = embedding ? embedding->bytes : table * 4;
+    uint64_t stored = stored_bytes(m, "model.embed_tokens.weight");
     uint64_t block = k->on_device ? 0 : (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
     uint64_t stays = table * dtype_bytes(mode) + stored + (uint64_t)c->layers * (uint64_t)c->hidden * 8 +
                      (uint64_t)chunk_rows(k, window) * (uint64_t)sum * 4;
@@ -132,23 +147,24 @@ static bool open_biases(struct forward *f, struct err *e)
 }
 
 /* A table [vocab, hidden] of the model as it is stored, on the queue's device. */
-static bool open_stored(struct forward *f, const struct st_tensor *t, struct tensor *out, struct err *e)
+static bool open_stored(struct queue *q, const struct model *m, const struct st_tensor *t, struct tensor *out,
+                        struct err *e)
 {
-    const struct kernels *k = f->q->k;
-    int64_t shape[2] = {f->model->config.vocab, f->model->config.hidden};
+    int64_t shape[2] = {m->config.vocab, m->config.hidden};
     unsigned char *raw;
     if (!mem_raw(&raw, t->bytes, e))
         return false;
-    bool ok = safetensors_read(f->model->files, t, 0, t->bytes, raw, e) &&
-              k->tensor_new(f->q, out, t->dtype, 2, shape, e) && k->upload(f->q, out, raw, t->bytes, e);
+    bool ok = safetensors_read(m->files, t, 0, t->bytes, raw, e) && q->k->tensor_new(q, out, t->dtype, 2, shape, e) &&
+              q->k->upload(q, out, raw, t->bytes, e);
     mem_free(raw);
     return ok;
 }
 
-/* The head's panels on the CPU, widened block by block. */
-static bool pack_head(struct forward *f, const struct st_tensor *head, struct err *e)
+/* A head's panels on the CPU, widened block by block. */
+static bool pack_head(struct queue *q, const struct model *m, const struct st_tensor *head, struct tensor *panels,
+                      struct err *e)
 {
-    const struct model_config *c = &f->model->config;
+    const struct model_config *c = &m->config;
     unsigned char *raw = NULL;
     float *wide = NULL;
     size_t row_bytes = (size_t)c->hidden * dtype_bytes(head->dtype);
@@ -156,44 +172,65 @@ static bool pack_head(struct forward *f, const struct st_tensor *head, struct er
     for (int64_t first = 0; ok && first < c->vocab; first += HEAD_BLOCK) {
         int64_t n = c->vocab - first < HEAD_BLOCK ? c->vocab - first : HEAD_BLOCK;
         struct tensor rows = tensor_matrix(wide, DTYPE_F32, n, c->hidden);
-        ok = safetensors_read(f->model->files, head, (uint64_t)first * row_bytes, (uint64_t)n * row_bytes, raw, e) &&
+        ok = safetensors_read(m->files, head, (uint64_t)first * row_bytes, (uint64_t)n * row_bytes, raw, e) &&
              dtype_to_f32(head->dtype, raw, (size_t)(n * c->hidden), wide, e) &&
-             f->q->k->pack(f->q, &rows, first, &f->head, e);
+             q->k->pack(q, &rows, first, panels, e);
     }
     mem_free(raw);
     mem_free(wide);
     return ok;
 }
 
-/* The same on an accelerator, from the table as it is stored: the embedding's when tied. */
-static bool unpack_head(struct forward *f, const struct st_tensor *head, struct err *e)
+/* The same on an accelerator, from the table as it is stored: `there`, or read if that is NULL. */
+static bool unpack_head(struct queue *q, const struct model *m, const struct st_tensor *head,
+                        const struct tensor *there, struct tensor *panels, struct err *e)
 {
-    const struct model_config *c = &f->model->config;
-    struct packed_matrix w = {.code = CODE_PLAIN, .n = c->vocab, .k = c->hidden, .part = {f->embedding}};
     struct tensor own = {0};
-    if (!c->tied) {
-        if (!open_stored(f, head, &own, e))
-            return false;
-        w.part[0] = own;
+    if (!there && !open_stored(q, m, head, &own, e)) {
+        q->k->tensor_free(q, &own);
+        return false;
     }
-    bool ok = f->q->k->unpack(f->q, &w, 0, &f->head, e);
-    f->q->k->tensor_free(f->q, &own);
+    struct packed_matrix w = {.code = CODE_PLAIN, .n = m->config.vocab, .k = m->config.hidden,
+                              .part = {there ? *there : own}};
+    bool ok = q->k->unpack(q, &w, 0, panels, e);
+    q->k->tensor_free(q, &own);
     return ok;
+}
+
+/* The head as panels; `embedding`: that table, where it lies on the queue's device already. */
+static bool open_head(struct queue *q, const struct model *m, enum dtype mode, const struct tensor *embedding,
+                      struct tensor *out, struct err *e)
+{
+    const char *name = m->config.tied ? "model.embed_tokens.weight" : "lm_head.weight";
+    const struct st_tensor *head = safetensors_find(m->files, name);
+    struct tensor panels = {0};
+    if (!head)
+        return err_set(e, ERR_INPUT, "%s: no tensor '%s'", m->path, name);
+    if (!q->k->panels_new(q, &panels, m->config.vocab, m->config.hidden, mode, e))
+        return false;
+    if (q->k->on_device ? !unpack_head(q, m, head, m->config.tied ? embedding : NULL, &panels, e)
+                        : !pack_head(q, m, head, &panels, e)) {
+        q->k->tensor_free(q, &panels);
+        return false;
+    }
+    *out = panels;
+    return true;
+}
+
+bool forward_head(struct queue *q, const struct model *m, enum dtype mode, struct tensor *out, struct err *e)
+{
+    return open_head(q, m, mode, NULL, out, e);
 }
 
 /* The embedding as it is stored, and the head as panels: the same tensor when tied. */
 static bool open_tables(struct forward *f, struct err *e)
 {
-    const struct model_config *c = &f->model->config;
-    const struct kernels *k = f->q->k;
-    const char *head_name = c->tied ? "model.embed_tokens.weight" : "lm_head.weight";
-    const struct st_tensor *table = safetensors_find(f->model->files, "model.embed_tokens.weight");
-    const struct st_tensor *head = safetensors_find(f->model->files, head_name);
-    if (!table || !head)
-        return err_set(e, ERR_INPUT, "%s: no tensor '%s'", f->model->path, head_name);
-    return open_stored(f, table, &f->embedding, e) &&
-           k->panels_new(f->q, &f->head, c->vocab, c->hidden, f->mode, e) &&
-           (k->on_device ? unpack_head(f, head, e) : pack_head(f, head, e));
+    static const char name[] = "model.embed_tokens.weight";
+    const struct st_tensor *table = safetensors_find(f->model->files, name);
+    if (!table)
+        return err_set(e, ERR_INPUT, "%s: no tensor '%s'", f->model->path, name);
+    return open_stored(f->q, f->model, table, &f->embedding, e) &&
+           open_head(f->q, f->model, f->mode, &f->embedding, &f->head, e);
 }
 
 static bool open_rope(struct forward *f, int window, struct err *e)

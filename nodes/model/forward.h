@@ -36,6 +36,10 @@ struct forward {
 bool forward_open(struct forward *f, const struct model *m, struct queue *q, enum dtype mode, int window,
                   struct err *e) ERR_CHECK;
 void forward_close(struct forward *f);
+/* The head of `m` alone, as panels [vocab, hidden] on the queue's device (tensor_free): for states that another model's
+ * forward pass is compared with. And the memory that it takes, added to *out. */
+bool forward_head(struct queue *q, const struct model *m, enum dtype mode, struct tensor *out, struct err *e) ERR_CHECK;
+void forward_head_needs(const struct kernels *k, const struct model *m, enum dtype mode, struct needs *out);
 /* Adds `bytes` of tensors, which lie where `k` keeps them. */
 void needs_tensors(const struct kernels *k, struct needs *out, uint64_t bytes);
 /* Adds the memory that forward_open takes, on the host and on the device of `k`. */

@@ -364,7 +364,7 @@ static bool head_tile(struct heads *h, int64_t row, int64_t rows, int64_t first,
     double from = now(), then;
     if (h->p->teacher) {
         struct tensor x = tensor_rows(&h->teacher, 0, rows);
-        if (!k->matmul_part(f->q, &x, &f->head, first, &s_t, e))
+        if (!k->matmul_part(f->q, &x, h->p->teacher_head ? h->p->teacher_head : &f->head, first, &s_t, e))
             return false;
         then = now();
         h->p->seconds[PASS_TEACHER_HEAD] += then - from;

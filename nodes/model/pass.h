@@ -37,6 +37,7 @@ struct pass {
     const struct token_set *tokens;
     const float *teacher;          /* [window, slot, hidden]: states of the whole token set; NULL: the candidate is its
                                       own teacher (kl 0) */
+    const struct tensor *teacher_head; /* panels [vocab, hidden] that they go through; NULL: the candidates' own head */
     struct pass_weights weights;
     struct replay *replay;         /* NULL: no cache */
     int keep_every;                /* layers from one state that the cache keeps to the next; 0: one */
