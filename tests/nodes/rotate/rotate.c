@@ -11,7 +11,7 @@ extern const struct node_class node_rotate;
 #define LOGIT_F32 2e-5    /* share of the logits' range */
 #define MEASURED_F32 2e-7 /* nats: what the kernels' figure is good to */
 
-/* ------------------------------------------------------------------------------------------------------ the function */
+/* ----------------------------------------------------------------------------------------------------- the function */
 
 /* Logits of a window [WINDOW, vocab] in f32 (mem_free). */
 static float *logits_of(const struct model *m, const int32_t *ids)
@@ -265,7 +265,7 @@ static void shards_stay_shards(void **state)
     place_close(&p);
 }
 
-/* ------------------------------------------------------------------------------------------- the same again, refusals */
+/* ----------------------------------------------------------------------------------------- the same again, refusals */
 
 static void assert_same_digests(struct object *a, struct object *b, bool same)
 {
