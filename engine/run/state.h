@@ -80,6 +80,7 @@ struct node {
     const char *reason;
     bool wanted;                /* something that must run reads it, or it is a target */
     bool forced;                /* run even if an object is there: it was found damaged */
+    bool changed;               /* what it wrote outside the store was found changed: a quick look is not enough */
     size_t missing;             /* connections whose node is not there yet */
     int damaged;                /* times its object was found damaged in this run */
     int bypassed;               /* nodes of lower priority that were admitted while this one asked */

@@ -12,7 +12,7 @@
  * needy: input `in` (optional); needs `cores`, `memory`, `disk`; x = 1.
  * compute: input `in` (optional); can use accelerators, `devices` at once, with `device_memory` on each, and `cores`;
  *   its numerics are its place's; fails with ERR_DEVICE on the accelerator `breaks` (-1: none).
- * outside: writes the file `out`, and stands while that file does.
+ * outside: writes the file `out`, and stands while that file does; looked at in full, while it has the same text.
  * rows: a ledger of `n` rows, each after `ms`; stops between rows. */
 extern const struct node_class fake_value, fake_value2, fake_sum, fake_fail, fake_parts, fake_reader,
     fake_needy, fake_compute, fake_outside, fake_rows;

@@ -291,6 +291,27 @@ static void what_was_written_outside_is_made_again_when_it_is_gone(void **state)
     fake_fini(&f);
 }
 
+/* A change that only a full look finds is not forgotten by the quick one before the node starts. */
+static void what_was_written_outside_is_made_again_when_it_has_changed(void **state)
+{
+    struct fake f;
+    char written[96], text[16] = "";
+    (void)state;
+    fake_init(&f);
+    int out = fake_add(&f, "out", &fake_outside), sum = fake_add(&f, "sum", &fake_sum);
+    fake_connect(&f, sum, "in", out, "");
+    fake_run(&f, dir, NULL);
+    snprintf(written, sizeof written, "%s/written", dir);
+    FILE *file = fopen(written, "w");
+    assert_true(file && fputs("hers\n", file) >= 0 && fclose(file) == 0);
+    fake_run(&f, dir, NULL);
+    assert_string_equal(fake_states, "out=done sum=reused");
+    file = fopen(written, "r");
+    assert_true(file && fgets(text, sizeof text, file) && fclose(file) == 0);
+    assert_string_equal(text, "here\n");
+    fake_fini(&f);
+}
+
 static void explain_follows_a_change_to_where_it_began(void **state)
 {
     struct fake f;
@@ -359,6 +380,7 @@ int main(void)
         TEST(an_unknown_target_names_the_nearest),
         TEST(a_source_of_unknown_digest_makes_the_rest_unknown),
         TEST(what_was_written_outside_is_made_again_when_it_is_gone),
+        TEST(what_was_written_outside_is_made_again_when_it_has_changed),
         TEST(explain_follows_a_change_to_where_it_began),
         TEST(explain_names_the_code_version),
     };
