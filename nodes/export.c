@@ -730,7 +730,7 @@ static bool stands(struct node *n, struct object *result, bool quick)
 const struct node_class node_export = {
     .name = "export",
     .summary = "the chosen assignment as a compressed-tensors checkpoint",
-    .version = 3,
+    .version = 4,
     .ports = ports,
     .params = params,
     .needs = needs,
