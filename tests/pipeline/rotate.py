@@ -43,9 +43,9 @@ def must(cmd, code=0):
     return p.stdout + p.stderr
 
 
-def digests(folder, pattern="*"):
+def digests(folder):
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in pathlib.Path(folder).rglob(pattern) if p.is_file()}
+            for p in pathlib.Path(folder).rglob("*") if p.is_file()}
 
 
 def states(run):
@@ -138,7 +138,6 @@ def main():
         expect(not set(states(b).values()) - {"reused", "waiting"}, f"the second run did work: {states(b)}")
         c = f"{folder}/c"
         must(command(scout, root, c, "--threads", "1", settings=UNGATED))
-        expect(digests(f"{c}/store", "*.h5").keys() == digests(f"{b}/store", "*.h5").keys(), "one thread: other objects")
         for name in ("store/objects", "rotated", "export"):
             expect(digests(f"{c}/{name}") == digests(f"{b}/{name}"), f"one thread gave other bytes in {name}")
         print("run again: all reused; one thread: the same bytes")
