@@ -4,27 +4,25 @@
  * and lists the digests of all other files, which is how a later run tells an export that may be replaced from a
  * directory that somebody has changed. Before it is put in its place, all of it is read again and compared
  * (nodes/exported.h). The result object lists the tensors and the digests of all files. */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "engine/base/str.h"
 #include "engine/node.h"
 #include "nodes/exported.h"
 #include "nodes/format/compressed.h"
+#include "nodes/model/directory.h"
+#include "nodes/model/json.h"
 #include "nodes/publish.h"
 #include "nodes/recipe.h"
 #include "nodes/search/candidates.h"
 
 #define RECIPE "scout.json"
 #define MOST_FILES 10000
+#define MOST_CONFIG ((size_t)64 << 20) /* bytes of config.json */
 
 static const struct port ports[] = {
     {.name = "model", .types = MODEL_TYPES, .help = "the model that was quantized"},
@@ -52,12 +50,6 @@ struct item {
     size_t file;                 /* index into names */
 };
 
-struct file {
-    char *name;
-    uint64_t bytes;
-    char digest[KEY_TEXT];
-};
-
 struct export {
     struct node *node;
     struct arena arena;
@@ -70,8 +62,7 @@ struct export {
     struct item *items;
     size_t n_items, n_weight_files;
     char **weight_files;                  /* names */
-    struct file *files;                   /* everything in the directory, for the result */
-    size_t n_files;
+    struct directory files;               /* everything in the directory, for the result */
     struct publish *place;
     struct rendering current;             /* of current_matrix, while its parts are written */
     int current_matrix;                   /* -1: none */
@@ -316,36 +307,6 @@ static bool write_index(struct export *x, struct err *e)
 
 /* ------------------------------------------------------------------------------------------------- the other files */
 
-/* The whole of a small file in fresh memory. */
-static bool read_file(const char *path, char **out, size_t *n, struct err *e)
-{
-    struct stat s;
-    char *text = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fstat(fd, &s) == 0;
-    if (!ok)
-        err_errno(e, ERR_IO, "cannot open %s", path);
-    else if (!S_ISREG(s.st_mode) || s.st_size > (64 << 20))
-        ok = err_set(e, ERR_INPUT, "%s is no file of at most 64 MiB", path);
-    ok = ok && mem_new(&text, (size_t)s.st_size + 1, e);
-    for (size_t at = 0; ok && at < (size_t)s.st_size;) {
-        ssize_t got = read(fd, text + at, (size_t)s.st_size - at);
-        if (got <= 0)
-            ok = got < 0 ? err_errno(e, ERR_IO, "cannot read %s", path) : err_set(e, ERR_IO, "%s was truncated", path);
-        else
-            at += (size_t)got;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (!ok) {
-        mem_free(text);
-        return false;
-    }
-    *out = text;
-    *n = (size_t)s.st_size;
-    return true;
-}
-
 static bool write_config(struct export *x, struct err *e)
 {
     const struct model *m = x->model;
@@ -363,7 +324,8 @@ static bool write_config(struct export *x, struct err *e)
     if (!has_head) /* a linear layer that is no unit, and listed as such also when it is tied */
         modules[n++] = (struct compressed_module){"lm_head", &format_bf16};
     snprintf(path, sizeof path, "%s/config.json", m->path);
-    bool ok = read_file(path, &text, &n_text, e) && compressed_config(&config, text, n_text, path, modules, n, e) &&
+    bool ok = json_read_file(&text, &n_text, path, MOST_CONFIG, e) &&
+              compressed_config(&config, text, n_text, path, modules, n, e) &&
               publish_write(x->place, "config.json", config.text, config.length, e);
     str_free(&config);
     mem_free(text);
@@ -371,82 +333,11 @@ static bool write_config(struct export *x, struct err *e)
     return ok;
 }
 
-/* What belongs to a model and is no weight; never an old index or another tool's quantization file. */
-static bool is_side_file(const char *name)
+/* All that is in the half-made directory by now. */
+static bool list_files(struct export *x, struct err *e)
 {
-    static const char *const names[] = {
-        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
-        "generation_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
-        "configuration.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    size_t n = strlen(name);
-    return strncmp(name, "LICENSE", 7) == 0 || strncmp(name, "NOTICE", 6) == 0 ||
-           (n > 3 && strcmp(name + n - 3, ".py") == 0);
-}
-
-static bool copy_side_files(struct export *x, struct err *e)
-{
-    DIR *d = opendir(x->model->path);
-    if (!d)
-        return err_errno(e, ERR_IO, "cannot list %s", x->model->path);
-    bool ok = true;
-    for (const struct dirent *entry; ok && (entry = readdir(d));) {
-        char path[4096];
-        struct stat s;
-        snprintf(path, sizeof path, "%s/%s", x->model->path, entry->d_name);
-        if (is_side_file(entry->d_name) && stat(path, &s) == 0 && S_ISREG(s.st_mode))
-            ok = publish_copy(x->place, entry->d_name, path, e);
-    }
-    closedir(d);
-    return ok;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct file *)a)->name, ((const struct file *)b)->name);
-}
-
-/* The files of a directory with sizes and digests, by name, in the arena. */
-static bool list_files(struct export *x, const char *directory, struct err *e)
-{
-    DIR *d = opendir(directory);
-    if (!d)
-        return err_errno(e, ERR_IO, "cannot list %s", directory);
-    size_t room = 0;
-    while (readdir(d))
-        room++;
-    rewinddir(d);
-    x->n_files = 0;
-    x->files = arena_new(&x->arena, room * sizeof *x->files, e);
-    bool ok = x->files != NULL;
-    for (const struct dirent *entry; ok && (entry = readdir(d));) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (x->n_files == room) {
-            ok = err_set(e, ERR_RESOURCE, "%s: files are being added to it while it is read", directory);
-            break;
-        }
-        struct file *f = &x->files[x->n_files++];
-        struct stat s;
-        struct key digest;
-        bool known;
-        char path[4096];
-        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
-        f->name = arena_strdup(&x->arena, entry->d_name, e);
-        ok = f->name && (stat(path, &s) == 0 || err_errno(e, ERR_IO, "cannot look at %s", path)) &&
-             store_source_digest(node_store(x->node), path, false, &digest, &known, NULL, e);
-        if (ok) {
-            f->bytes = (uint64_t)s.st_size;
-            key_text(&digest, f->digest);
-        }
-    }
-    closedir(d);
-    if (ok)
-        qsort(x->files, x->n_files, sizeof *x->files, by_name);
-    return ok;
+    directory_fini(&x->files);
+    return directory_list(&x->files, node_store(x->node), publish_path(x->place), e);
 }
 
 /* ------------------------------------------------------------------------------------------------------- scout.json */
@@ -481,9 +372,11 @@ static bool write_recipe(struct export *x, struct err *e)
     uint64_t parameters = x->menu.total_parameters;
     for (int u = 0; u < x->menu.n_units; u++)
         json_object_set_new(assignment, x->menu.unit_names[u], json_string(x->formats[u]->name));
-    for (size_t i = 0; i < x->n_files; i++)
-        json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", x->files[i].name, "bytes",
-                                               (json_int_t)x->files[i].bytes, "sha256", x->files[i].digest));
+    for (size_t i = 0; i < x->files.n; i++) {
+        const struct directory_file *f = &x->files.files[i];
+        json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "name", f->name, "bytes", (json_int_t)f->bytes,
+                                               "sha256", f->digest));
+    }
     if (ok)
         root = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}",
                          "tool", compressed_writer(), "version", 1, "model_type", x->model->config.model_type,
@@ -507,77 +400,6 @@ static bool write_recipe(struct export *x, struct err *e)
     return ok;
 }
 
-/* -------------------------------------------------------------------------------------- may the place be replaced? */
-
-/* The digest that `recipe` lists for a file; NULL if it lists none. */
-static const char *listed(const json_t *recipe, const char *name)
-{
-    size_t i;
-    const json_t *entry;
-    json_array_foreach(json_object_get(recipe, "files"), i, entry) {
-        const char *have = json_string_value(json_object_get(entry, "name"));
-        if (have && strcmp(have, name) == 0)
-            return json_string_value(json_object_get(entry, "sha256"));
-    }
-    return NULL;
-}
-
-/* Is the directory what its scout.json says, file for file? If not, `why` says what differs. */
-static bool is_untouched(struct export *x, const char *directory, char why[512], struct err *e)
-{
-    char path[4096];
-    snprintf(path, sizeof path, "%s/" RECIPE, directory);
-    json_t *recipe = json_load_file(path, 0, NULL);
-    size_t expected = json_array_size(json_object_get(recipe, "files"));
-    bool ok = true;
-    why[0] = '\0';
-    if (expected == 0)
-        snprintf(why, 512, "it has no " RECIPE " that lists its files");
-    else
-        ok = list_files(x, directory, e);
-    for (size_t i = 0; ok && expected > 0 && !why[0] && i < x->n_files; i++) {
-        const char *digest = listed(recipe, x->files[i].name);
-        if (strcmp(x->files[i].name, RECIPE) != 0 && (!digest || strcmp(digest, x->files[i].digest) != 0))
-            snprintf(why, 512, "'%s' is %s", x->files[i].name, digest ? "changed" : "not of that export");
-    }
-    if (ok && !why[0] && x->n_files != expected + 1)
-        snprintf(why, 512, "files of that export are missing");
-    json_decref(recipe);
-    return ok;
-}
-
-static bool is_empty(const char *directory)
-{
-    DIR *d = opendir(directory);
-    size_t n = 0;
-    while (d && readdir(d))
-        n++;
-    if (d)
-        closedir(d);
-    return d && n == 2;
-}
-
-static bool check_place(struct export *x, const char *directory, struct err *e)
-{
-    struct stat s, source;
-    char why[512];
-    if (lstat(directory, &s) != 0)
-        return errno == ENOENT || err_errno(e, ERR_IO, "cannot look at %s", directory);
-    if (stat(x->model->path, &source) == 0 && source.st_dev == s.st_dev && source.st_ino == s.st_ino)
-        return err_set(e, ERR_INPUT, "directory '%s' is the source model itself; choose another place", directory);
-    if (!S_ISDIR(s.st_mode))
-        return err_set(e, ERR_INPUT, "'%s' is there and is no directory; move it away or choose another place",
-                       directory);
-    if (node_bool(x->node, "overwrite") || is_empty(directory))
-        return true;
-    if (!is_untouched(x, directory, why, e))
-        return false;
-    if (why[0])
-        return err_set(e, ERR_INPUT, "directory '%s' is there and is no untouched export of ours: %s. Move it away, "
-                       "set `directory` to another place, or set `overwrite: true` to replace it", directory, why);
-    return true;
-}
-
 /* ----------------------------------------------------------------------------------------------------- the result */
 
 static bool add_u64(struct writer *out, const char *name, const char *axis, const char *description,
@@ -592,10 +414,9 @@ static bool write_result(struct export *x, struct err *e)
 {
     struct writer *out = node_output(x->node);
     char model_key[KEY_TEXT];
-    size_t most = x->n_items > x->n_files ? x->n_items : x->n_files;
-    const char **texts = arena_new(&x->arena, most * sizeof *texts, e);
-    const char **places = arena_new(&x->arena, most * sizeof *places, e);
-    uint64_t *bytes = arena_new(&x->arena, most * sizeof *bytes, e), weights = 0;
+    const char **texts = arena_new(&x->arena, x->n_items * sizeof *texts, e);
+    const char **places = arena_new(&x->arena, x->n_items * sizeof *places, e);
+    uint64_t *bytes = arena_new(&x->arena, x->n_items * sizeof *bytes, e), weights = 0;
     if (!texts || !places || !bytes)
         return false;
     for (size_t i = 0; i < x->n_items; i++) {
@@ -607,16 +428,10 @@ static bool write_result(struct export *x, struct err *e)
         !writer_add_strings(out, "tensors/file", places, x->n_items, "tensor", "the file that holds it", e) ||
         !add_u64(out, "tensors/bytes", "tensor", "payload of each tensor", bytes, x->n_items, e))
         return false;
-    for (size_t i = 0; i < x->n_files; i++) {
-        texts[i] = x->files[i].name;
-        places[i] = x->files[i].digest;
-        bytes[i] = x->files[i].bytes;
+    for (size_t i = 0; i < x->files.n; i++)
         for (size_t w = 0; w < x->n_weight_files; w++)
-            weights += strcmp(x->files[i].name, x->weight_files[w]) == 0 ? x->files[i].bytes : 0;
-    }
-    return writer_add_strings(out, "files/name", texts, x->n_files, "file", "every file of the directory", e) &&
-           writer_add_strings(out, "files/digest", places, x->n_files, "file", "SHA-256 of each file, hex", e) &&
-           add_u64(out, "files/bytes", "file", "size of each file", bytes, x->n_files, e) &&
+            weights += strcmp(x->files.files[i].name, x->weight_files[w]) == 0 ? x->files.files[i].bytes : 0;
+    return directory_write(&x->files, out, e) &&
            writer_text(out, "model_key", key_text(&node_input(x->node, "model", 0)->key, model_key), e) &&
            writer_int(out, "bytes", (int64_t)x->chosen->bytes, e) &&
            writer_double(out, "bpp", menu_bpp(&x->menu, x->chosen->bytes), e) &&
@@ -628,6 +443,7 @@ static bool write_result(struct export *x, struct err *e)
 static void close_export(struct export *x)
 {
     publish_abort(x->place);
+    directory_fini(&x->files);
     if (x->current_matrix >= 0)
         rendering_free(&x->current);
     renderings_close(x->renderings);
@@ -649,8 +465,8 @@ static bool check_again(struct export *x, struct err *e)
 static bool publish(struct export *x, const char *directory, struct err *e)
 {
     if (!publish_begin(&x->place, directory, e) || !write_weights(x, e) || !write_index(x, e) || !write_config(x, e) ||
-        !check_again(x, e) || !copy_side_files(x, e) || !list_files(x, publish_path(x->place), e) ||
-        !write_recipe(x, e) || !list_files(x, publish_path(x->place), e) || !write_result(x, e))
+        !check_again(x, e) || !publish_copy_some(x->place, x->model->path, directory_is_side_file, e) ||
+        !list_files(x, e) || !write_recipe(x, e) || !list_files(x, e) || !write_result(x, e))
         return false;
     if (node_stopping(x->node))
         return node_stopped(e);
@@ -671,7 +487,10 @@ static bool run(struct node *n, struct err *e)
     if (ok && x.menu.n_units != x.model->n_units)
         ok = err_set(e, ERR_INPUT, "the renderings have %d units, the model %s has %d", x.menu.n_units, x.model->path,
                      x.model->n_units);
-    ok = ok && check_place(&x, directory, e) && list_items(&x, e) && deal(&x, e) &&
+    ok = ok &&
+         directory_check_place(node_store(n), directory, x.model->path, RECIPE, "export", node_bool(n, "overwrite"),
+                               e) &&
+         list_items(&x, e) && deal(&x, e) &&
          (publish(&x, directory, e) || err_context(e, "export to %s", directory));
     if (ok) {
         char size[16];
@@ -701,30 +520,9 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     return true;
 }
 
-/* The directory is there, and every file has the size and (unless `quick`) the digest that the result lists. */
 static bool stands(struct node *n, struct object *result, bool quick)
 {
-    struct err e = {0};
-    char **names = NULL, **digests = NULL;
-    uint64_t *bytes = NULL, n_names = 0, n_digests = 0, n_bytes = 0;
-    bool ok = object_read_strings(result, "files/name", &names, &n_names, &e) &&
-              object_read_strings(result, "files/digest", &digests, &n_digests, &e) &&
-              object_load(result, "files/bytes", DTYPE_U64, &bytes, &n_bytes, &e) && n_digests == n_names &&
-              n_bytes == n_names;
-    for (uint64_t i = 0; ok && i < n_names; i++) {
-        char path[4096], text[KEY_TEXT];
-        struct stat s;
-        struct key digest;
-        bool known;
-        snprintf(path, sizeof path, "%s/%s", node_string(n, "directory"), names[i]);
-        ok = stat(path, &s) == 0 && S_ISREG(s.st_mode) && (uint64_t)s.st_size == bytes[i] &&
-             (quick || (store_source_digest(node_store(n), path, false, &digest, &known, NULL, &e) &&
-                        strcmp(key_text(&digest, text), digests[i]) == 0));
-    }
-    mem_free(names);
-    mem_free(digests);
-    mem_free(bytes);
-    return ok;
+    return directory_stands(node_store(n), node_string(n, "directory"), result, quick);
 }
 
 const struct node_class node_export = {

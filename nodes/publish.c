@@ -286,6 +286,23 @@ static bool swap_in_steps(const struct publish *p, struct err *e)
     return true;
 }
 
+bool publish_copy_some(struct publish *p, const char *from, bool (*wanted)(const char *name), struct err *e)
+{
+    DIR *d = opendir(from);
+    if (!d)
+        return err_errno(e, ERR_IO, "cannot list %s", from);
+    bool ok = true;
+    for (const struct dirent *entry; ok && (entry = readdir(d));) {
+        char path[4096];
+        struct stat s;
+        snprintf(path, sizeof path, "%s/%s", from, entry->d_name);
+        if (wanted(entry->d_name) && stat(path, &s) == 0 && S_ISREG(s.st_mode))
+            ok = publish_copy(p, entry->d_name, path, e);
+    }
+    closedir(d);
+    return ok;
+}
+
 bool publish_commit(struct publish *p, struct err *e)
 {
     struct stat s;

@@ -15,6 +15,8 @@ const char *publish_path(const struct publish *p);
 bool publish_write(struct publish *p, const char *name, const void *data, size_t n, struct err *e) ERR_CHECK;
 /* Copy a file into it, synced. */
 bool publish_copy(struct publish *p, const char *name, const char *from, struct err *e) ERR_CHECK;
+/* Copy the files of directory `from` whose names `wanted` says yes to. */
+bool publish_copy_some(struct publish *p, const char *from, bool (*wanted)(const char *name), struct err *e) ERR_CHECK;
 /* Sync, and put the directory in place of `target`, which is then gone, in one step if the file system can exchange
  * names. Frees p in every case; on failure `target` is as it was, or, when only the last sync failed, replaced. */
 bool publish_commit(struct publish *p, struct err *e) ERR_CHECK;

@@ -1,11 +1,9 @@
 #include "nodes/rotate/write.h"
 
-#include <dirent.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "engine/base/str.h"
 #include "nodes/model/directory.h"
@@ -287,30 +285,14 @@ static bool write_config(const struct writing *w, struct publish *place, struct 
     return ok;
 }
 
-static bool copy_side_files(const struct writing *w, struct publish *place, struct err *e)
-{
-    DIR *d = opendir(w->model->path);
-    if (!d)
-        return err_errno(e, ERR_IO, "cannot list %s", w->model->path);
-    bool ok = true;
-    for (const struct dirent *entry; ok && (entry = readdir(d));) {
-        char path[4096];
-        struct stat s;
-        snprintf(path, sizeof path, "%s/%s", w->model->path, entry->d_name);
-        if (directory_is_side_file(entry->d_name) && stat(path, &s) == 0 && S_ISREG(s.st_mode))
-            ok = publish_copy(place, entry->d_name, path, e);
-    }
-    closedir(d);
-    return ok;
-}
-
 /* ----------------------------------------------------------------------------------------------------- entry points */
 
 bool write_model(const struct write_spec *s, struct publish *place, struct err *e)
 {
     struct writing w = {.spec = s, .model = s->basis->model};
     bool ok = list_items(&w, e) && write_weights(&w, place, e) && write_index(&w, place, e) &&
-              write_config(&w, place, e) && copy_side_files(&w, place, e);
+              write_config(&w, place, e) &&
+              publish_copy_some(place, w.model->path, directory_is_side_file, e);
     arena_free(&w.arena);
     return ok;
 }
