@@ -299,13 +299,13 @@ def _e2m1(x):
     return torch.copysign(value[sum(u.long() for u in up)], x)
 
 
-def _power_of_two(most, largest):
-    """2^ceil(log2(most / largest)), the exponent at least -127, without a logarithm."""
+def _power_of_two(x):
+    """2^ceil(log2(x)), the exponent at least -127, without a logarithm."""
     import torch
 
-    mantissa, exponent = torch.frexp(most / largest)
+    mantissa, exponent = torch.frexp(x)
     exponent = torch.where(mantissa == 0.5, exponent - 1, exponent).clamp(min=-127)
-    return torch.ldexp(torch.ones_like(most, dtype=torch.float64), exponent).float()
+    return torch.ldexp(torch.ones_like(x, dtype=torch.float64), exponent).float()
 
 
 def round_input(name, x, global_scale=None):
@@ -319,7 +319,8 @@ def round_input(name, x, global_scale=None):
         if name == "fp8":
             s = (most / 448).clamp(min=1 / (448 * 512))
             return _e4m3(x / s) * s
-        codes = (x * torch.where(most > 0, 127 / most, 0)).round().clamp(-128, 127)
+        inverse = torch.full_like(most, 127).div(most)  # 127 / most would be the reciprocal's product
+        codes = torch.where(x != 0, x * inverse, 0).round().clamp(-128, 127)
         return codes * (most / 127)
     blocks = _blocks(x, {"nvfp4": 16, "mxfp4": 32, "mxfp8": 32, "fp8_block": 128}[name])
     most = blocks.abs().amax(-1, keepdim=True)
@@ -330,6 +331,7 @@ def round_input(name, x, global_scale=None):
         scale = _e4m3((global_scale * most) / 6)
         out = torch.where(scale > 0, (_e2m1(blocks * (global_scale / scale)) * scale) / global_scale, 0)
     else:
-        s = _power_of_two(most, 6 if name == "mxfp4" else 448)
-        out = torch.where(most > 0, (_e2m1 if name == "mxfp4" else _e4m3)(blocks / s) * s, 0)
+        quotient = most / (6 if name == "mxfp4" else 448)
+        s = _power_of_two(quotient)
+        out = torch.where(quotient > 2.0**-127, (_e2m1 if name == "mxfp4" else _e4m3)(blocks / s) * s, 0)
     return out.flatten(-2)[..., : x.shape[-1]]
