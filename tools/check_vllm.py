@@ -20,8 +20,9 @@ Each directory, and the source first, is loaded by vLLM in bf16 in a process of 
            difference is bf16's. Where inputs are rounded, one bf16 step sends values to other codes, and both go apart.
 
 Exits with 1 when vLLM cannot load a directory, when a layer is further away than MOST_LAYER both ways, or when log-
-probabilities of an export that leaves its inputs alone are further away than NOISE times the source's difference. With --emulate, vLLM may also use its own
-emulation kernels (plain torch) for NVFP4, MXFP4 and MXFP8, which its tables have for GPUs only.
+probabilities of an export that leaves its inputs alone are further away than NOISE times the source's difference. With
+--emulate, vLLM may also use its own emulation kernels (plain torch) for NVFP4, MXFP4 and MXFP8, which its tables have
+for GPUs only (that for MXFP4 wants the package amd-quark).
 """
 import argparse
 import json
