@@ -48,7 +48,7 @@ void cli_print_node(int width, const char *name, const char *state, double secon
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
 
 extern const struct command command_run, command_plan, command_status, command_explain, command_nodes, command_graph,
-    command_check, command_devices, command_formats;
+    command_check, command_devices, command_formats, command_inspect, command_decode;
 
 /* The options that say what to run, shared by run, plan and explain. */
 #define CLI_GRAPH_OPTIONS \

@@ -7,7 +7,7 @@
 
 static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_explain,
                                                  &command_nodes, &command_formats, &command_graph, &command_check,
-                                                 &command_devices};
+                                                 &command_devices, &command_inspect, &command_decode};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *out)
