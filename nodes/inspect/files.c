@@ -456,7 +456,7 @@ static bool choose_shards(struct files *f, struct dirent **found, size_t n, stru
                           struct report *r, struct err *e)
 {
     if (f->has_index)
-        return weight_index_read(index, f, r, e) && list_stale(f, found, n, e);
+        return weight_index_read(index, f, r, e) && (f->n_shards == 0 || list_stale(f, found, n, e));
     for (size_t i = 0; i < n; i++)
         if (!files_add_shard(f, found[i]->d_name, e))
             return false;

@@ -39,7 +39,7 @@ static struct scheme eight_bits(const struct quant_group *g, const char **why)
     if (w->is_float && w->strategy == STRATEGY_CHANNEL)
         return (struct scheme){.kind = SCHEME_FP8, .weight_only = !in->is_there};
     if (w->is_float && w->strategy == STRATEGY_BLOCK && w->block[0] == 128 && w->block[1] == 128)
-        return of_kind(SCHEME_FP8_BLOCK);
+        return (struct scheme){.kind = SCHEME_FP8_BLOCK, .weight_only = !in->is_there};
     if (w->is_float && w->strategy == STRATEGY_BLOCK)
         return other(why, "blocks that are not 128 by 128");
     if (w->is_float && w->strategy == STRATEGY_GROUP && w->group == 32)
@@ -65,6 +65,8 @@ struct scheme quant_scheme(const struct quant_group *g, const char **why)
     const struct quant_args *w = &g->weights, *in = &g->input;
     if (!w->is_there)
         return none(why, "there are no `weights`");
+    if ((w->strategy == STRATEGY_GROUP || w->strategy == STRATEGY_TENSOR_GROUP) && w->group <= 0)
+        return none(why, "groups without a size");
     if (is_float(w, 4, STRATEGY_TENSOR_GROUP, 16)) {
         if (in->is_there && !is_float(in, 4, STRATEGY_TENSOR_GROUP, 16))
             return none(why, "NVFP4 weights want input_activations null or NVFP4");
@@ -73,9 +75,9 @@ struct scheme quant_scheme(const struct quant_group *g, const char **why)
         return (struct scheme){.kind = SCHEME_NVFP4, .weight_only = !in->is_there};
     }
     if (is_float(w, 4, STRATEGY_GROUP, 32))
-        return of_kind(SCHEME_MXFP4);
+        return (struct scheme){.kind = SCHEME_MXFP4, .weight_only = !in->is_there};
     if (is_float(w, 8, STRATEGY_GROUP, 32) && w->has_u8_scale)
-        return of_kind(SCHEME_MXFP8);
+        return (struct scheme){.kind = SCHEME_MXFP8, .weight_only = !in->is_there};
     if (!w->is_symmetric)
         return other(why, "weights with zero points");
     bool is_packed = g->format && strcmp(g->format, "pack-quantized") == 0;

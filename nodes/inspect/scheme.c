@@ -23,8 +23,7 @@ static const struct {
 const char *scheme_name(const struct scheme *s, char out[40])
 {
     if (s->kind != SCHEME_PACKED) {
-        bool marked = s->weight_only && (s->kind == SCHEME_NVFP4 || s->kind == SCHEME_FP8);
-        snprintf(out, 40, "%s%s", table[s->kind].name, marked ? "_a16" : "");
+        snprintf(out, 40, "%s%s", table[s->kind].name, s->weight_only ? "_a16" : "");
         return out;
     }
     int n = snprintf(out, 40, "int%d%s", s->bits, s->bits == 8 ? "_a16" : "");
@@ -35,14 +34,14 @@ const char *scheme_name(const struct scheme *s, char out[40])
     return out;
 }
 
+bool scheme_stores_alike(const struct scheme *a, const struct scheme *b)
+{
+    return a->kind == b->kind && (a->kind != SCHEME_PACKED || (a->bits == b->bits && a->group == b->group));
+}
+
 bool scheme_equal(const struct scheme *a, const struct scheme *b)
 {
-    if (a->kind != b->kind)
-        return false;
-    if (a->kind == SCHEME_PACKED)
-        return a->bits == b->bits && a->group == b->group;
-    /* That of the others has no tensor, and servers choose by the stored weights. */
-    return a->kind != SCHEME_NVFP4 || a->weight_only == b->weight_only;
+    return scheme_stores_alike(a, b) && a->weight_only == b->weight_only;
 }
 
 int64_t scheme_columns(const struct scheme *s, int64_t k)

@@ -16,7 +16,7 @@ enum scheme_kind {
 
 struct scheme {
     enum scheme_kind kind;
-    bool weight_only;     /* inputs are not quantized; always so for PACKED */
+    bool weight_only;     /* inputs are not quantized; always so for PACKED, never for PLAIN, OTHER and NONE */
     int bits;             /* PACKED: 4 or 8 */
     int64_t group;        /* PACKED: columns that share a scale, -1: all of a row */
 };
@@ -35,6 +35,8 @@ struct scheme_part {
 /* "nvfp4_a16", "int4_g128", ...: as the program calls its formats where it has the same; in `out`. */
 const char *scheme_name(const struct scheme *s, char out[40]);
 bool scheme_equal(const struct scheme *a, const struct scheme *b);
+/* Equal as far as the weight's tensors go: what is done to inputs left aside. */
+bool scheme_stores_alike(const struct scheme *a, const struct scheme *b);
 /* The tensors of an [n,k] layer, input_global_scale included; their number. None for PLAIN, OTHER and NONE. */
 int scheme_parts(const struct scheme *s, int64_t n, int64_t k, struct scheme_part out[SCHEME_PARTS]);
 /* Columns that share a scale: k for one scale a row. */

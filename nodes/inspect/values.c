@@ -179,7 +179,7 @@ static void judge_row(struct pass *p, int64_t row)
     struct values *v = p->v;
     v->sum_source += r->source;
     v->sum_error += r->error;
-    if (r->source == 0 || !isfinite(r->source))
+    if (r->source == 0 || !isfinite(r->source) || !isfinite(r->decoded)) /* the last is told by codes and scales */
         return;
     double ratio = sqrt(r->decoded / r->source), correlation = r->both / sqrt(r->source * r->decoded);
     if (r->decoded == 0)
@@ -264,6 +264,8 @@ static void read_layer(const struct subject *s, const struct module *x, struct v
 
 /* ---------------------------------------------------------------------------------------------------------- telling */
 
+static bool is_positive(float x) { return x > 0 && isfinite(x); }
+
 static void tell_scales(struct subject *s, const struct module *x, const struct values *v)
 {
     const bool is_nvfp4 = x->stored.kind == SCHEME_NVFP4;
@@ -274,9 +276,9 @@ static void tell_scales(struct subject *s, const struct module *x, const struct 
         report_error(s->report, 6, x->name, is_nvfp4 ? "scales from 0x00 to 0x7e" : "scales that are finite and "
                      "positive", "%llu others, the first in row %lld or behind it", (unsigned long long)v->bad_scales,
                      (long long)v->bad_row);
-    if (is_nvfp4 && !(v->global > 0 && isfinite(v->global)))
+    if (is_nvfp4 && !is_positive(v->global))
         report_error(s->report, 6, x->name, "finite and positive", "weight_global_scale is %g", (double)v->global);
-    if (is_nvfp4 && !(v->input_global > 0 && isfinite(v->input_global)))
+    if (is_nvfp4 && !is_positive(v->input_global))
         report_error(s->report, 6, x->name, "finite and positive", "input_global_scale is %g",
                      (double)v->input_global);
     if (v->small_scales > 0)
@@ -309,7 +311,7 @@ static void tell_weights(struct subject *s, const struct module *x, const struct
 {
     const double expected = scheme_error(&x->stored), error = relative(v->sum_error, v->sum_source);
     char name[40], want[100];
-    if (v->not_finite > 0 && v->bad_codes + v->bad_scales == 0)
+    if (v->not_finite > 0 && v->bad_codes + v->bad_scales == 0 && is_positive(v->global))
         report_error(s->report, 7, x->name, "finite weights", "%llu are not", (unsigned long long)v->not_finite);
     if (!v->has_source) {
         if (v->is_zero)
@@ -399,7 +401,7 @@ static void tell_unit(struct subject *s, const struct module_unit *u, const stru
         }
         tell_scales(s, x, v);
         tell_weights(s, x, v);
-        if (x->stored.kind == SCHEME_NVFP4 && !s->origin.is_searched)
+        if (x->stored.kind == SCHEME_NVFP4 && !s->origin.is_searched && is_positive(v->global))
             tell_global(s, u, i, values);
         if (!v->has_source)
             continue;
