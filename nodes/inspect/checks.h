@@ -21,7 +21,7 @@ struct subject {
 const json_t *subject_setting(const struct subject *s, const char *key);
 /* 2: what is claimed of every module, then, behind module_classify, whether its tensors agree. */
 bool check_claims(struct subject *s, struct err *e) ERR_CHECK;
-void check_schemes(struct subject *s);
+bool check_schemes(struct subject *s, struct err *e) ERR_CHECK;
 /* 1: every tensor of the source is there, and no other. */
 void check_accounts(struct subject *s);
 /* 1, 4, 5: the tensors of each module. */

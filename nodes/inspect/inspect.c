@@ -94,7 +94,8 @@ static bool run_checks(struct inspection *x, struct subject *s, struct err *e)
         return false;
     for (size_t i = 0; i < s->modules.n; i++)
         module_classify(&s->modules.list[i], &s->files);
-    check_schemes(s);
+    if (!check_schemes(s, e))
+        return false;
     check_accounts(s);
     check_structure(s);
     check_fused(s);

@@ -379,7 +379,20 @@ bool matcher_new(struct matcher **out, const struct quant *q, struct report *r, 
     return true;
 }
 
-void matcher_finish(struct matcher *m, struct report *r)
+static bool finish_list(const struct list *l, struct report *r, struct err *e)
+{
+    for (size_t i = 0; i < l->n; i++) {
+        const struct entry *x = &l->entries[i];
+        enum pattern_state state = x->pattern ? pattern_state(x->pattern) : PATTERN_FINE;
+        if (state == PATTERN_NO_MEMORY)
+            return err_set(e, ERR_RESOURCE, "out of memory for matching '%.200s'", x->text);
+        if (state == PATTERN_GAVE_UP)
+            report_error(r, 9, x->text, "a pattern that takes few steps on each name", "matching it was given up");
+    }
+    return true;
+}
+
+bool matcher_finish(const struct matcher *m, struct report *r, struct err *e)
 {
     for (size_t i = 0; i < m->targets.n; i++) {
         const struct entry *x = &m->targets.entries[i];
@@ -389,13 +402,7 @@ void matcher_finish(struct matcher *m, struct report *r)
         else if (!x->has_matched)
             report_error(r, 2, x->text, "a target that matches a layer", "it matches none");
     }
-    for (int k = 0; k < 2; k++) {
-        const struct list *l = k ? &m->ignore : &m->targets;
-        for (size_t i = 0; i < l->n; i++)
-            if (l->entries[i].pattern && pattern_gave_up(l->entries[i].pattern))
-                report_error(r, 9, l->entries[i].text, "a pattern that takes few steps on each name",
-                             "matching it was given up");
-    }
+    return finish_list(&m->targets, r, e) && finish_list(&m->ignore, r, e);
 }
 
 static void list_fini(struct list *l)

@@ -37,8 +37,9 @@ struct match matcher_ct(struct matcher *m, const char *name, const char *class);
 /* The groups that have a target which is this name or matches it, classes left aside: the first two of them, and their
  * number. *ignored: `ignore` has the name, *exactly: in full. */
 int matcher_groups(struct matcher *m, const char *name, struct match found[2], bool *ignored, bool *exactly);
-/* Targets that nothing has matched so far, and patterns that gave up, as findings of checks 2 and 9. */
-void matcher_finish(struct matcher *m, struct report *r);
+/* Targets that nothing has matched so far, and patterns that gave up, as findings of checks 2 and 9. False when memory
+ * was out for a match. */
+bool matcher_finish(const struct matcher *m, struct report *r, struct err *e) ERR_CHECK;
 void matcher_free(struct matcher *m);
 
 /* The name under which vLLM has a checkpoint's layer, into `out`. */

@@ -34,8 +34,10 @@ static bool read_recipe(struct origin *o, const char *dir, struct report *r, str
     if (access(path, F_OK) != 0)
         return true;
     if (!json_load_file_strict(&o->recipe, path, RECIPE_LIMIT, &why)) {
-        if (why.code == ERR_RESOURCE)
-            return *e = why, false;
+        if (why.code == ERR_RESOURCE) {
+            *e = why;
+            return false;
+        }
         report_error(r, 10, "scout.json", "one JSON object", "%s", why.text);
         return true;
     }
@@ -53,7 +55,7 @@ static bool read_recipe(struct origin *o, const char *dir, struct report *r, str
 bool origin_open(struct origin *o, const char *dir, const char *source, struct report *r, struct err *e)
 {
     char path[4096];
-    struct err ignored = {0};
+    struct err why = {0};
     *o = (struct origin){.dir = source};
     if (!read_recipe(o, dir, r, e))
         return false;
@@ -65,9 +67,14 @@ bool origin_open(struct origin *o, const char *dir, const char *source, struct r
         return false;
     }
     snprintf(path, sizeof path, "%s/config.json", source);
-    if (!json_load_file_strict(&o->config, path, CONFIG_LIMIT, &ignored))
-        o->config = NULL;
-    return true;
+    if (json_load_file_strict(&o->config, path, CONFIG_LIMIT, &why))
+        return true;
+    o->config = NULL;
+    if (why.code != ERR_RESOURCE)
+        return true; /* a source may have none: then nothing is compared with it */
+    *e = why;
+    origin_close(o);
+    return false;
 }
 
 void origin_close(struct origin *o)

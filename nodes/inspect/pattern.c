@@ -18,7 +18,7 @@ struct pattern {
     pcre2_code *code;
     pcre2_match_data *data;
     pcre2_match_context *limits;
-    bool gave_up;
+    enum pattern_state state;
 };
 
 /* ------------------------------------------------------------------------------------------------------ translation */
@@ -180,14 +180,15 @@ bool pattern_new(struct pattern **out, const char *text, struct err *e)
 
 bool pattern_matches(struct pattern *p, const char *name)
 {
-    if (p->gave_up)
+    if (p->state != PATTERN_FINE)
         return false;
     int rc = pcre2_match(p->code, (PCRE2_SPTR)name, PCRE2_ZERO_TERMINATED, 0, 0, p->data, p->limits);
-    p->gave_up = rc < 0 && rc != PCRE2_ERROR_NOMATCH;
+    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
+        p->state = rc == PCRE2_ERROR_NOMEMORY ? PATTERN_NO_MEMORY : PATTERN_GAVE_UP;
     return rc >= 0;
 }
 
-bool pattern_gave_up(const struct pattern *p) { return p->gave_up; }
+enum pattern_state pattern_state(const struct pattern *p) { return p->state; }
 
 void pattern_free(struct pattern *p)
 {

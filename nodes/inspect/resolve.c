@@ -210,14 +210,14 @@ static void check_listed(struct subject *s, const struct module *x)
                        "there is none");
 }
 
-void check_schemes(struct subject *s)
+bool check_schemes(struct subject *s, struct err *e)
 {
     if (!s->matcher) {
         for (size_t i = 0; i < s->modules.n; i++)
             if (s->modules.list[i].is_linear && s->modules.list[i].stored.kind != SCHEME_PLAIN)
                 report_error(s->report, 9, s->modules.list[i].name, "a quantization_config of compressed-tensors",
                              "there is none, and its tensors are no plain weight");
-        return;
+        return true;
     }
     for (size_t i = 0; i < s->modules.n; i++) {
         struct module *x = &s->modules.list[i];
@@ -230,6 +230,5 @@ void check_schemes(struct subject *s)
             compare(s, x, &plain, &ct, "its tensors", "compressed-tensors");
         }
     }
-    if (s->modules.n > 0)
-        matcher_finish(s->matcher, s->report);
+    return s->modules.n == 0 || matcher_finish(s->matcher, s->report, e);
 }
