@@ -224,7 +224,7 @@ bool check_copies(struct subject *s, struct err *e)
     for (size_t i = 0; i < s->modules.n; i++)
         for (size_t k = 0; k < s->modules.list[i].n_tensors; k++)
             n += is_copy(s, &s->modules.list[i], s->modules.list[i].tensors[k], &copies[n]);
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (s->files.bytes > WORTH_THREADS)
     for (int64_t i = 0; i < n; i++)
         compare_one(s, &copies[i]);
     for (int64_t i = 0; i < n; i++) {

@@ -5,6 +5,8 @@
 #include "nodes/inspect/inspect.h"
 #include "nodes/inspect/origin.h"
 
+#define WORTH_THREADS ((uint64_t)1 << 20) /* bytes of tensors */
+
 struct subject {
     const struct inspect_options *options;
     struct files files;

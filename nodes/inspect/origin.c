@@ -105,6 +105,11 @@ void origin_fused_name(const struct module *x, char *out, size_t size)
         snprintf(out, size, "%.*s.experts.%s", (int)(mark - x->name), x->name, is_gate ? "gate_up_proj" : "down_proj");
 }
 
+static bool is_float(const struct st_tensor *t)
+{
+    return t->dtype == DTYPE_BF16 || t->dtype == DTYPE_F16 || t->dtype == DTYPE_F32 || t->dtype == DTYPE_F64;
+}
+
 bool origin_view(const struct origin *o, const struct module *x, struct origin_view *out)
 {
     char name[LONGEST_NAME + 64];
@@ -114,11 +119,11 @@ bool origin_view(const struct origin *o, const struct module *x, struct origin_v
     const struct st_tensor *t = safetensors_find(o->source, name);
     if (t) {
         *out = (struct origin_view){t, 0, t->rank == 2 ? t->shape[0] : 0, t->rank == 2 ? t->shape[1] : 0};
-        return t->rank == 2;
+        return t->rank == 2 && is_float(t);
     }
     origin_fused_name(x, name, sizeof name);
     t = name[0] ? safetensors_find(o->source, name) : NULL;
-    if (!t || t->rank != 3 || x->expert >= t->shape[0])
+    if (!t || t->rank != 3 || !is_float(t) || x->expert >= t->shape[0])
         return false;
     bool halves = strcmp(module_last(name), "gate_up_proj") == 0, is_up = strcmp(module_last(x->name), "up_proj") == 0;
     int64_t rows = halves ? t->shape[1] / 2 : t->shape[1];

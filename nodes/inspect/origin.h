@@ -31,7 +31,7 @@ struct origin_view {
     uint64_t first;             /* its first element */
     int64_t n, k;
 };
-/* False when the source is not given or has no such weight. */
+/* False when the source is not given or has no such weight in floats. */
 bool origin_view(const struct origin *o, const struct module *x, struct origin_view *out);
 /* The name of the tensor of all experts that a layer's weight may be part of, "" when it can be of none. */
 void origin_fused_name(const struct module *x, char *out, size_t size);

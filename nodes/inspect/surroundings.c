@@ -299,7 +299,7 @@ static bool check_listed(struct subject *s, struct err *e)
         else
             list[n++] = (struct listed){name, digest, (uint64_t)json_integer_value(bytes), NULL};
     }
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (s->files.bytes > WORTH_THREADS)
     for (int64_t k = 0; k < n; k++)
         check_file(s->options->dir, &list[k]);
     for (int64_t k = 0; k < n; k++)

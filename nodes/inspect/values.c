@@ -421,7 +421,7 @@ bool check_values(struct subject *s, struct inspect_unit *out, struct err *e)
     bool ok = true;
     if (!mem_new(&values, s->modules.n + 1, e))
         return false;
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (s->files.bytes > WORTH_THREADS)
     for (int64_t i = 0; i < n; i++)
         if (has_values(&s->modules.list[i]))
             read_layer(s, &s->modules.list[i], &values[i]);
