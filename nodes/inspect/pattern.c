@@ -41,8 +41,10 @@ static bool translate_escape(const char **at, struct str *out, bool in_class, st
     } else if (c == 'u' && strspn(*at, "0123456789abcdefABCDEF") >= 4) {
         str_printf(out, "\\x{%.4s}", *at);
         *at += 4;
-    } else if ((unsigned char)c >= 0x80 || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')) {
-        return err_set(e, ERR_INPUT, "the escape \\%c is not known", (unsigned char)c < 0x80 ? c : '?');
+    } else if ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')) {
+        return err_set(e, ERR_INPUT, "the escape \\%c is not known", c);
+    } else if ((unsigned char)c >= 0x80) {
+        str_add_bytes(out, &c, 1);
     } else {
         str_printf(out, "\\%c", c);
     }
@@ -62,7 +64,7 @@ static bool translate_set(const char **at, struct str *out, struct err *e)
             ++*at;
             if (!translate_escape(at, out, true, e))
                 return false;
-        } else if (**at == '[' || (**at == ']' && first)) {
+        } else if (strchr("[:.=", **at) || (**at == ']' && first)) {
             str_printf(out, "\\%c", *(*at)++); /* PCRE2 knows names such as [:alpha:], Python does not */
         } else {
             str_add_bytes(out, (*at)++, 1);
@@ -73,18 +75,23 @@ static bool translate_set(const char **at, struct str *out, struct err *e)
     return true;
 }
 
-/* Behind a '('. */
-static bool translate_group(const char **at, struct str *out, struct err *e)
+/* Behind a '('; `first`: at the start of the pattern, where alone flags may stand for the whole of it. */
+static bool translate_group(const char **at, bool first, struct str *out, struct err *e)
 {
-    static const char *const known[] = {"?:", "?=", "?!", "?<=", "?<!", "?>", "?P<", "?P=", "?i)", "?i:", "?s)", "?s:",
-                                        "?m)", "?m:"};
+    static const char *const known[] = {"?:", "?=", "?!", "?<=", "?<!", "?>", "?P<", "?P=", "?i:", "?s:", "?m:", "?i)",
+                                        "?s)", "?m)"};
+    const size_t n_known = sizeof known / sizeof *known - (first ? 0 : 3);
+    if (strncmp(*at, "?#", 2) == 0) {
+        *at += strcspn(*at, ")");
+        return *(*at)++ == ')' || err_set(e, ERR_INPUT, "a comment that does not end");
+    }
     str_add(out, "(");
     if (**at != '?') {
         if (**at == '*')
             return err_set(e, ERR_INPUT, "'(*' repeats nothing");
         return true;
     }
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    for (size_t i = 0; i < n_known; i++) {
         size_t n = strlen(known[i]);
         if (strncmp(*at, known[i], n) == 0) {
             str_add(out, known[i]);
@@ -97,6 +104,7 @@ static bool translate_group(const char **at, struct str *out, struct err *e)
 
 static bool translate(const char *at, struct str *out, struct err *e)
 {
+    const char *start = at;
     while (*at) {
         char c = *at++;
         bool ok = true;
@@ -105,7 +113,7 @@ static bool translate(const char *at, struct str *out, struct err *e)
         else if (c == '[')
             ok = translate_set(&at, out, e);
         else if (c == '(')
-            ok = translate_group(&at, out, e);
+            ok = translate_group(&at, at - 1 == start, out, e);
         else if (c == '{' && *at == ',' && at[1 + strspn(at + 1, "0123456789")] == '}')
             str_add(out, "{0"); /* {,3} counts from 0 */
         else
@@ -141,7 +149,7 @@ static bool compile(struct pattern *p, const char *text, pcre2_general_context *
         return err_set(e, ERR_RESOURCE, "out of memory for a regular expression");
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     p->code = pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED,
-                            PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &error, &at, context);
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &error, &at, context);
     pcre2_compile_context_free(context);
     if (p->code)
         return true;

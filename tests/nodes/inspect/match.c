@@ -26,6 +26,9 @@ static const struct {
     {"[^]x]", "]", false},
     {"[[:alpha:]]", "a", false},              /* a set of these characters, then ']' */
     {"[[:alpha:]]", "a]", true},
+    {"[:a:]$", ":", true},
+    {"mo(?#a [comment)del", "model", true},
+    {"\\w", "\xc3\xa9", true},
     {"\\x6dodel", "model", true},
     {"\\u006dodel", "model", true},
     {"^model", "model", true},
@@ -38,7 +41,7 @@ static const struct {
 };
 
 static const char *const refused[] = {"(", ")", "[a", "a**", "*a", "(*ACCEPT)", "(?R)", "(?1)", "\\Qa.b\\E", "\\K",
-                                      "\\h", "\\", "\\x1", "(?|a|b)", "[b-a]", "\\p{L}", "(?<n>a)", "(?P>n)", "\\R"};
+                                      "\\h", "\\", "\\x1", "(?|a|b)", "[b-a]", "\\p{L}", "(?<n>a)", "(?P>n)", "\\R", "a(?i)b", "(?#"};
 
 static void patterns_match_as_in_python(void **state)
 {
