@@ -43,7 +43,7 @@ static double bits(uint64_t bytes, uint64_t parameters)
 static void print_units(const struct inspection *x)
 {
     int width = 4;
-    char shape[64], error[32];
+    char shape[64], error[32], bpp[32];
     for (size_t i = 0; i < x->n_units; i++)
         width = (int)strlen(x->units[i].name) > width ? (int)strlen(x->units[i].name) : width;
     width = width > 80 ? 80 : width;
@@ -54,9 +54,9 @@ static void print_units(const struct inspection *x)
         const struct inspect_unit *u = &x->units[i];
         snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)u->n, (long long)u->k);
         snprintf(error, sizeof error, "%.4g", u->error);
-        printf("%-*s  %-13s  %16s  %8zu  %12llu  %8.4f  %s\n", width, u->name, u->scheme, u->k < 0 ? "-" : shape,
-               u->n_matrices, (unsigned long long)u->bytes, bits(u->bytes, u->parameters),
-               isnan(u->error) ? "-" : error);
+        snprintf(bpp, sizeof bpp, "%.4f", bits(u->bytes, u->parameters));
+        printf("%-*s  %-13s  %16s  %8zu  %12llu  %8s  %s\n", width, u->name, u->scheme, u->k > 0 ? shape : "-",
+               u->n_matrices, (unsigned long long)u->bytes, u->parameters ? bpp : "-", isnan(u->error) ? "-" : error);
     }
 }
 
@@ -141,7 +141,7 @@ static void json_unit(const struct inspect_unit *u)
     str_add(&s, "{\"event\":\"unit\"");
     add_field(&s, "unit", u->name);
     add_field(&s, "scheme", u->scheme);
-    if (u->k >= 0)
+    if (u->k > 0)
         str_printf(&s, ",\"rows\":%lld,\"columns\":%lld", (long long)u->n, (long long)u->k);
     str_printf(&s, ",\"matrices\":%zu,\"parameters\":%llu,\"bytes\":%llu,\"counted\":%s", u->n_matrices,
                (unsigned long long)u->parameters, (unsigned long long)u->bytes, u->is_counted ? "true" : "false");

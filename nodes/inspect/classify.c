@@ -144,7 +144,7 @@ void module_classify(struct module *x, const struct files *f)
 {
     struct scheme found = guess(x, f);
     if (x->claimed.kind == SCHEME_OTHER && found.kind != SCHEME_PLAIN)
-        found.kind = SCHEME_OTHER;
+        found = (struct scheme){.kind = SCHEME_OTHER};
     else if (x->claimed.kind != SCHEME_PLAIN && is_exactly(x, f, &x->claimed))
         found = x->claimed;
     else if (!is_exactly(x, f, &found) && has_codes_of(x, &x->claimed))

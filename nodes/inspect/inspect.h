@@ -16,7 +16,7 @@ struct inspect_options {
 struct inspect_unit {
     const char *name;       /* "model.layers.0.self_attn.qkv_proj" */
     const char *scheme;     /* "nvfp4", "int4_g128", "bf16"; "mixed" */
-    int64_t n, k;           /* of the whole unit; -1 where its matrices have no common width */
+    int64_t n, k;           /* of the whole unit; k -1 where its matrices have no common width, 0 where it is unknown */
     size_t n_matrices;
     uint64_t parameters;    /* sum of n * k */
     uint64_t bytes;         /* of its tensors, biases aside */

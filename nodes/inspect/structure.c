@@ -215,7 +215,8 @@ static void check_module(struct subject *s, struct module *x)
 {
     struct scheme wanted = x->stored;
     struct scheme_part parts[SCHEME_PARTS];
-    if (x->stored.kind == SCHEME_NONE || x->stored.kind == SCHEME_OTHER)
+    /* What is claimed to be in no scheme is told with its group, and its tensors are not judged by another. */
+    if (x->stored.kind == SCHEME_NONE || x->stored.kind == SCHEME_OTHER || x->claimed.kind == SCHEME_NONE)
         return;
     if (x->stored.kind == SCHEME_NVFP4 && x->claimed.kind == SCHEME_NVFP4)
         wanted.weight_only = x->claimed.weight_only;

@@ -224,7 +224,7 @@ ERRORS = [
                                              K + ".weight": Tensor("F8_E4M3", [64, 128], bytes([0x38]) * 8192),
                                              K + ".weight_scale": floats([1.0] * 64, [64, 1], "F32")})),
      [2, 3, 7], "", ""),
-    ("global scales of fused shards differ", patch(K + ".weight_global_scale", 0, "00"), [3, 6], "qkv_proj",
+    ("global scales of fused shards differ", patch(K + ".weight_global_scale", 0, "00"), [3], "qkv_proj",
      "weight_global_scale"),
     ("input scales of fused shards differ", patch(V + ".input_global_scale", 0, "01"), [3], "qkv_proj",
      "input_global_scale"),
@@ -255,7 +255,7 @@ ERRORS = [
     ("a global scale of zero", scaled(O + ".weight_global_scale", lambda v: 0.0), [6], O, "global_scale is 0"),
     ("a global scale that is NaN", patch(O + ".weight_global_scale", 0, "0000c07f"), [6], O, "nan"),
     ("the reciprocal of a global scale", scaled(O + ".weight_global_scale", lambda v: 1 / v), [6, 7], O, "product"),
-    ("a global scale of another amax", scaled(O + ".weight_global_scale", lambda v: v * 1.0001), [6], O, "product"),
+    ("a global scale of another amax", scaled(O + ".weight_global_scale", lambda v: v * 1.02), [6], O, "product"),
     ("an input scale that is infinite", both(*(patch(x + ".input_global_scale", 0, "0000807f") for x in (Q, K, V))),
      [6], Q, "inf"),
     ("an FP8 code that is NaN", patch(DOWN + ".weight", 130, "7f"), [6], DOWN, "first in row 1"),
@@ -329,6 +329,7 @@ ERRORS = [
     ("vision without its preprocessor", setting(("vision_config",), {}), [10], "", "a model that sees"),
 ]
 WARNINGS = [
+    ("a global scale that was rounded", scaled(O + ".weight_global_scale", lambda v: v * 1.002), [6], O, "product"),
     ("a plain module that nobody lists", lambda ck: ck.quant["ignore"].clear(), [2], Q3, "none"),
     ("small block scales", patch(O + ".weight_scale", 0, "07"), [6], O, "1 of 1024"),
     ("groups in another order", lambda ck: ck.quant["config_groups"].update(
@@ -537,7 +538,7 @@ def files(runs):
     runs.broken("no weights", no_weights, [1], ".", "there is no")
 
 
-def recipes(runs, ck):
+def recipes(runs, ck, source_dir):
     """scout.json: digests, sizes and the assignment that it claims."""
     def with_change(change):
         recipe = json.loads(json.dumps(ck.recipe))
@@ -553,6 +554,9 @@ def recipes(runs, ck):
     runs.broken("another format", with_change(lambda r: r["assignment"].update({O: "nvfp4"})), [9], O, "nvfp4_a16")
     runs.broken("a unit that is not there", with_change(lambda r: r["assignment"].update(x="fp8")), [9], "x",
                 "not there")
+    x = with_change(lambda r: None)
+    scaled(O + ".weight_global_scale", lambda v: v * 1.002)(x)
+    runs.broken("a global scale that scout would not write", x, [6], O, "product", ("--source", source_dir))
     good = [{"name": n, "bytes": len(d), "sha256": c.sha256(d)} for n, d in c.SIDE.items()]
     runs.sound("listed files", with_change(lambda r: r.update(files=good)))
     for name, change, found in (("a changed file", {"sha256": "0" * 64}, "SHA-256"),
@@ -748,7 +752,7 @@ def main():
         whole(runs, ck, source_dir, source)
         mutations(runs, ck, source_dir)
         files(runs)
-        recipes(runs, ck)
+        recipes(runs, ck, source_dir)
         architectures(runs)
         usage(runs, ck)
     finally:
