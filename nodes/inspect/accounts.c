@@ -1,9 +1,9 @@
 /* Check 1 against the source, and check 8: which tensors there are, and whether what is copied is copied to the bit. */
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "nodes/inspect/checks.h"
+#include "nodes/inspect/sha.h"
 
 #define PIECE ((uint64_t)4 << 20)
 
@@ -129,25 +129,16 @@ static enum outcome compare_piece(const struct subject *s, const struct copy *c,
     return memcmp(have, other, n) == 0 ? SAME : DIFFERS;
 }
 
-static void to_hex(const unsigned char *bytes, unsigned n, char *out)
-{
-    for (unsigned i = 0; i < n; i++)
-        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
-}
-
+/* `hash` is NULL when there is no digest to compare with; it is used up. */
 static enum outcome compare(const struct subject *s, const struct copy *c, unsigned char *have, unsigned char *other,
-                            EVP_MD_CTX *hash)
+                            struct sha **hash)
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    char text[2 * EVP_MAX_MD_SIZE + 1];
-    unsigned length = 0;
+    char text[SHA_TEXT];
     struct err e;
     if (c->source && c->source->dtype != c->tensor->dtype)
         return DTYPE_DIFFERS;
     if (c->source && !same_shape(c))
         return SHAPE_DIFFERS;
-    if (c->digest && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) != 1)
-        return NO_MEMORY;
     for (uint64_t at = 0; at < c->tensor->bytes; at += PIECE) {
         uint64_t n = c->tensor->bytes - at < PIECE ? c->tensor->bytes - at : PIECE;
         if (!files_read(&s->files, c->tensor, at, n, have, &e))
@@ -155,28 +146,28 @@ static enum outcome compare(const struct subject *s, const struct copy *c, unsig
         enum outcome o = c->source ? compare_piece(s, c, at, n, have, other) : SAME;
         if (o != SAME)
             return o;
-        if (c->digest && EVP_DigestUpdate(hash, have, n) != 1)
+        if (*hash && !sha_add(*hash, have, n))
             return NO_MEMORY;
     }
-    if (!c->digest)
+    if (!*hash)
         return SAME;
-    if (EVP_DigestFinal_ex(hash, digest, &length) != 1)
-        return NO_MEMORY;
-    to_hex(digest, length, text);
+    sha_end(*hash, text);
+    *hash = NULL;
     return strcmp(text, c->digest) == 0 ? SAME : DIGEST_DIFFERS;
 }
 
 static void compare_one(const struct subject *s, struct copy *c)
 {
     unsigned char *have = NULL, *other = NULL;
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
+    char ignored[SHA_TEXT];
+    struct sha *hash = c->digest ? sha_new() : NULL;
     uint64_t n = c->tensor->bytes < PIECE ? c->tensor->bytes : PIECE;
     c->outcome = NO_MEMORY;
-    if (hash && mem_raw(&have, n + 1, NULL) && mem_raw(&other, n + 1, NULL))
-        c->outcome = compare(s, c, have, other, hash);
+    if ((hash || !c->digest) && mem_raw(&have, n + 1, NULL) && mem_raw(&other, n + 1, NULL))
+        c->outcome = compare(s, c, have, other, &hash);
     mem_free(have);
     mem_free(other);
-    EVP_MD_CTX_free(hash);
+    sha_end(hash, ignored);
 }
 
 /* Is this tensor a copy, and of what? */
@@ -214,9 +205,8 @@ bool check_copies(struct subject *s, struct err *e)
     struct copy *copies;
     int64_t n = 0;
     bool ok = true;
-    if (!origin_knows(&s->origin) || s->origin.is_rotated) {
-        report_not_run(s->report, 8, s->origin.is_rotated ? "the weights were rotated before they were quantized"
-                                                          : "neither --source nor digests in scout.json");
+    if (!origin_knows(&s->origin)) {
+        report_not_run(s->report, 8, "neither --source nor digests in scout.json");
         return true;
     }
     if (!mem_new(&copies, s->files.n_tensors + 1, e))

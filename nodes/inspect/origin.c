@@ -4,10 +4,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "nodes/inspect/sha.h"
 #include "nodes/model/json.h"
 
 #define RECIPE_LIMIT (256u << 20)
 #define CONFIG_LIMIT (16u << 20)
+#define SMALL ((uint64_t)1 << 20) /* bytes of a tensor that is hashed before anything else */
+#define MOST_COMPARED 64
 
 /* ------------------------------------------------------------------------------------------------------- scout.json */
 
@@ -46,10 +49,65 @@ static bool read_recipe(struct origin *o, const char *dir, struct report *r, str
         report_warning(r, 10, "scout.json", "an object `source_tensors`", "it has none to check copies by");
         o->digests = NULL;
     }
-    o->is_rotated = has_rounding(o->recipe, (const char *const[]){"rotate", NULL});
-    o->is_searched = o->is_rotated || has_rounding(o->recipe, (const char *const[]){"scale_search", "signround",
-                                                                                     "block_match", "gptq", NULL});
+    o->is_searched = has_rounding(o->recipe, (const char *const[]){"scale_search", "signround", "block_match", "gptq",
+                                                                   NULL});
     return true;
+}
+
+static bool has_result(const json_t *recipe, const char *wanted)
+{
+    size_t i;
+    const json_t *result;
+    json_array_foreach(json_object_get(recipe, "recipe"), i, result) {
+        const char *type = json_string_value(json_object_get(result, "type"));
+        if (type && strcmp(type, wanted) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Does a tensor of the source have the digest that scout.json lists? True also when that cannot be told. */
+static bool is_listed(const struct origin *o, const struct st_tensor *t)
+{
+    const char *digest = json_string_value(json_object_get(o->digests, t->name));
+    unsigned char *bytes = NULL;
+    char text[SHA_TEXT] = "";
+    struct err e;
+    if (!digest || t->bytes > SMALL || !mem_raw(&bytes, t->bytes + 1, NULL))
+        return true;
+    struct sha *hash = sha_new();
+    bool read = hash && safetensors_read(o->source, t, 0, t->bytes, bytes, &e) && sha_add(hash, bytes, t->bytes);
+    sha_end(hash, text);
+    mem_free(bytes);
+    return !read || strcmp(text, digest) == 0;
+}
+
+/* By the small tensors, since all of them would take long: is the source what scout.json says that it is? Most likely
+ * not, where several differ; one may be a fault of scout.json. */
+static void check_source(struct origin *o, struct report *r)
+{
+    const struct st_tensor *first = NULL;
+    size_t n = 0, differ = 0;
+    for (size_t i = 0; o->digests && i < o->source->n_tensors && n < MOST_COMPARED; i++) {
+        const struct st_tensor *t = &o->source->tensors[i];
+        if (t->bytes > SMALL || !json_object_get(o->digests, t->name))
+            continue;
+        n++;
+        if (!is_listed(o, t)) {
+            first = first ? first : t;
+            differ++;
+        }
+    }
+    if (differ < 2 && !(differ == 1 && n == 1))
+        return;
+    report_error(r, 8, first->name, "the SHA-256 that scout.json lists for the source's",
+                 "--source is not what the checkpoint was made from%s",
+                 has_result(o->recipe, "rotate") ? ": that was rotated first; give the rotated model" : "");
+    safetensors_close(o->source);
+    json_decref(o->config);
+    o->source = NULL;
+    o->config = NULL;
+    o->dir = NULL;
 }
 
 bool origin_open(struct origin *o, const char *dir, const char *source, struct report *r, struct err *e)
@@ -67,14 +125,16 @@ bool origin_open(struct origin *o, const char *dir, const char *source, struct r
         return false;
     }
     snprintf(path, sizeof path, "%s/config.json", source);
-    if (json_load_file_strict(&o->config, path, CONFIG_LIMIT, &why))
-        return true;
-    o->config = NULL;
-    if (why.code != ERR_RESOURCE)
-        return true; /* a source may have none: then nothing is compared with it */
-    *e = why;
-    origin_close(o);
-    return false;
+    if (!json_load_file_strict(&o->config, path, CONFIG_LIMIT, &why)) {
+        o->config = NULL; /* a source may have none: then nothing is compared with it */
+        if (why.code == ERR_RESOURCE) {
+            *e = why;
+            origin_close(o);
+            return false;
+        }
+    }
+    check_source(o, r);
+    return true;
 }
 
 void origin_close(struct origin *o)

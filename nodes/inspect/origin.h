@@ -8,16 +8,16 @@
 #include "nodes/model/safetensors.h"
 
 struct origin {
-    const char *dir;            /* of the source; NULL: not given */
+    const char *dir;            /* of the source; NULL: not given, or not what it was made from */
     struct safetensors *source; /* NULL: not given */
     json_t *config;             /* the source's config.json; NULL: not given, or none */
     json_t *recipe;             /* scout.json; NULL: there is none */
     const json_t *digests;      /* in it: {tensor of the source: SHA-256}; NULL: none */
-    bool is_rotated;            /* it records that the weights were changed before they were quantized */
-    bool is_searched;           /* and that scales were searched for, or fitted */
+    bool is_searched;           /* it records that scales were searched for, or fitted */
 };
 
-/* `source` may be NULL; else it must open as a checkpoint (ERR_INPUT). */
+/* `source` may be NULL; else it must open as a checkpoint (ERR_INPUT). One whose tensors are not those that scout.json
+ * lists is a finding of check 8, and is not used. */
 bool origin_open(struct origin *o, const char *dir, const char *source, struct report *r, struct err *e) ERR_CHECK;
 void origin_close(struct origin *o);
 /* Is it known which tensors the source has? */

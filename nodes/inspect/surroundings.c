@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "nodes/inspect/checks.h"
+#include "nodes/inspect/sha.h"
 
 #define PIECE ((size_t)1 << 20)
 
@@ -192,7 +192,7 @@ static bool same_file(const char *a, const char *b)
 
 static void check_side_files(struct subject *s)
 {
-    const char *dir = s->options->dir, *source = s->options->source;
+    const char *dir = s->options->dir, *source = s->origin.dir;
     char ours[4096], theirs[4096];
     bool has_tokenizer = is_there(dir, "tokenizer.json") || is_there(dir, "tokenizer.model") ||
                          is_there(dir, "tekken.json") || (is_there(dir, "vocab.json") && is_there(dir, "merges.txt")) ||
@@ -238,33 +238,25 @@ struct listed {
     const char *wrong; /* NULL: it is as listed */
 };
 
-static void to_hex(const unsigned char *bytes, unsigned n, char *out)
-{
-    for (unsigned i = 0; i < n; i++)
-        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
-}
-
 /* SHA-256 of a file as text, "" when it cannot be had. */
-static void digest_file(int fd, char out[2 * EVP_MAX_MD_SIZE + 1])
+static void digest_file(int fd, char out[SHA_TEXT])
 {
-    unsigned char digest[EVP_MAX_MD_SIZE], *piece = NULL;
-    unsigned n = 0;
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
-    bool ok = hash && mem_raw(&piece, PIECE, NULL) && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) == 1;
+    unsigned char *piece = NULL;
+    struct sha *hash = sha_new();
+    bool ok = hash && mem_raw(&piece, PIECE, NULL);
     for (ssize_t got = 1; ok && got != 0;) {
         got = read(fd, piece, PIECE);
-        ok = (got < 0 && errno == EINTR) || (got >= 0 && EVP_DigestUpdate(hash, piece, (size_t)got) == 1);
+        ok = (got < 0 && errno == EINTR) || (got >= 0 && sha_add(hash, piece, (size_t)got));
     }
-    out[0] = '\0';
-    if (ok && EVP_DigestFinal_ex(hash, digest, &n) == 1)
-        to_hex(digest, n, out);
+    sha_end(hash, out);
+    if (!ok)
+        out[0] = '\0';
     mem_free(piece);
-    EVP_MD_CTX_free(hash);
 }
 
 static void check_file(const char *dir, struct listed *x)
 {
-    char path[4096], text[2 * EVP_MAX_MD_SIZE + 1];
+    char path[4096], text[SHA_TEXT];
     struct stat st;
     snprintf(path, sizeof path, "%s/%s", dir, x->name);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

@@ -242,7 +242,7 @@ static void read_layer(const struct subject *s, const struct module *x, struct v
     struct pass p = {.s = s, .x = x, .v = v, .codes = x->param[packed ? PARAM_PACKED : PARAM_WEIGHT],
                      .scales = x->param[PARAM_SCALE]};
     *v = (struct values){.bad_row = -1, .global = 1, .input_global = 1, .is_zero = true, .unreadable = true};
-    v->has_source = !s->origin.is_rotated && origin_view(&s->origin, x, &p.view) && p.view.n == x->n &&
+    v->has_source = origin_view(&s->origin, x, &p.view) && p.view.n == x->n &&
                     p.view.k == x->k;
     if (!read_float(s, x->param[PARAM_GLOBAL_SCALE], &v->global) ||
         !read_float(s, x->param[PARAM_INPUT_GLOBAL_SCALE], &v->input_global))
@@ -381,8 +381,6 @@ static void tell_parts(struct subject *s, const struct values *values)
         report_partly(s->report, check, "some layers have not the tensors of their scheme");
     if (!s->origin.source)
         report_partly(s->report, 7, "without --source weights are decoded, and compared with nothing");
-    else if (s->origin.is_rotated)
-        report_partly(s->report, 7, "the weights were rotated before they were quantized: they are not compared");
     else if (unknown)
         report_partly(s->report, 7, "the source has no weight for some layers");
 }

@@ -557,6 +557,13 @@ def recipes(runs, ck, source_dir):
     x = with_change(lambda r: None)
     scaled(O + ".weight_global_scale", lambda v: v * 1.002)(x)
     runs.broken("a global scale that scout would not write", x, [6], O, "product", ("--source", source_dir))
+    other = c.llama(c.LAYERS, seed=9)[1]
+    other_dir = os.path.join(runs.base, "other")
+    other.write(other_dir)
+    runs.broken("another source than scout.json lists", with_change(lambda r: None), [8], "", "not what the checkpoint",
+                ("--source", other_dir))
+    runs.broken("the model that was rotated", with_change(lambda r: r["recipe"].append({"type": "rotate"})), [8], "",
+                "give the rotated model", ("--source", other_dir))
     good = [{"name": n, "bytes": len(d), "sha256": c.sha256(d)} for n, d in c.SIDE.items()]
     runs.sound("listed files", with_change(lambda r: r.update(files=good)))
     for name, change, found in (("a changed file", {"sha256": "0" * 64}, "SHA-256"),
