@@ -322,8 +322,8 @@ static int by_begin(const void *a, const void *b)
 static void check_tiling(struct reading *x)
 {
     const struct shard *s = &x->files->shards[x->file];
-    struct st_entry *list = x->files->tensors + x->first;
     size_t n = x->files->n_tensors - x->first;
+    struct st_entry *list = n > 0 ? x->files->tensors + x->first : NULL;
     uint64_t at = s->data;
     if (n > 0)
         qsort(list, n, sizeof *list, by_begin);
