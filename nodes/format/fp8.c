@@ -1,5 +1,5 @@
-/* fp8 and fp8_a16: E4M3 weights with an f32 multiplier per output row; inputs are quantized per token at run time, or left
- * alone (export-formats 2.3). 8 + 32/K bits a weight.
+/* fp8 and fp8_a16: E4M3 weights with an f32 multiplier per output row; inputs are quantized per token at run time, or
+ * left alone (export-formats 2.3). 8 + 32/K bits a weight.
  *
  *     w = e4m3(weight) * weight_scale[n]            in f32
  *

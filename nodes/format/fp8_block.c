@@ -1,5 +1,5 @@
-/* fp8_block: E4M3 weights with an f32 multiplier per tile of 128 x 128; inputs are quantized per token and 128 values at
- * run time (export-formats 2.4). A tile at the matrix' edge has the weights that are there. 8.002 bits a weight.
+/* fp8_block: E4M3 weights with an f32 multiplier per tile of 128 x 128; inputs are quantized per token and 128 values
+ * at run time (export-formats 2.4). A tile at the matrix' edge has the weights that are there. 8.002 bits a weight.
  *
  *     w = e4m3(weight) * weight_scale[n / 128][k / 128]            in f32
  *

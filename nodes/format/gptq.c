@@ -37,7 +37,7 @@ struct factors {
 
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* ----------------------------------------------------------------------------------------------------------- factors */
+/* ---------------------------------------------------------------------------------------------------------- factors */
 
 void factors_free(struct queue *q, struct factors *f)
 {
@@ -175,7 +175,7 @@ static bool make_factors(struct rounding *r, struct err *e)
     return true;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- rounding */
+/* --------------------------------------------------------------------------------------------------------- rounding */
 
 /* What a thread has: rows of a tile, columns in the order in which they are taken. */
 struct tile {

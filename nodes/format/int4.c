@@ -3,7 +3,8 @@
  *
  *     w = code * weight_scale[n][k / group]            in f32
  *
- *     weight_packed  i32 [N, K/8]        bits 4i + 3..4i: code of k = 8j + i, with 8 added; so the lower k is in a byte's
+ *     weight_packed  i32 [N, K/8]        bits 4i + 3..4i: code of k = 8j + i, with 8 added; so the lower k is in a
+ * byte's
  *                                        low half
  *     weight_scale   bf16 [N, K/group]   max|group| / 7.5
  *     weight_shape   i64 [2]             N, K */
@@ -35,8 +36,8 @@ static int parts(int64_t n, int64_t k, int64_t group, struct format_part out[FOR
         .k_multiple = group,                                                                                           \
         .stores_shape = true,                                                                                          \
         .group_format = "pack-quantized",                                                                              \
-        .weights_json = "{\"num_bits\":4,\"type\":\"int\",\"symmetric\":true,\"strategy\":\"group\",\"group_size\":" #group   \
-                        ",\"dynamic\":false}",                                                                         \
+        .weights_json = "{\"num_bits\":4,\"type\":\"int\",\"symmetric\":true,\"strategy\":\"group\","                       \
+                        "\"group_size\":" #group ",\"dynamic\":false}",                                                                         \
         .input_json = "null",                                                                                          \
         .parts = parts_##group,                                                                                        \
         .encode = blocks_encode_rendering,                                                                             \

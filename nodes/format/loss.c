@@ -82,6 +82,12 @@ bool loss_product(const struct loss *l, struct queue *q, const struct tensor *d,
     return q->k->matmul(q, d, &l->panels, y, e);
 }
 
+bool loss_product_part(const struct loss *l, struct queue *q, const struct tensor *d, int64_t first, struct tensor *y,
+                       struct err *e)
+{
+    return q->k->matmul_part(q, d, &l->panels, first, y, e);
+}
+
 double loss_ratio(double part, double whole)
 {
     if (isnan(part) || isnan(whole))

@@ -23,6 +23,9 @@ bool loss_add(struct loss *l, const struct tensor *d, double *square, double *en
  * when each gives a queue of its own. */
 bool loss_product(const struct loss *l, struct queue *q, const struct tensor *d, struct tensor *y, struct err *e)
     ERR_CHECK;
+/* Columns [first, first + y->shape[1]) of the same; first is a multiple of 16. */
+bool loss_product_part(const struct loss *l, struct queue *q, const struct tensor *d, int64_t first, struct tensor *y,
+                       struct err *e) ERR_CHECK;
 /* part / whole; 0 when nothing is lost or there was nothing to lose, NaN when either is NaN. */
 double loss_ratio(double part, double whole);
 

@@ -1,6 +1,6 @@
-/* mxfp4 and mxfp4_a16: E2M1 codes in blocks of 32 along k with a power of two per block (export-formats 2.2). The server
- * quantizes the inputs likewise where its GPU multiplies MXFP4 (Blackwell), whatever config.json says of them, and
- * leaves them alone elsewhere: which of the two a checkpoint is, is the serving profile's to say.
+/* mxfp4 and mxfp4_a16: E2M1 codes in blocks of 32 along k with a power of two per block (export-formats 2.2). The
+ * server quantizes the inputs likewise where its GPU multiplies MXFP4 (Blackwell), whatever config.json says of them,
+ * and leaves them alone elsewhere: which of the two a checkpoint is, is the serving profile's to say.
  *
  *     w = e2m1(code) * 2^(weight_scale - 127)
  *
