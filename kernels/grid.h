@@ -26,7 +26,7 @@ enum scale_type {
     SCALE_F32,  /* step = scale */
     SCALE_BF16, /* step = scale */
     SCALE_E8M0, /* step = 2^(byte - 127); 255 never occurs (1.3) */
-    SCALE_E4M3  /* step = e4m3(byte) / global, an f32 division; sign bit 0; `global` belongs to the whole matrix (2.1) */
+    SCALE_E4M3  /* step = e4m3(byte) / global, an f32 division; sign bit 0; `global` is the matrix' own (2.1) */
 };
 
 struct grid {
@@ -86,8 +86,8 @@ uint32_t grid_empty(enum scale_type t);
 /* Round-to-nearest's scale of a block whose largest magnitude is `amax` (finite). E8M0 rounds the exponent down unless
  * the mantissa is at least 1.75 (export-formats 2.2). */
 uint32_t grid_fit(const struct grid *g, float amax, float global);
-/* Does round-to-nearest give a block of that largest magnitude no scale of its own? Then it has grid_empty's, and all its
- * codes are that of +0: zeros, or, under a scale that is f32 or bf16, denormals too small to have one. */
+/* Does round-to-nearest give a block of that largest magnitude no scale of its own? Then it has grid_empty's, and all
+ * its codes are that of +0: zeros, or, under a scale that is f32 or bf16, denormals too small to have one. */
 bool grid_is_empty(const struct grid *g, float amax);
 /* NVFP4's divisor for weights or inputs of that largest magnitude: 2688 / amax, 2688 = 448 (largest E4M3) * 6 (largest
  * E2M1); 1 where that is no finite number. */

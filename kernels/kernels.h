@@ -39,8 +39,8 @@ enum act_rule {
     /* Per row s = max(max|x| / 448, 1 / (448 * 512)), E4M3 codes of x / s; the value is code * s. */
     ACT_FP8_TOKEN,
     /* The same per row and 128 values (the last ones of a row may be fewer) with s = max(max|x|, 1e-10) / 448 (vLLM,
-     * csrc/.../fp8/per_token_group_quant.cu with float scales; where DeepGEMM wants them as powers of two, on Blackwell,
-     * the server's are up to twice as large). */
+     * csrc/.../fp8/per_token_group_quant.cu with float scales; where DeepGEMM wants them as powers of two, on
+     * Blackwell, the server's are up to twice as large). */
     ACT_FP8_GROUP,
     /* Per row and 32 values s = 2^ceil(log2(max|x| / 6)), E2M1 codes of x / s; the value is code * s. A block is zero
      * whose quotient is at most 2^-127: its scale would be the byte 0, for which the server's kernels multiply by 1
@@ -286,7 +286,8 @@ struct kernels {
     /* y[t][i] = silu(gu[t][i]) * gu[t][I + i];  gu [T, 2I] (gate, then up), y [T, I]. */
     bool (*swiglu)(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e);
     /* y = dequantize(quantize(x)) by `rule`; `scale` is the static global scale of ACT_NVFP4, 0 otherwise. K is a
-     * multiple of act_block, except for ACT_FP8_GROUP. y may be x. In bf16 mode x is rounded to bf16 before (mode DTYPE_BF16). */
+     * multiple of act_block, except for ACT_FP8_GROUP. y may be x. In bf16 mode x is rounded to bf16 before (mode
+     * DTYPE_BF16). */
     bool (*fake_quantize)(struct queue *q, const struct tensor *x, enum act_rule rule, float scale, enum dtype mode,
                           struct tensor *y, struct err *e);
     /* *amax = max(*amax, max|x|); NaN or infinity in x is ERR_NUMERIC naming its row and column. */

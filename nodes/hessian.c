@@ -36,7 +36,8 @@ static bool observe(void *context, enum unit_role role, const struct tensor *x, 
     for (int64_t at = 0; at < x->shape[0]; at += slots) {
         uint32_t window = (uint32_t)((h->seen[role] + at) / slots);
         struct tensor real = tensor_rows(x, at, h->tokens.length[window]);
-        if (!k->amax(h->f.q, &real, &h->amax[role], e) || !k->gram(h->f.q, &real, &h->moment[role][h->share[window]], e))
+        if (!k->amax(h->f.q, &real, &h->amax[role], e) ||
+            !k->gram(h->f.q, &real, &h->moment[role][h->share[window]], e))
             return err_context(e, "window %u", window);
     }
     h->seen[role] += x->shape[0];

@@ -82,7 +82,7 @@ static bool read_tokens(struct rotate *r, struct err *e)
     return true;
 }
 
-/* ------------------------------------------------------------------------------------------ is it the same function? */
+/* ----------------------------------------------------------------------------------------- is it the same function? */
 
 struct side {
     const struct model *model;

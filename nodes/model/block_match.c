@@ -79,7 +79,7 @@ void block_match_close(struct block_match *b)
     mem_free(b);
 }
 
-/* --------------------------------------------------------------------------------------------- passes through the layer */
+/* ----------------------------------------------------------------------------------------- passes through the layer */
 
 /* What a pass keeps of the products on its way. */
 struct watch {
@@ -162,7 +162,7 @@ bool block_match_leave(struct block_match *b, struct err *e)
     return b->f.q->k->copy(b->f.q, &b->wanted, &b->x, e);
 }
 
-/* ----------------------------------------------------------------------------------------------------------- the refit */
+/* -------------------------------------------------------------------------------------------------------- the refit */
 
 /* Is there a scale to refit, and how many rows share it? 0: none; -1: all of a unit. */
 static int64_t rows_of_scale(const struct format *f)
@@ -189,7 +189,8 @@ static void sum_rows(const struct block_match *b, const struct tensor *have, con
             continue;
         for (int64_t t = 0; t < b->tokens->length[w]; t++) {
             int64_t at = ((int64_t)w * b->tokens->window + t) * width;
-            const float *y = (const float *)have->data + at, *other = (const float *)(lack ? lack : original)->data + at;
+            const float *y = (const float *)have->data + at;
+            const float *other = (const float *)(lack ? lack : original)->data + at;
             for (int64_t n = 0; n < width; n++) {
                 double wanted = lack ? (double)y[n] + (double)other[n] : (double)other[n];
                 above[n] += (double)y[n] * wanted;
@@ -248,7 +249,8 @@ struct scales {
     void *part[4][FORMAT_PARTS];
 };
 
-static bool save_scales(const struct block_match *b, int u, const struct rendering *r, struct scales *out, struct err *e)
+static bool save_scales(const struct block_match *b, int u, const struct rendering *r, struct scales *out,
+                        struct err *e)
 {
     const struct unit *unit = unit_at(b, u);
     *out = (struct scales){0};
@@ -299,8 +301,8 @@ static bool rendered_weights(struct block_match *b, int u, const struct renderin
 }
 
 /* The factors of unit `u`, from a pass that keeps its output; `have` is room for it. */
-static bool fit_unit(struct block_match *b, int u, const struct unit_weights *w, struct rendering *r, struct tensor *have,
-                     double *above, double *below, struct err *e)
+static bool fit_unit(struct block_match *b, int u, const struct unit_weights *w, struct rendering *r,
+                     struct tensor *have, double *above, double *below, struct err *e)
 {
     struct tensor *keep[LAYER_UNITS] = {0};
     struct tensor lack = b->state;

@@ -30,9 +30,10 @@ uint64_t block_match_bytes(const struct model *m, const struct kernels *k, const
 /* Layers are gone through in order, each once: enter (the original's inputs and outputs), refit as many sets of
  * renderings as there are, leave. */
 bool block_match_enter(struct block_match *b, int layer, struct err *e) ERR_CHECK;
-/* r[i] is the rendering of the layer's i-th matrix, all with the same codes, changed in place; where r[i].format is NULL
- * the matrix stays as it is in the source. steps[u] for the layer's u-th unit: the layer's squared error on held-out
- * windows as a share of the square of what the layer adds, before and after, and whether the refit was kept. */
+/* r[i] is the rendering of the layer's i-th matrix, all with the same codes, changed in place; where r[i].format is
+ * NULL the matrix stays as it is in the source. steps[u] for the layer's u-th unit: the layer's squared error on
+ * held-out windows as a share of the square of what the layer adds, before and after, and whether the refit was
+ * kept. */
 bool block_match_refit(struct block_match *b, struct rendering *r, struct rounding_step steps[LAYER_UNITS],
                        struct err *e) ERR_CHECK;
 bool block_match_leave(struct block_match *b, struct err *e) ERR_CHECK;

@@ -27,9 +27,9 @@ bool directory_stands(struct store *s, const char *path, struct object *result, 
 /* The same for another node, which reads the directory: ERR_INPUT names the file that is not what `node` wrote. */
 bool directory_check(struct store *s, const char *path, struct object *result, const char *node, struct err *e)
     ERR_CHECK;
-/* May a node put its directory at `path`? Only an empty directory may be there, or one whose every file is listed in the
- * JSON file `record` in it, under "files", as {"name", "sha256"}; if `overwrite`, any but the directory `source`. `what`
- * is what the node writes: "export". */
+/* May a node put its directory at `path`? Only an empty directory may be there, or one whose every file is listed in
+ * the JSON file `record` in it, under "files", as {"name", "sha256"}; if `overwrite`, any but the directory `source`.
+ * `what` is what the node writes: "export". */
 bool directory_check_place(struct store *s, const char *path, const char *source, const char *record, const char *what,
                            bool overwrite, struct err *e) ERR_CHECK;
 /* Does a file of that name belong to a model beside config.json and its weights? Tokenizer, chat template, licence;

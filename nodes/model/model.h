@@ -60,8 +60,8 @@ struct model {
 bool model_open(struct model **out, const char *dir, struct err *e) ERR_CHECK;
 void model_close(struct model *m); /* NULL is fine */
 
-/* Models in a graph. MODEL_TYPES, for a port's `types`: the nodes whose result is a model, `model` as it was given, or a
- * directory that `rotate` wrote. */
+/* Models in a graph. MODEL_TYPES, for a port's `types`: the nodes whose result is a model, `model` as it was given, or
+ * a directory that `rotate` wrote. */
 #define MODEL_TYPES (const char *const[]){"model", "rotate", NULL}
 /* Where the model behind an input port lies. ERR_INPUT when its files are not what was hashed, or written, any more. */
 bool model_input_path(const struct node *n, const char *port, const char **out, struct err *e) ERR_CHECK;

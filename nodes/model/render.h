@@ -29,7 +29,7 @@ struct render {
     struct queue host;       /* where methods beyond rtn work, wherever the node was placed */
     struct queue *q;
     int first_unit, n_units, first_matrix, n_matrices; /* of the layer in hand */
-    struct rendering *renderings;                      /* [matrix, format] of the layer in hand, until they are stored */
+    struct rendering *renderings;                      /* [matrix, format], until they are stored */
     struct results {
         double *weight_loss, *output_loss;             /* [matrix, format] */
         double *before, *after;                        /* [matrix, format, method], block_match among them */
