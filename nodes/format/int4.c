@@ -3,9 +3,8 @@
  *
  *     w = code * weight_scale[n][k / group]            in f32
  *
- *     weight_packed  i32 [N, K/8]        bits 4i + 3..4i: code of k = 8j + i, with 8 added; so the lower k is in a
- * byte's
- *                                        low half
+ *     weight_packed  i32 [N, K/8]        bits 4i + 3..4i: code of k = 8j + i, with 8 added; so the lower k is
+ *                                        in a byte's low half
  *     weight_scale   bf16 [N, K/group]   max|group| / 7.5
  *     weight_shape   i64 [2]             N, K */
 #include "nodes/format/blocks.h"

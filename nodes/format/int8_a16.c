@@ -3,8 +3,8 @@
  *
  *     w = code * weight_scale[n]            in f32
  *
- *     weight_packed  i32 [N, K/4]   bits 8i + 7..8i: code of k = 4j + i, with 128 added; so its bytes are in the order
- * of k
+ *     weight_packed  i32 [N, K/4]   bits 8i + 7..8i: code of k = 4j + i, with 128 added; so its bytes are in the
+ *                                   order of k
  *     weight_scale   bf16 [N, 1]    max|row| / 127.5
  *     weight_shape   i64 [2]        N, K */
 #include "nodes/format/blocks.h"
