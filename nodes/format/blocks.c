@@ -152,7 +152,7 @@ void blocks_load(struct blocks *b, const struct rendering *r)
     if (b->grid.scale == SCALE_E4M3)
         memcpy(&b->global, r->part[2], sizeof b->global);
     for (int64_t i = 0; i < count; i++)
-        b->code[i] = grid_bits(b->grid.element) == 8 ? codes[i] : (uint8_t)(codes[i / 2] >> 4 * (i & 1) & 15);
+        b->code[i] = (uint8_t)(grid_bits(b->grid.element) == 8 ? codes[i] : codes[i / 2] >> 4 * (i & 1) & 15);
     for (int64_t i = 0; i < scales; i++)
         blocks_set_scale(b, i, load_scale(b->grid.scale, r->part[1], i));
 }
