@@ -1,6 +1,6 @@
 /* Weights to their packed forms, rounded to nearest, with what the rounding left: the bits of kernels/grid.h as
- * blocks_round of nodes/format applies it. A block is either a few columns of a row, and some lanes of a warp are enough
- * for it, or a whole row or a tile, and a block of threads goes over it twice; the second time it comes from a cache. */
+ * blocks_round of nodes/format applies it. A block is either a few columns of a row, for which some lanes of a warp are
+ * enough, or a whole row or a tile; over that a block of threads goes twice, and the second time it is in a cache. */
 #include "kernels/cuda/grid.cuh"
 
 #define THREADS 256

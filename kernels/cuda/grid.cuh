@@ -1,7 +1,7 @@
 #ifndef KERNELS_CUDA_GRID_CUH
 #define KERNELS_CUDA_GRID_CUH
-/* Codes, steps and scales of kernels/grid.h in device code, with the bits of grid.c: each step of an expression there is
- * one here. What a format is made of is known when a kernel is compiled. */
+/* Codes, steps and scales of kernels/grid.h in device code, with the bits of grid.c: each step of an expression there
+ * is one here. What a format is made of is known when a kernel is compiled. */
 #include "kernels/cuda/device.cuh"
 
 template <enum element E> constexpr int element_bits = E == ELEMENT_E2M1 || E == ELEMENT_U4B8 ? 4 : 8;

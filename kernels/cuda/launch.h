@@ -89,10 +89,10 @@ struct coded {
 /* i >> coded_shift(size) is the block of index i, for blocks of `size`, a power of two; 0: all are of one. */
 static inline int coded_shift(int size)
 {
-    int shift = size > 0 ? 0 : 62;
-    while (size > 1 << shift && size > 0)
+    int shift = 0;
+    while (1 << shift < size)
         shift++;
-    return shift;
+    return size > 0 ? shift : 62;
 }
 /* Weights to rows of panels [., stride] in f32 or bf16 (to nearest even); columns past k become zero. The f32 value of
  * a weight is that of its format's `decode`. */

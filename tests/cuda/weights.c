@@ -107,7 +107,7 @@ static void encoded_weights_have_the_bytes_of_the_plain_ones(void **state)
     pair_close(&p);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- decoding */
+/* --------------------------------------------------------------------------------------------------------- decoding */
 
 /* Any codes and scales that a file may hold. */
 static void draw_parts(struct rendering *r)
@@ -201,7 +201,7 @@ static void panels_have_the_bits_that_the_formats_decode(void **state)
     pair_close(&p);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- mistakes */
+/* --------------------------------------------------------------------------------------------------------- mistakes */
 
 static void wrong_parts_are_reported(void **state)
 {
