@@ -64,7 +64,10 @@ static inline int act_block(enum act_rule rule)
 /* Error bounds of products in the hardware's own formats, which it sums with fewer bits than f32 has
  * (native_matmul). */
 #define NATIVE_ERROR_FP8 0x1p-10
+#define NATIVE_ERROR_FP8_BLOCK 0x1p-10
 #define NATIVE_ERROR_NVFP4 0x1p-12
+#define NATIVE_ERROR_MXFP8 0x1p-12
+#define NATIVE_ERROR_INT8 0x1p-21 /* whole numbers are summed exactly; numbers, the sum and two products are rounded */
 
 /* Attention over one packed activation: row t of `qkv` is [q heads | k heads | v heads], each head `head_dim` wide. */
 struct attention_shape {
@@ -222,9 +225,10 @@ struct kernels {
 
     /* -- products in the hardware's own low-precision formats; all NULL on the CPU --------------------------------- */
     /* Does this device multiply an [n,k] matrix of that code natively with inputs of that rule: FP8 with ACT_FP8_TOKEN
-     * from compute capability 8.9, NVFP4 with ACT_NVFP4 from 10.0? False, too, before the device is opened, where its
-     * self-test did not agree (kernels_device_note), and for a shape that the library has no algorithm for. The answer
-     * for a table is the same on all its devices once all have been opened. */
+     * from compute capability 8.9, FP8_BLOCK with ACT_FP8_GROUP on 9.0, NVFP4 with ACT_NVFP4 and MXFP8 with ACT_MXFP8
+     * from 10.0, INT8 with ACT_INT8_TOKEN? False, too, before the device is opened, where its self-test did not agree
+     * (kernels_device_note), and for a shape that the library has no algorithm for. The answer for a table is the same
+     * on all its devices once all have been opened. */
     bool (*native_fits)(struct queue *q, enum weight_code code, enum act_rule rule, int64_t n, int64_t k, bool *fits,
                         struct err *e);
     /* Bytes that native_new takes. */

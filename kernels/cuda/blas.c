@@ -42,7 +42,11 @@ static const struct {
     [BLAS_BF16] = {"bf16", CUDA_R_16BF, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
     [BLAS_FP8] = {"fp8", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
     [BLAS_NVFP4] = {"nvfp4", CUDA_R_4F_E2M1, CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3},
+    [BLAS_MXFP8] = {"mxfp8", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0},
+    [BLAS_FP8_GROUP] = {"fp8 in groups", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F},
+    [BLAS_INT8] = {"int8", CUDA_R_8I, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F},
 };
+static bool has_scales(enum blas_type t) { return types[t].scale != CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F; }
 
 static bool failed(const struct blas *b, cublasStatus_t status, const char *what, struct err *e)
 {
@@ -116,7 +120,8 @@ static cublasStatus_t point(const struct blas *b, struct plan *p, const void *x_
     return s != CUBLAS_STATUS_SUCCESS ? s : set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x_scales, sizeof x_scales);
 }
 
-/* What the types below bf16 need beside. The workspace stands for the scales: no choice of an algorithm reads them. */
+/* What operands of FP8 and those with scales need beside. The workspace stands for the scales: no choice of an
+ * algorithm reads them. */
 static cublasStatus_t describe_narrow(const struct blas *b, struct plan *p)
 {
     const int32_t mode = types[p->type].scale;
@@ -133,21 +138,23 @@ static cublasStatus_t describe_narrow(const struct blas *b, struct plan *p)
 static cublasStatus_t describe(const struct blas *b, struct plan *p)
 {
     const struct cublaslt *lt = b->lt;
-    cudaDataType_t operand = types[p->type].operand;
+    bool is_whole = p->type == BLAS_INT8;
+    cudaDataType_t operand = types[p->type].operand, result = is_whole ? CUDA_R_32I : CUDA_R_32F;
+    cublasComputeType_t compute = is_whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F;
     cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
-    cublasStatus_t s = lt->cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasStatus_t s = lt->cublasLtMatmulDescCreate(&p->operation, compute, result);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = set(b, p, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = set(b, p, CUBLASLT_MATMUL_DESC_TRANSB, &plain, sizeof plain);
-    if (s == CUBLAS_STATUS_SUCCESS && p->type >= BLAS_FP8)
+    if (s == CUBLAS_STATUS_SUCCESS && (p->type == BLAS_FP8 || has_scales(p->type)))
         s = describe_narrow(b, p);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = lt->cublasLtMatrixLayoutCreate(&p->w, operand, (uint64_t)p->k, (uint64_t)p->n, p->k);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = lt->cublasLtMatrixLayoutCreate(&p->x, operand, (uint64_t)p->k, (uint64_t)p->rows, p->k);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = lt->cublasLtMatrixLayoutCreate(&p->y, CUDA_R_32F, (uint64_t)p->n, (uint64_t)p->rows, p->n);
+        s = lt->cublasLtMatrixLayoutCreate(&p->y, result, (uint64_t)p->n, (uint64_t)p->rows, p->n);
     return s;
 }
 
@@ -255,14 +262,17 @@ bool blas_fits(struct blas *b, enum blas_type type, int64_t rows, int64_t n, int
 bool blas_product(struct blas *b, const struct blas_call *c, struct err *e)
 {
     const float alpha = c->alpha != 0.0f ? c->alpha : 1.0f, zero = 0.0f;
+    const int32_t whole[2] = {1, 0};
+    const void *factor = c->type == BLAS_INT8 ? (const void *)&whole[0] : &alpha;
+    const void *keep = c->type == BLAS_INT8 ? (const void *)&whole[1] : &zero;
     struct plan *p = plan_of(b, c->type, c->rows, c->n, c->k, e);
     if (!p)
         return false;
     cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
-    if (c->type == BLAS_NVFP4)
+    if (has_scales(c->type))
         s = point(b, p, c->x_scales, c->w_scales);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = b->lt->cublasLtMatmul(b->handle, p->operation, &alpha, c->w, p->w, c->x, p->x, &zero, c->y, p->y, c->y,
+        s = b->lt->cublasLtMatmul(b->handle, p->operation, factor, c->w, p->w, c->x, p->x, keep, c->y, p->y, c->y,
                                   p->y, &p->algorithm, b->workspace, WORKSPACE, b->stream);
     return s == CUBLAS_STATUS_SUCCESS || failed(b, s, "product", e);
 }

@@ -50,6 +50,11 @@ bool cuda_twin_new(const struct queue *q, struct queue **out, struct err *e) ERR
 /* Has every device of the queue's table that was opened multiplied that code natively, and rightly? */
 bool cuda_native_agrees(const struct queue *q, enum weight_code code);
 
+/* native.c: what this back end can multiply natively, were it for the device: the rule that belongs to a code (ACT_NONE
+ * where there is none), and the bound of its products (kernels.h). */
+enum act_rule cuda_native_rule(enum weight_code code);
+double cuda_native_error(enum weight_code code);
+
 /* native_test.c: compares products of that code with sums in f64 of the numbers that the codes stand for. ERR_DEVICE
  * says in one line how they differ. */
 bool cuda_native_test(struct queue *q, enum weight_code code, struct err *e) ERR_CHECK;
@@ -67,6 +72,14 @@ void cuda_host_free(struct queue *q, void *p);
 bool cuda_enter(struct queue *q, struct err *e) ERR_CHECK;
 
 /* product.c */
+/* Part `i` of a matrix [n,k] of a code that is not CODE_PLAIN; false when it has none, nor any after it. */
+struct cuda_part {
+    const char *name;
+    enum dtype dtype;
+    int rank;
+    int64_t shape[2];
+};
+bool cuda_part(enum weight_code code, int64_t n, int64_t k, int i, struct cuda_part *out);
 /* The parts that a code has are there in their dtypes and shapes. */
 bool cuda_check_parts(const struct queue *q, const char *name, const struct packed_matrix *w, struct err *e) ERR_CHECK;
 bool cuda_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, enum dtype mode,

@@ -24,12 +24,14 @@ struct kind {
 };
 enum { NATIVE_UNKNOWN, NATIVE_AGREES, NATIVE_DIFFERS };
 
-/* The first compute capability, times ten, that multiplies a code; CODE_PLAIN has no native form. */
+/* The compute capabilities, times ten, from which on and before which a code is multiplied; the others have no native
+ * form. */
 static const struct {
     enum weight_code code;
     const char *name;
-    int least;
-} natives[] = {{CODE_FP8, "fp8", 89}, {CODE_NVFP4, "nvfp4", 100}};
+    int least, before;
+} natives[] = {{CODE_FP8, "fp8", 89, 1000}, {CODE_NVFP4, "nvfp4", 100, 1000}, {CODE_FP8_BLOCK, "fp8_block", 90, 100},
+               {CODE_MXFP8, "mxfp8", 100, 1000}, {CODE_INT8, "int8", LEAST_MAJOR * 10, 1000}};
 
 /* Devices are opened side by side, one device by one thread at a time. */
 struct opening {
@@ -354,8 +356,8 @@ static bool test_natives(struct queue *q, const struct device *d, struct err *e)
     struct kind *kind = (struct kind *)(uintptr_t)d->kernels;
     for (size_t i = 0; i < sizeof natives / sizeof *natives; i++) {
         atomic_int *found = &kind->of_code[natives[i].code];
-        int unknown = NATIVE_UNKNOWN;
-        if (d->major * 10 + d->minor < natives[i].least)
+        int unknown = NATIVE_UNKNOWN, capability = d->major * 10 + d->minor;
+        if (capability < natives[i].least || capability >= natives[i].before)
             continue;
         if (cuda_native_test(q, natives[i].code, e)) {
             atomic_compare_exchange_strong(found, &unknown, NATIVE_AGREES);

@@ -44,7 +44,7 @@ cudaError_t launch_rmsnorm(struct launch l, float *x, const float *d, const floa
 cudaError_t launch_attention(struct launch l, const float *qkv, int64_t rows, int heads, int kv_heads, int head_dim,
                              int window, float *out);
 
-/* -- fake_quantize.cu: bits of the CPU's; k a multiple of the columns that share a scale, but for fp8 and int8 ------- */
+/* -- fake_quantize.cu: bits of the CPU's; k a multiple of the columns that share a scale, but for fp8 and int8 ----- */
 cudaError_t launch_round(struct launch l, const float *x, int64_t n, int bf16, float *y);
 cudaError_t launch_nvfp4_input(struct launch l, const float *x, int64_t rows, int64_t k, float scale, int bf16,
                                float *y);
@@ -107,14 +107,25 @@ cudaError_t launch_encode(struct launch l, const float *w, struct coded out, flo
 /* Rows [0, given) of x [given, k] as codes [rows, stride] and a scale per row; zeros past the given rows and past k. */
 cudaError_t launch_fp8_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
                              int bf16, uint8_t *codes, float *scales);
-/* The same with two codes a byte, [rows, stride / 2], and scales per 16 in the order of scales.h for all its tiles. */
+cudaError_t launch_int8_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
+                              int bf16, uint8_t *codes, float *scales);
+/* The same with scales [stride / 128, rows] per 128 columns; stride a multiple of 128. */
+cudaError_t launch_fp8_group_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows,
+                                   int64_t stride, int bf16, uint8_t *codes, float *scales);
+/* The same with scales per 32 in the order of scales.h for all its tiles, */
+cudaError_t launch_mxfp8_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
+                               int bf16, uint8_t *codes, uint8_t *scales);
+/* and per 16, with two codes a byte, [rows, stride / 2]. */
 cudaError_t launch_nvfp4_codes(struct launch l, const float *x, int64_t given, int64_t k, int64_t rows, int64_t stride,
                                float global, int bf16, uint8_t *codes, uint8_t *scales);
 /* scales [n, columns] as stored, to rows [first, first + n) of the order of scales.h, `stride` columns a row. */
 cudaError_t launch_place_scales(struct launch l, const uint8_t *scales, int64_t n, int64_t columns, int64_t first,
                                 int64_t stride, uint8_t *out);
-/* y [rows, n] = sums [rows, stride] times a factor per row and one per column. */
-cudaError_t launch_scale_sums(struct launch l, const float *sums, int64_t rows, int64_t n, int64_t stride,
+/* scales [ceil(n / 128), groups] of tiles, to out [groups, stride]: one for each of n rows. */
+cudaError_t launch_spread_scales(struct launch l, const float *scales, int64_t n, int64_t groups, float *out,
+                                 int64_t stride);
+/* y [rows, n] = sums [rows, stride], which are f32 or, with `whole`, i32, times a factor per row and one per column. */
+cudaError_t launch_scale_sums(struct launch l, const void *sums, int whole, int64_t rows, int64_t n, int64_t stride,
                               const float *of_row, const float *of_column, float *y);
 
 #ifdef __cplusplus

@@ -1,5 +1,6 @@
 /* The part of a device's self-test that asks whether its products in low-precision formats are what the codes say. The
- * reference sums in f64 what fake_quantize makes of x and what the codes of w stand for, decoded here, on the host. */
+ * reference sums in f64 what fake_quantize makes of x and what the codes of w stand for, decoded here, on the host, by
+ * the definitions of kernels/grid.h. */
 #include <math.h>
 #include <string.h>
 
@@ -8,7 +9,7 @@
 
 /* Two matrices of one product, neither of whole tiles, and k as long as a layer's: what a device loses in a sum it
  * loses in each step. */
-#define FIRST_N 100
+#define FIRST_N 140
 #define N 150
 #define K 4096
 #define ROWS 20
@@ -53,33 +54,36 @@ static void fill(struct test *t)
         t->x[i] = draw(&seed) * (i % K % 97 == 0 ? 20.0f : 1.0f) * (float)(1 + i / K % 3);
 }
 
-static float e2m1(unsigned code)
+static uint32_t scale_at(enum scale_type t, const uint8_t *scales, int64_t i)
 {
-    static const float value[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-    return code & 8u ? -value[code & 7u] : value[code & 7u];
+    uint32_t word = 0; /* little-endian */
+    memcpy(&word, scales + i * grid_scale_bytes(t), (size_t)grid_scale_bytes(t));
+    return word;
 }
 
 /* Rows of w become what the codes say, all parts on the host. */
-static void decode(enum weight_code code, const uint8_t *codes, const void *scales, float global, int64_t n, float *w)
+static void decode(enum weight_code code, const uint8_t *codes, const uint8_t *scales, float global, int64_t n,
+                   float *w)
 {
-    for (int64_t i = 0; i < n * K; i++)
-        if (code == CODE_FP8)
-            w[i] = e4m3_to_f32(codes[i]) * ((const float *)scales)[i / K];
-        else
-            w[i] = e2m1(i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15u) *
-                   (e4m3_to_f32(((const uint8_t *)scales)[i / 16]) / global);
+    const struct grid *g = &weight_grid[code];
+    int64_t columns = grid_columns(g, K), per_row = grid_scale_columns(g, K);
+    for (int64_t i = 0; i < n * K; i++) {
+        uint8_t one = grid_bits(g->element) == 8 ? codes[i] : (uint8_t)(codes[i / 2] >> (i % 2 ? 4 : 0) & 15);
+        int64_t at = i / K / g->rows * per_row + i % K / columns;
+        w[i] = grid_value(g->element, one) * grid_step(g->scale, scale_at(g->scale, scales, at), global);
+    }
 }
+
+static size_t part_bytes(const struct tensor *t) { return (size_t)tensor_count(t) * dtype_bytes(t->dtype); }
 
 static bool new_parts(struct queue *q, enum weight_code code, int64_t n, struct packed_matrix *p, struct err *e)
 {
-    const struct kernels *k = q->k;
+    struct cuda_part part;
     *p = (struct packed_matrix){.code = code, .n = n, .k = K};
-    if (code == CODE_FP8)
-        return k->tensor_new(q, &p->part[0], DTYPE_F8_E4M3, 2, (int64_t[]){n, K}, e) &&
-               k->tensor_new(q, &p->part[1], DTYPE_F32, 2, (int64_t[]){n, 1}, e);
-    return k->tensor_new(q, &p->part[0], DTYPE_U8, 2, (int64_t[]){n, K / 2}, e) &&
-           k->tensor_new(q, &p->part[1], DTYPE_F8_E4M3, 2, (int64_t[]){n, K / 16}, e) &&
-           k->tensor_new(q, &p->part[2], DTYPE_F32, 1, (int64_t[]){1}, e);
+    for (int i = 0; cuda_part(code, n, K, i, &part); i++)
+        if (!q->k->tensor_new(q, &p->part[i], part.dtype, part.rank, part.shape, e))
+            return false;
+    return true;
 }
 
 /* Encodes `n` rows of w on the device, packs them from row `first` on, and decodes them here. */
@@ -88,19 +92,17 @@ static bool pack_rows(struct test *t, int64_t first, int64_t n, float amax, stru
     const struct kernels *k = t->q->k;
     struct packed_matrix p;
     struct tensor w = {0}, d = {0};
-    uint8_t *codes = NULL;
-    float *scales = NULL, global = 1.0f, *rows = t->w + first * K;
-    size_t code_bytes = (size_t)(n * K) / (t->code == CODE_FP8 ? 1 : 2);
-    size_t scale_bytes = t->code == CODE_FP8 ? (size_t)n * sizeof(float) : (size_t)(n * K / 16);
-    bool ok = new_parts(t->q, t->code, n, &p, e) && mem_new(&codes, code_bytes, e) &&
-              mem_new(&scales, scale_bytes / sizeof *scales, e) &&
+    uint8_t *codes = NULL, *scales = NULL;
+    float global = 1.0f, *rows = t->w + first * K;
+    bool ok = new_parts(t->q, t->code, n, &p, e) && mem_new(&codes, part_bytes(&p.part[0]), e) &&
+              mem_new(&scales, part_bytes(&p.part[1]), e) &&
               k->tensor_new(t->q, &w, DTYPE_F32, 2, (int64_t[]){n, K}, e) &&
               k->tensor_new(t->q, &d, DTYPE_F32, 2, (int64_t[]){n, K}, e) &&
               k->upload(t->q, &w, rows, (size_t)(n * K) * sizeof *rows, e) &&
               k->encode(t->q, &w, amax, &p, &d, e) && k->native_pack(t->q, &p, first, &t->native, e) &&
-              k->download(t->q, codes, &p.part[0], code_bytes, e) &&
-              k->download(t->q, scales, &p.part[1], scale_bytes, e) &&
-              (t->code == CODE_FP8 || k->download(t->q, &global, &p.part[2], sizeof global, e));
+              k->download(t->q, codes, &p.part[0], part_bytes(&p.part[0]), e) &&
+              k->download(t->q, scales, &p.part[1], part_bytes(&p.part[1]), e) &&
+              (!p.part[2].data || k->download(t->q, &global, &p.part[2], sizeof global, e));
     if (ok)
         decode(t->code, codes, scales, global, n, rows);
     for (int i = 0; i < 3; i++)
@@ -150,30 +152,33 @@ static bool compare(const struct test *t, double bound, struct err *e)
 
 /* Ones, but for two numbers in each 16 that meet a zero on the other side and set the scales, to powers of two: the
  * products are equal, and 3584 of them fit in 12 bits, so that their sum is exact whatever a device keeps, and shows it
- * when a part of k is lost. */
+ * when a part of k is lost. In E4M3 they are 448 where one is 256, in E2M1 6 and 4, in whole numbers 127.5 (of weights,
+ * as grid_most has it) or 127 and 64. */
 static bool test_exact(struct test *t, struct err *e)
 {
-    float most = t->code == CODE_FP8 ? 1.75f : 1.5f; /* codes 448 and 6, where one is 256 and 4 */
+    bool is_nvfp4 = t->code == CODE_NVFP4, is_int8 = t->code == CODE_INT8;
+    float of_w = is_int8 ? 127.5f / 64.0f : is_nvfp4 ? 1.5f : 1.75f, of_x = is_int8 ? 127.0f / 64.0f : of_w;
     for (int64_t i = 0; i < N * K; i++)
-        t->w[i] = i % 16 == 0 ? 0.0f : i % 16 == 1 ? most : 1.0f;
+        t->w[i] = i % 16 == 0 ? 0.0f : i % 16 == 1 ? of_w : 1.0f;
     for (int64_t i = 0; i < ROWS * K; i++)
-        t->x[i] = i % 16 == 0 ? most : i % 16 == 1 ? 0.0f : 1.0f;
-    t->scale = t->code == CODE_FP8 ? 0.0f : 1024.0f;
+        t->x[i] = i % 16 == 0 ? of_x : i % 16 == 1 ? 0.0f : 1.0f;
+    t->scale = is_nvfp4 ? 1024.0f : 0.0f;
     return pack(t, 2688.0f / 1024.0f, e) && multiply(t, ROWS, t->y, e) && compare(t, 0.0, e);
 }
 
 /* Numbers of mixed sign. Hopper aligns the products of a step to the largest of them and of the sum so far, and
  * keeps about 14 bits, so it loses up to 2^-13 of that in each product. Of random signs, 4096 such losses come to
  * some 1e-5 of the sum of magnitudes; NATIVE_ERROR_FP8 is a hundred times that, and a twentieth of what scales in
- * wrong places make. Where all products have one sign the losses add up, to 2^-8 of it at worst. NATIVE_ERROR_NVFP4
- * supposes that Blackwell sums in f32, or nearly. */
+ * wrong places make. Where all products have one sign the losses add up, to 2^-8 of it at worst. With scales per 128
+ * columns the sums of 128 are added in f32, and lose less. NATIVE_ERROR_NVFP4 and NATIVE_ERROR_MXFP8 suppose that
+ * Blackwell sums in f32, or nearly. */
 static bool test_random(struct test *t, struct err *e)
 {
     const struct kernels *k = t->q->k;
-    enum act_rule rule = t->code == CODE_FP8 ? ACT_FP8_TOKEN : ACT_NVFP4;
+    enum act_rule rule = cuda_native_rule(t->code);
     size_t last = (ROWS - 1) * K;
     fill(t);
-    t->scale = t->code == CODE_FP8 ? 0.0f : 2688.0f / largest(t->x, ROWS * K);
+    t->scale = rule == ACT_NVFP4 ? 2688.0f / largest(t->x, ROWS * K) : 0.0f;
     if (!pack(t, largest(t->w, N * K), e) || !multiply(t, ROWS, t->y, e) ||
         !k->fake_quantize(t->q, &t->in, rule, t->scale, DTYPE_F32, &t->kept, e))
         return false;
@@ -183,7 +188,7 @@ static bool test_random(struct test *t, struct err *e)
     if (memcmp(t->again, t->y + (ROWS - 1) * N, N * sizeof *t->again) != 0)
         return err_set(e, ERR_DEVICE, "the self-test found that a row's product depends on the rows beside it");
     return k->download(t->q, t->x, &t->kept, ROWS * K * sizeof *t->x, e) &&
-           compare(t, t->code == CODE_FP8 ? NATIVE_ERROR_FP8 : NATIVE_ERROR_NVFP4, e);
+           compare(t, cuda_native_error(t->code), e);
 }
 
 /* After test_random: what is not finite must show in its row. */

@@ -77,9 +77,26 @@ static const struct {
 static const enum dtype scale_dtype[] = {[SCALE_F32] = DTYPE_F32, [SCALE_BF16] = DTYPE_BF16, [SCALE_E8M0] = DTYPE_U8,
                                          [SCALE_E4M3] = DTYPE_F8_E4M3};
 
+bool cuda_part(enum weight_code code, int64_t n, int64_t k, int i, struct cuda_part *out)
+{
+    const struct grid *g = &weight_grid[code];
+    if (i == 0)
+        *out = (struct cuda_part){stored[g->element].name, stored[g->element].dtype, 2,
+                                  {n, k / stored[g->element].codes}};
+    else if (i == 1)
+        *out = (struct cuda_part){"weight_scale", scale_dtype[g->scale], 2,
+                                  {grid_scale_rows(g, n), grid_scale_columns(g, k)}};
+    else if (i == 2 && g->scale == SCALE_E4M3)
+        *out = (struct cuda_part){"weight_global_scale", DTYPE_F32, 1, {1, 1}};
+    else
+        return false;
+    return true;
+}
+
 bool cuda_check_parts(const struct queue *q, const char *name, const struct packed_matrix *w, struct err *e)
 {
     const struct tensor *p = w->part;
+    struct cuda_part part;
     if ((unsigned)w->code >= CODE_COUNT)
         return err_set(e, ERR_BUG, "%s: code %d", name, (int)w->code);
     if (w->code == CODE_PLAIN) {
@@ -91,10 +108,11 @@ bool cuda_check_parts(const struct queue *q, const char *name, const struct pack
     if (w->k % multiple != 0)
         return err_set(e, ERR_BUG, "%s: %lld columns of code %d, expected a multiple of %lld", name, (long long)w->k,
                        (int)w->code, (long long)multiple);
-    return shape_matrix(q, name, stored[g->element].name, &p[0], stored[g->element].dtype, w->n, w->k / codes, e) &&
-           shape_matrix(q, name, "weight_scale", &p[1], scale_dtype[g->scale], grid_scale_rows(g, w->n),
-                        grid_scale_columns(g, w->k), e) &&
-           (g->scale != SCALE_E4M3 || shape_vector(q, name, "weight_global_scale", &p[2], DTYPE_F32, 1, e));
+    for (int i = 0; cuda_part(w->code, w->n, w->k, i, &part); i++)
+        if (!(part.rank == 2 ? shape_matrix(q, name, part.name, &p[i], part.dtype, part.shape[0], part.shape[1], e)
+                             : shape_vector(q, name, part.name, &p[i], part.dtype, part.shape[0], e)))
+            return false;
+    return true;
 }
 
 static struct coded coded_of(const struct packed_matrix *w)

@@ -119,16 +119,24 @@ static void tell_damage(const struct evaluator *v)
                  (unsigned long long)rows, segments);
 }
 
-/* Which native products the accelerators have been found to have, a bit each: where one failed its self-test, rows
- * are of another kind. */
+/* Which native products the accelerators have been found to have, a bit for each code: where one failed its self-test,
+ * rows are of another kind. */
 static bool find_natives(struct evaluator *v, int64_t *out, struct err *e)
 {
     struct queue *q = v->workers[0].q;
-    bool fp8 = false, nvfp4 = false;
-    bool ok = !q->native || (q->k->enter(q, e) && q->k->native_fits(q, CODE_FP8, ACT_FP8_TOKEN, 256, 256, &fp8, e) &&
-                             q->k->native_fits(q, CODE_NVFP4, ACT_NVFP4, 256, 256, &nvfp4, e));
-    *out = fp8 + 2 * nvfp4;
-    return ok;
+    *out = 0;
+    if (!q->native)
+        return true;
+    if (!q->k->enter(q, e))
+        return false;
+    for (size_t i = 0; formats[i]; i++) {
+        bool fits;
+        if (!q->k->native_fits(q, formats[i]->code, formats[i]->act, 256, 256, &fits, e))
+            return false;
+        if (fits)
+            *out |= INT64_C(1) << (formats[i]->code - 1); /* CODE_PLAIN, the first, has no such product */
+    }
+    return true;
 }
 
 static bool open_ledger(struct evaluator *v, struct err *e)

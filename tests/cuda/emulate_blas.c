@@ -1,6 +1,7 @@
 /* The part of cuBLASLt that kernels/cuda/blas.c calls, as the manual defines it: column-major matrices, operations on
  * the operands, sums in f32 over ascending k. It takes the descriptors at their word, so a wrong leading dimension,
  * transposition or place of a scale in kernels/cuda gives wrong products here too. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,7 @@ static cublasStatus_t destroy(cublasLtHandle_t h)
 static cublasStatus_t desc_create(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t scale)
 {
     struct operation *o = calloc(1, sizeof *o);
-    if (!o || scale != CUDA_R_32F)
+    if (!o || scale != (compute == CUBLAS_COMPUTE_32I ? CUDA_R_32I : CUDA_R_32F))
         return CUBLAS_STATUS_INVALID_VALUE;
     o->compute = compute;
     *d = (void *)o;
@@ -120,18 +121,40 @@ static cublasStatus_t preference_set(cublasLtMatmulPreference_t p, cublasLtMatmu
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* Which operands a device takes, and in which form (the manual's tables for cublasLtMatmul). */
+/* Which operands a device takes, and in which form (the manual's tables for cublasLtMatmul, its sections on scaling).
+ * `least`, `before`: compute capabilities times ten; `per_row`: elements that leading dimensions are multiples of. */
+static const struct form {
+    const char *name; /* of EMULATE_WRONG */
+    cudaDataType_t type;
+    int32_t mode;
+    int least, before, per_row;
+} forms[] = {{"fp32", CUDA_R_32F, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, 0, 1000, 1},
+             {"bf16", CUDA_R_16BF, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, 0, 1000, 1},
+             {"fp8", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, 89, 1000, 16},
+             {"fp8_block", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F, 90, 100, 16},
+             {"mxfp8", CUDA_R_8F_E4M3, CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0, 100, 1000, 16},
+             {"nvfp4", CUDA_R_4F_E2M1, CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3, 100, 1000, 32},
+             {"int8", CUDA_R_8I, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, 0, 1000, 4}};
+
+static const struct form *form_of(const struct operation *o, const struct layout *a)
+{
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (forms[i].type == a->type && forms[i].mode == o->a_mode)
+            return &forms[i];
+    return NULL;
+}
+
 static bool supported(const struct operation *o, const struct layout *a, const struct layout *b, const struct layout *y)
 {
-    int32_t mode = a->type == CUDA_R_4F_E2M1 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3
-                                             : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
-    bool narrow = a->type == CUDA_R_8F_E4M3 || a->type == CUDA_R_4F_E2M1;
-    int least = a->type == CUDA_R_4F_E2M1 ? 100 : 89, per_row = a->type == CUDA_R_4F_E2M1 ? 32 : 16;
-    if (a->type != b->type || y->type != CUDA_R_32F || o->a_mode != mode || o->b_mode != mode || o->fast != 0 ||
-        (o->a_scales != NULL) != (mode != 0) || (o->b_scales != NULL) != (mode != 0))
+    const struct form *f = form_of(o, a);
+    bool whole = a->type == CUDA_R_8I, narrow = whole || a->type == CUDA_R_8F_E4M3 || a->type == CUDA_R_4F_E2M1;
+    if (!f || a->type != b->type || o->b_mode != f->mode || o->fast != 0 ||
+        (o->a_scales != NULL) != (f->mode != 0) || (o->b_scales != NULL) != (f->mode != 0) ||
+        o->compute != (whole ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F) || y->type != (whole ? CUDA_R_32I : CUDA_R_32F))
         return false;
-    return !narrow || (emulate_capability() >= least && o->a == CUBLAS_OP_T && o->b == CUBLAS_OP_N &&
-                       a->ld % per_row == 0 && b->ld % per_row == 0 && y->ld % 4 == 0 && a->columns % 16 == 0);
+    return !narrow || (emulate_capability() >= f->least && emulate_capability() < f->before && o->a == CUBLAS_OP_T &&
+                       o->b == CUBLAS_OP_N && a->ld % f->per_row == 0 && b->ld % f->per_row == 0 && y->ld % 4 == 0 &&
+                       a->columns % 16 == 0 && b->columns % 4 == 0);
 }
 
 /* Two algorithms: the first splits the sum and must not be taken. */
@@ -166,22 +189,33 @@ struct scale_tile {
     uint8_t line[32][4 /* row / 32 */][4 /* column */];
 };
 
-/* The factor of element i of vector `j` (a row of op(A), a column of op(B)) of length k. */
-static float block_scale(const void *scales, uint64_t j, uint64_t i, uint64_t k)
+/* Elements along k that share a scale, in the modes that have scales in tiles. */
+static uint64_t tiled_block(int32_t mode)
 {
-    uint64_t column = i / 16, across = (k + 63) / 64;
+    return mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3 ? 16
+           : mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0 ? 32 : 0;
+}
+
+/* The factor of element i of vector `j` of `vectors` (rows of op(A), columns of op(B)) of length k. */
+static float block_scale(int32_t mode, const void *scales, uint64_t j, uint64_t vectors, uint64_t i, uint64_t k)
+{
+    if (mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F)
+        return ((const float *)scales)[i / 128 * vectors + j];
+    uint64_t block = tiled_block(mode), column = i / block, across = (k + 4 * block - 1) / (4 * block);
     const struct scale_tile *tile = (const struct scale_tile *)scales + j / 128 * across + column / 4;
-    return e4m3_to_f32(tile->line[j % 32][j % 128 / 32][column % 4]);
+    uint8_t scale = tile->line[j % 32][j % 128 / 32][column % 4];
+    return mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC16_UE4M3 ? e4m3_to_f32(scale) : ldexpf(1.0f, scale - 127);
 }
 
 /* Is what fills the last tiles up zero, as the manual wants it? Of `rows` vectors of length k. */
-static bool filled_up(const void *scales, uint64_t rows, uint64_t k)
+static bool filled_up(int32_t mode, const void *scales, uint64_t rows, uint64_t k)
 {
-    uint64_t across = (k + 63) / 64, down = (rows + 127) / 128;
-    for (uint64_t t = 0; scales && t < down * across; t++)
+    uint64_t block = tiled_block(mode), across = block ? (k + 4 * block - 1) / (4 * block) : 0;
+    uint64_t down = (rows + 127) / 128;
+    for (uint64_t t = 0; t < down * across; t++)
         for (uint64_t i = 0; i < 512; i++) {
             uint64_t row = t / across * 128 + i / 4 % 4 * 32 + i / 16, column = t % across * 4 + i % 4;
-            if ((row >= rows || column >= k / 16) && ((const uint8_t *)scales)[t * 512 + i] != 0)
+            if ((row >= rows || column >= k / block) && ((const uint8_t *)scales)[t * 512 + i] != 0)
                 return false;
         }
     return true;
@@ -203,27 +237,27 @@ static float value(const struct layout *l, cublasOperation_t op, const void *p, 
     case CUDA_R_16BF: return bf16_to_f32(((const uint16_t *)p)[at]);
     case CUDA_R_8F_E4M3: return e4m3_to_f32(((const uint8_t *)p)[at]);
     case CUDA_R_4F_E2M1: return e2m1(p, at);
+    case CUDA_R_8I: return ((const int8_t *)p)[at];
     default: return ((const float *)p)[at];
     }
 }
 
 /* A column or row of an operand, as f32. */
-static void gather(const struct layout *l, cublasOperation_t op, const void *p, const void *scales, bool row,
-                   uint64_t at, uint64_t k, float *out)
+static void gather(const struct layout *l, cublasOperation_t op, const void *p, int32_t mode, const void *scales,
+                   bool row, uint64_t at, uint64_t vectors, uint64_t k, float *out)
 {
     for (uint64_t i = 0; i < k; i++) {
         out[i] = row ? value(l, op, p, at, i) : value(l, op, p, i, at);
         if (scales)
-            out[i] *= block_scale(scales, at, i, k);
+            out[i] *= block_scale(mode, scales, at, vectors, i, k);
     }
 }
 
 /* The part of k that a product loses on request (emulate_control.h). */
-static uint64_t lost_tail(cudaDataType_t type, uint64_t k)
+static uint64_t lost_tail(const struct form *f, uint64_t k)
 {
     const char *wrong = getenv("EMULATE_WRONG");
-    bool is_it = wrong && ((type == CUDA_R_8F_E4M3 && strcmp(wrong, "fp8") == 0) ||
-                           (type == CUDA_R_4F_E2M1 && strcmp(wrong, "nvfp4") == 0));
+    bool is_it = wrong && strcmp(wrong, f->name) == 0;
     return !is_it ? 0 : k < 64 ? k : 64;
 }
 
@@ -232,6 +266,37 @@ static bool is_backward(uint64_t j, uint64_t n)
 {
     const char *wrong = getenv("EMULATE_WRONG");
     return wrong && strcmp(wrong, "rows") == 0 && j >= n / 2;
+}
+
+/* Element (row, column) of the product; k is a multiple of 16. Whole numbers are exact in f32, but not their sums. */
+static float sum_of(const float *row, const float *column, uint64_t end, bool backward)
+{
+    float sums[8] = {0}, sum = 0.0f;
+    for (uint64_t t = 0; t < end; t += 8)
+        for (int s = 0; s < 8; s++)
+            sums[s] += row[t + (uint64_t)s] * column[t + (uint64_t)s];
+    for (int s = 0; s < 8; s++)
+        sum += sums[backward ? 7 - s : s];
+    return sum;
+}
+static int32_t whole_sum_of(const float *row, const float *column, uint64_t end)
+{
+    int64_t sum = 0;
+    for (uint64_t t = 0; t < end; t++)
+        sum += (int64_t)row[t] * (int64_t)column[t];
+    return (int32_t)sum;
+}
+
+/* The factors are 1 and 0 of whole numbers, and the second 0 of the others; `scale`: the first. */
+static bool factors(const struct operation *o, const void *alpha, const void *beta, float *scale)
+{
+    float keep;
+    int32_t whole[2];
+    memcpy(scale, alpha, sizeof *scale);
+    memcpy(&keep, beta, sizeof keep);
+    memcpy(&whole[0], alpha, sizeof whole[0]);
+    memcpy(&whole[1], beta, sizeof whole[1]);
+    return o->compute == CUBLAS_COMPUTE_32I ? whole[0] == 1 && whole[1] == 0 : keep == 0.0f;
 }
 
 static cublasStatus_t matmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
@@ -243,41 +308,38 @@ static cublasStatus_t matmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const v
     const struct operation *o = (void *)d;
     const struct layout *A = (void *)la, *B = (void *)lb, *Y = (void *)ly;
     uint64_t m = Y->rows, n = Y->columns, k = o->a == CUBLAS_OP_T ? A->rows : A->columns;
-    float scale, keep;
-    memcpy(&scale, alpha, sizeof scale);
-    memcpy(&keep, beta, sizeof keep);
+    float scale;
+    uintptr_t places = (uintptr_t)a | (uintptr_t)b | (uintptr_t)y | (uintptr_t)o->a_scales | (uintptr_t)o->b_scales;
     bool fits = (o->a == CUBLAS_OP_T ? A->columns : A->rows) == m &&
                 (o->b == CUBLAS_OP_T ? B->columns : B->rows) == k &&
-                (o->b == CUBLAS_OP_T ? B->rows : B->columns) == n && o->compute == CUBLAS_COMPUTE_32F &&
-                supported(o, A, B, Y) && keep == 0.0f && algorithm->data[0] == 1 &&
-                ((uintptr_t)a | (uintptr_t)b | (uintptr_t)y) % 16 == 0 && filled_up(o->a_scales, m, k) &&
-                filled_up(o->b_scales, n, k);
+                (o->b == CUBLAS_OP_T ? B->rows : B->columns) == n && factors(o, alpha, beta, &scale) &&
+                supported(o, A, B, Y) && algorithm->data[0] == 1 &&
+                places % 16 == 0 &&
+                filled_up(o->a_mode, o->a_scales, m, k) && filled_up(o->b_mode, o->b_scales, n, k);
     if (!fits)
         return CUBLAS_STATUS_INVALID_VALUE;
     if (emulate_tick())
         return CUBLAS_STATUS_EXECUTION_FAILED;
     float *rows = malloc(m * k * sizeof *rows);
-    uint64_t end = k - lost_tail(A->type, k);
+    uint64_t end = k - lost_tail(form_of(o, A), k);
     if (!rows)
         return CUBLAS_STATUS_ALLOC_FAILED;
 #pragma omp parallel for
     for (uint64_t i = 0; i < m; i++)
-        gather(A, o->a, a, o->a_scales, true, i, k, rows + i * k);
+        gather(A, o->a, a, o->a_mode, o->a_scales, true, i, m, k, rows + i * k);
 #pragma omp parallel for
     for (uint64_t j = 0; j < n; j++) {
         float *column = malloc(k * sizeof *column);
         if (!column)
             abort();
-        gather(B, o->b, b, o->b_scales, false, j, k, column);
+        gather(B, o->b, b, o->b_mode, o->b_scales, false, j, n, k, column);
         bool backward = is_backward(j, n);
         for (uint64_t i = 0; i < m; i++) {
-            float sums[8] = {0}, sum = 0.0f; /* k is a multiple of 16 */
-            for (uint64_t t = 0; t < end; t += 8)
-                for (int s = 0; s < 8; s++)
-                    sums[s] += rows[i * k + t + (uint64_t)s] * column[t + (uint64_t)s];
-            for (int s = 0; s < 8; s++)
-                sum += sums[backward ? 7 - s : s];
-            ((float *)y)[i + j * (uint64_t)Y->ld] = scale * sum;
+            uint64_t at = i + j * (uint64_t)Y->ld;
+            if (o->compute == CUBLAS_COMPUTE_32I)
+                ((int32_t *)y)[at] = whole_sum_of(rows + i * k, column, end);
+            else
+                ((float *)y)[at] = scale * sum_of(rows + i * k, column, end, backward);
         }
         free(column);
     }

@@ -17,10 +17,14 @@ static const struct native {
     const struct format *format;
     enum weight_code code;
     enum act_rule rule;
-    int least; /* compute capability times ten */
+    int least, before; /* compute capabilities times ten */
+    float most;        /* an input whose scale is 1 */
     double bound;
-} natives[] = {{"fp8", &format_fp8, CODE_FP8, ACT_FP8_TOKEN, 89, NATIVE_ERROR_FP8},
-               {"nvfp4", &format_nvfp4, CODE_NVFP4, ACT_NVFP4, 100, NATIVE_ERROR_NVFP4}};
+} natives[] = {{"fp8", &format_fp8, CODE_FP8, ACT_FP8_TOKEN, 89, 1000, 448.0f, NATIVE_ERROR_FP8},
+               {"nvfp4", &format_nvfp4, CODE_NVFP4, ACT_NVFP4, 100, 1000, 2688.0f, NATIVE_ERROR_NVFP4},
+               {"fp8_block", &format_fp8_block, CODE_FP8_BLOCK, ACT_FP8_GROUP, 90, 100, 448.0f, NATIVE_ERROR_FP8_BLOCK},
+               {"mxfp8", &format_mxfp8, CODE_MXFP8, ACT_MXFP8, 100, 1000, 448.0f, NATIVE_ERROR_MXFP8},
+               {"int8", &format_int8, CODE_INT8, ACT_INT8_TOKEN, 80, 1000, 127.0f, NATIVE_ERROR_INT8}};
 
 static bool fits(const struct pair *p, enum weight_code code, enum act_rule rule, int64_t n, int64_t k)
 {
@@ -187,18 +191,16 @@ static void products_are_within_their_bound(void **state)
 {
     (void)state;
     struct pair p = pair_open();
-    static const int64_t shapes[][3] = {{1, 1, 16},   {3, 5, 48},    {64, 16, 64}, {65, 33, 80},
-                                        {130, 129, 336}, {7, 300, 1040}, {2, 64, 4096}};
-    static const int64_t any_k[][3] = {{1, 1, 1}, {5, 7, 33}, {66, 40, 172}};
+    static const int64_t shapes[][3] = {{1, 1, 16},   {3, 5, 48},    {64, 16, 64}, {65, 33, 96},  {130, 129, 336},
+                                        {7, 300, 1056}, {2, 64, 4096}, {1, 1, 1},    {5, 7, 33},    {66, 40, 172},
+                                        {3, 130, 128}, {4, 260, 160}};
     static const enum numbers kinds[] = {RANDOM, ZEROS, DENORMALS, LARGE, MIXED};
     for (size_t f = 0; f < COUNT(natives); f++)
-        for (size_t i = 0; usable(&p, &natives[f]) && i < COUNT(kinds); i++) {
+        for (size_t i = 0; usable(&p, &natives[f]) && i < COUNT(kinds); i++)
             for (size_t s = 0; s < COUNT(shapes); s++)
-                product_case(&p, &natives[f], shapes[s][0], shapes[s][1], shapes[s][2], kinds[i],
-                             i % 2 ? DTYPE_F32 : DTYPE_BF16);
-            for (size_t s = 0; s < COUNT(any_k) && natives[f].code == CODE_FP8; s++)
-                product_case(&p, &natives[f], any_k[s][0], any_k[s][1], any_k[s][2], kinds[i], DTYPE_F32);
-        }
+                if (format_fits(natives[f].format, shapes[s][1], shapes[s][2]))
+                    product_case(&p, &natives[f], shapes[s][0], shapes[s][1], shapes[s][2], kinds[i],
+                                 (s + i) % 2 ? DTYPE_F32 : DTYPE_BF16);
     pair_close(&p);
 }
 
@@ -206,7 +208,7 @@ static void products_are_within_their_bound(void **state)
 static void every_weight_is_in_its_place(void **state)
 {
     (void)state;
-    enum { N = 150, K = 208 };
+    enum { N = 300, K = 288 };
     struct pair p = pair_open();
     for (size_t f = 0; f < COUNT(natives); f++) {
         if (!usable(&p, &natives[f]))
@@ -214,9 +216,9 @@ static void every_weight_is_in_its_place(void **state)
         float *w = numbers((int64_t)N * K, MIXED, 4), *x = calloc((size_t)K * K, sizeof *x);
         assert_non_null(x);
         for (int64_t i = 0; i < K; i++)
-            x[i * K + i] = natives[f].code == CODE_FP8 ? 448.0f : 2688.0f; /* scales of 1 */
+            x[i * K + i] = natives[f].most;
         struct native_matrix native = native_of(&p, &natives[f], w, N, K);
-        float *y = multiply(&p, x, K, natives[f].code == CODE_FP8 ? 0.0f : 1.0f, DTYPE_F32, &native);
+        float *y = multiply(&p, x, K, natives[f].rule == ACT_NVFP4 ? 1.0f : 0.0f, DTYPE_F32, &native);
         for (int64_t i = 0; i < K; i++)
             for (int64_t n = 0; n < N; n++) {
                 double want = (double)w[n * K + i] * (double)x[i * K + i];
@@ -234,7 +236,7 @@ static void the_bits_of_a_row_depend_on_nothing_else(void **state)
 {
     (void)state;
     struct pair p = pair_open();
-    int64_t n = 97, k = 304, full = p.gpu->k->chunk_rows + 3;
+    int64_t n = 97, k = 320, full = p.gpu->k->chunk_rows + 3;
     for (size_t f = 0; f < COUNT(natives); f++) {
         if (!usable(&p, &natives[f]))
             continue;
@@ -288,17 +290,22 @@ static void a_format_fits_by_generation_rule_shape_and_self_test(void **state)
     const struct kernels *k = p.gpu->k;
     for (size_t i = 0; i < COUNT(natives); i++) {
         const struct native *f = &natives[i];
-        bool has = d->major * 10 + d->minor >= f->least, agrees = strcmp(wrong(), f->name) != 0;
+        int capability = d->major * 10 + d->minor;
+        bool has = capability >= f->least && capability < f->before, agrees = strcmp(wrong(), f->name) != 0;
         char note[64];
         assert_int_equal(usable(&p, f), has && agrees);
-        assert_false(fits(&p, f->code, ACT_NONE, 64, 64));
-        assert_false(fits(&p, f->code, natives[!i].rule, 64, 64));
+        for (int rule = ACT_NONE; rule < ACT_COUNT; rule++)
+            assert_true((enum act_rule)rule == f->rule || !fits(&p, f->code, (enum act_rule)rule, 64, 64));
         assert_false(fits(&p, f->code, f->rule, 0, 64));
         CASE(note, "cuda:%d: no native %s products: the self-test's product is ", d->index, f->name);
         assert_int_equal(strstr(kernels_device_note(d->index), note) != NULL, has && !agrees);
     }
     assert_false(fits(&p, CODE_PLAIN, ACT_NONE, 64, 64));
     assert_false(fits(&p, CODE_NVFP4, ACT_NVFP4, 64, 63));
+    assert_false(fits(&p, CODE_MXFP8, ACT_MXFP8, 64, 48));
+    assert_false(fits(&p, CODE_INT8, ACT_INT8_TOKEN, 64, 131072)); /* sums that 32 bits do not hold */
+    assert_false(fits(&p, CODE_MXFP4, ACT_MXFP4, 64, 64));
+    assert_false(fits(&p, CODE_COUNT, ACT_NONE, 64, 64));
     assert_memory_equal(k->numeric_native, "native cuda sm_", 15);
     assert_true(p.cpu->k->native_fits == NULL && p.cpu->k->numeric_native == NULL);
     pair_close(&p);
