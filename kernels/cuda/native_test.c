@@ -68,9 +68,9 @@ static void decode(enum weight_code code, const uint8_t *codes, const uint8_t *s
     const struct grid *g = &weight_grid[code];
     int64_t columns = grid_columns(g, K), per_row = grid_scale_columns(g, K);
     for (int64_t i = 0; i < n * K; i++) {
-        uint8_t one = grid_bits(g->element) == 8 ? codes[i] : (uint8_t)(codes[i / 2] >> (i % 2 ? 4 : 0) & 15);
+        int one = grid_bits(g->element) == 8 ? codes[i] : codes[i / 2] >> (i % 2 ? 4 : 0) & 15;
         int64_t at = i / K / g->rows * per_row + i % K / columns;
-        w[i] = grid_value(g->element, one) * grid_step(g->scale, scale_at(g->scale, scales, at), global);
+        w[i] = grid_value(g->element, (uint8_t)one) * grid_step(g->scale, scale_at(g->scale, scales, at), global);
     }
 }
 
