@@ -58,7 +58,7 @@ static bool describe_unit(struct inspection *x, const struct subject *s, const s
     out->k = out->n < 0 ? -1 : out->k;
     const struct st_entry *weight = first->param[PARAM_WEIGHT];
     bool is_plain = first->stored.kind == SCHEME_PLAIN && weight && weight->dtype != DTYPE_COUNT;
-    out->name = arena_strdup(&x->arena, u->name, e);
+    out->name = report_clean(&x->report, u->name);
     out->scheme = arena_strdup(&x->arena, mixed ? "mixed" : is_plain ? dtype_info(weight->dtype)->name
                                                                      : scheme_name(&first->stored, name), e);
     out->is_counted = module_unit_counts(&s->modules, u);
@@ -66,7 +66,7 @@ static bool describe_unit(struct inspection *x, const struct subject *s, const s
         x->unit_bytes += out->bytes;
         x->unit_parameters += out->parameters;
     }
-    return out->name && out->scheme;
+    return out->scheme != NULL;
 }
 
 static bool describe(struct inspection *x, const struct subject *s, struct err *e)

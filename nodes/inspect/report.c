@@ -23,9 +23,8 @@ static const char *const titles[N_CHECKS + 1] = {
 
 const char *report_title(int check) { return titles[check]; }
 
-/* Names come from files: what could steer a terminal or break a line is replaced, and what is long is cut, at the
- * beginning of a character. */
-static const char *cleaned(struct report *r, const char *text)
+/* A cut is at the beginning of a character. */
+const char *report_clean(struct report *r, const char *text)
 {
     size_t n = strlen(text);
     bool cut = n > LONGEST;
@@ -64,7 +63,7 @@ void report_add(struct report *r, int check, enum severity severity, const char 
     va_start(args, found);
     vsnprintf(text, sizeof text, found, args);
     va_end(args);
-    r->list[r->n++] = (struct finding){check, severity, cleaned(r, place), cleaned(r, text), cleaned(r, expected)};
+    r->list[r->n++] = (struct finding){check, severity, report_clean(r, place), report_clean(r, text), report_clean(r, expected)};
 }
 
 void report_partly(struct report *r, int check, const char *why)

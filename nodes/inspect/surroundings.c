@@ -173,12 +173,14 @@ static const char *const side_files[] = {
     "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "configuration.json"};
 enum { N_SIDE_FILES = sizeof side_files / sizeof *side_files };
 
-/* Are two files equal? Both can be opened. */
+/* Are two files equal? Only regular ones are opened. */
 static bool same_file(const char *a, const char *b)
 {
     char p[4096], q[4096];
-    FILE *f = fopen(a, "rbe"), *g = fopen(b, "rbe");
-    bool same = f && g;
+    struct stat s, t;
+    bool same = stat(a, &s) == 0 && stat(b, &t) == 0 && S_ISREG(s.st_mode) && S_ISREG(t.st_mode);
+    FILE *f = same ? fopen(a, "rbe") : NULL, *g = same ? fopen(b, "rbe") : NULL;
+    same = f && g;
     for (size_t n = 1; same && n > 0;) {
         n = fread(p, 1, sizeof p, f);
         same = fread(q, 1, sizeof q, g) == n && memcmp(p, q, n) == 0;

@@ -714,7 +714,7 @@ def decode_expert(source, e):
     return decode_rows(holder, "x")
 
 
-def usage(runs, ck):
+def usage(runs, ck, source_dir):
     """What ends before anything is checked, and the same bytes of output for any number of threads."""
     folder = os.path.join(runs.base, "usage")
     ck.write(folder)
@@ -726,6 +726,18 @@ def usage(runs, ck):
         done = subprocess.run([runs.scout, *words], capture_output=True, text=True, timeout=60, check=False)
         if done.returncode != code or text not in done.stderr:
             runs.fail(" ".join(words), f"exit {done.returncode}: {done.stderr}")
+    strange = ck.copy()
+    strange.tensors["a\x1b[31m\n.b.weight"] = floats([1.0] * 4, [2, 2])
+    folder = os.path.join(runs.base, "strange")
+    strange.write(folder)
+    os.remove(os.path.join(folder, "tokenizer_config.json"))
+    os.mkfifo(os.path.join(folder, "tokenizer_config.json"))
+    done = subprocess.run([runs.scout, "inspect", folder, "--source", source_dir], capture_output=True, text=True,
+                          timeout=60, check=False)
+    runs.n += 1
+    if done.returncode != 1 or "\x1b" in done.stdout or "a?[31m?.b" not in done.stdout:
+        runs.fail("control characters, a pipe", done.stdout)
+    folder = os.path.join(runs.base, "usage")
     texts = set()
     for threads in ("1", "3"):
         done = subprocess.run([runs.scout, "inspect", folder], capture_output=True, text=True, timeout=60, check=False,
@@ -761,7 +773,7 @@ def main():
         files(runs)
         recipes(runs, ck, source_dir)
         architectures(runs)
-        usage(runs, ck)
+        usage(runs, ck, source_dir)
     finally:
         shutil.rmtree(runs.base)
     print(f"{runs.n} checkpoints, {runs.failed} failed")
