@@ -63,7 +63,8 @@ void report_add(struct report *r, int check, enum severity severity, const char 
     va_start(args, found);
     vsnprintf(text, sizeof text, found, args);
     va_end(args);
-    r->list[r->n++] = (struct finding){check, severity, report_clean(r, place), report_clean(r, text), report_clean(r, expected)};
+    r->list[r->n++] = (struct finding){check, severity, report_clean(r, place), report_clean(r, text),
+                                       report_clean(r, expected)};
 }
 
 void report_partly(struct report *r, int check, const char *why)

@@ -38,8 +38,8 @@ void report_add(struct report *r, int check, enum severity severity, const char 
                 const char *found, ...) __attribute__((format(printf, 6, 7)));
 #define report_error(r, check, ...) report_add((r), (check), FINDING_ERROR, __VA_ARGS__)
 #define report_warning(r, check, ...) report_add((r), (check), FINDING_WARNING, __VA_ARGS__)
-/* `text` in the report's arena, without control characters, and cut where it is long: names come from files, and what is
- * printed must neither steer a terminal nor break a line. */
+/* `text` in the report's arena, without control characters, and cut where it is long: names come from files, and
+ * what is printed must neither steer a terminal nor break a line. */
 const char *report_clean(struct report *r, const char *text);
 /* The check was run in part, or not at all; `why` is static. The first reason is kept, and a check once not run stays
  * so. */
