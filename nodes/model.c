@@ -1,6 +1,7 @@
 /* The node type `model`: names the source of everything else. Its object holds the tables that others are numbered by,
  * and a digest of every tensor; nothing that depends on where the model lies or how it is cut into files. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "engine/base/str.h"
 #include "engine/node.h"
@@ -10,7 +11,15 @@
 static const struct param params[] = {
     {.name = "path", .type = PARAM_SOURCE,
      .help = "a Hugging Face directory: config.json and model.safetensors, or its shards with their index"},
+    {.name = "head", .type = PARAM_ENUM, .fallback = "plain", .choices = (const char *const[]){"plain", "unit", NULL},
+     .help = "a head of its own: left as it is, or a unit that formats are chosen for, as for all others"},
     {0}};
+
+static bool open_model(struct model **out, const struct node *n, struct err *e)
+{
+    return model_open_as(out, node_string(n, "path"),
+                         strcmp(node_string(n, "head"), "unit") == 0 ? HEAD_UNIT : HEAD_AS_STORED, e);
+}
 
 /* "bf16", or "nvfp4_a16 + fp8 + bf16": how its matrices are stored, each once. */
 static void describe_storage(const struct model *m, struct str *out)
@@ -41,7 +50,7 @@ static void tell(struct node *n, const struct model *m)
 static bool run(struct node *n, struct err *e)
 {
     struct model *m;
-    if (!model_open(&m, node_string(n, "path"), e))
+    if (!open_model(&m, n, e))
         return false;
     bool ok = describe_model(n, m, e);
     if (ok)
@@ -53,7 +62,7 @@ static bool run(struct node *n, struct err *e)
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct model *m;
-    if (!model_open(&m, node_string(n, "path"), e))
+    if (!open_model(&m, n, e))
         return false;
     *out = (struct needs){.cores = 1};
     describe_needs(m, out);
@@ -64,7 +73,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_model = {
     .name = "model",
     .summary = "the original model: its matrices, its units, and a digest of every tensor",
-    .version = 1,
+    .version = 2,
     .params = params,
     .needs = needs,
     .run = run,

@@ -47,6 +47,13 @@ struct rotate {
     double *kl_window, kl;    /* [windows]; their mean over positions, nats */
 };
 
+/* For rotations the head is a table beside the units, as the embedding is. */
+static bool open_model(struct rotate *r, struct err *e)
+{
+    const char *path;
+    return model_input_path(r->n, "model", &path, e) && model_open_original(&r->model, path, HEAD_AS_STORED, e);
+}
+
 /* --------------------------------------------------------------------------------------------------------- the text */
 
 /* Windows of tokens drawn at random. */
@@ -253,14 +260,25 @@ static bool write_record(struct rotate *r, struct err *e)
     return ok;
 }
 
-static bool write_result(struct rotate *r, const struct model *written, struct err *e)
+/* What is written, with its head a unit if that of the original is one. */
+static bool describe(struct rotate *r, struct err *e)
+{
+    struct model *m;
+    if (!model_open_original(&m, publish_path(r->place), model_input_head(r->n, "model"), e))
+        return false;
+    bool ok = describe_model(r->n, m, e);
+    model_close(m);
+    return ok;
+}
+
+static bool write_result(struct rotate *r, struct err *e)
 {
     struct writer *w = node_output(r->n);
     char key[KEY_TEXT];
     const struct dataset kl = {.name = "kl/window", .dtype = DTYPE_F64, .rank = 1, .shape = {r->windows}, .unit = "nat",
         .axes = "window", .description = "mean KL of the rotated model to the original over a window's positions"};
     key_text(&node_input(r->n, "model", 0)->key, key);
-    return describe_model(r->n, written, e) && directory_write(&r->files, w, e) && gate_write(&r->gate, w, e) &&
+    return describe(r, e) && directory_write(&r->files, w, e) && gate_write(&r->gate, w, e) &&
            writer_add(w, &kl, r->kl_window, e) && writer_double(w, "kl", r->kl, e) &&
            writer_text(w, "rotated_from", key, e) && writer_text(w, "numeric", node_numerics(r->n), e) &&
            writer_text(w, "gate_format", node_bool(r->n, "gate") ? node_string(r->n, "gate_format") : "", e);
@@ -281,7 +299,7 @@ static bool publish(struct rotate *r, const char *directory, struct err *e)
               directory_list(&r->files, node_store(r->n), publish_path(r->place), e) && write_record(r, e);
     if (ok) {
         directory_fini(&r->files);
-        ok = directory_list(&r->files, node_store(r->n), publish_path(r->place), e) && write_result(r, written, e);
+        ok = directory_list(&r->files, node_store(r->n), publish_path(r->place), e) && write_result(r, e);
     }
     model_close(written);
     if (!ok || (node_stopping(r->n) && !node_stopped(e)) ||
@@ -307,7 +325,7 @@ static bool run(struct node *n, struct err *e)
 {
     struct rotate r = {.n = n};
     const char *directory = node_string(n, "directory");
-    bool ok = model_open_input(&r.model, n, "model", e) && read_parameters(&r, e) && read_tokens(&r, e) &&
+    bool ok = open_model(&r, e) && read_parameters(&r, e) && read_tokens(&r, e) &&
               directory_check_place(node_store(n), directory, r.model->path, RECORD, "rotated model",
                                     node_bool(n, "overwrite"), e) &&
               basis_open(&r.basis, r.model, r.what, (uint64_t)node_int(n, "seed"), node_threads(n), e) &&
@@ -331,7 +349,7 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct rotate r = {.n = n};
-    if (!model_open_input(&r.model, n, "model", e))
+    if (!open_model(&r, e))
         return false;
     bool ok = read_parameters(&r, e) && read_tokens(&r, e);
     if (ok) {
@@ -361,7 +379,7 @@ static bool stands(struct node *n, struct object *result, bool quick)
 const struct node_class node_rotate = {
     .name = "rotate",
     .summary = "the same function in bases that round better: random Hadamard rotations folded into the weights",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model to rotate"},
         {"tokens", (const char *const[]){"corpus", NULL}, false, true,

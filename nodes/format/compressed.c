@@ -14,13 +14,20 @@ const char *compressed_writer(void)
     return "scout " SCOUT_VERSION;
 }
 
+/* How a module is named as a target. Servers rewrite exact names with a dot in them to their own; the head has none, and
+ * is another module's part in some (export-formats 3.1). */
+static const char *target(const char *name)
+{
+    return strcmp(name, "lm_head") == 0 ? "re:.*lm_head$" : name;
+}
+
 /* A new object for one group; NULL when out of memory. */
 static json_t *group(const struct format *f, const struct compressed_module *modules, size_t n)
 {
     json_t *targets = json_array();
     for (size_t i = 0; i < n; i++)
         if (modules[i].format == f)
-            json_array_append_new(targets, json_string(modules[i].name));
+            json_array_append_new(targets, json_string(target(modules[i].name)));
     return json_pack("{s:s, s:o, s:o, s:o, s:n}", "format", f->group_format, "targets", targets, "weights",
                      json_loads(f->weights_json, JSON_DECODE_ANY, NULL), "input_activations",
                      json_loads(f->input_json, JSON_DECODE_ANY, NULL), "output_activations");

@@ -12,6 +12,7 @@
 #include "nodes/model/json.h"
 
 #define CONFIG_LIMIT (16u << 20)
+#define HEAD_PATTERN "re:.*lm_head$"
 
 /* A file being read: `path` is for messages. Once a key was found wrong, `ok` is false and later ones say nothing. */
 struct reader {
@@ -306,6 +307,9 @@ static const struct format *group_format(const json_t *group, const json_t *over
     return NULL;
 }
 
+/* The head's names: servers call it otherwise inside other models, so that it is written as a pattern. */
+static bool is_head(const char *name) { return strcmp(name, "lm_head") == 0 || strcmp(name, HEAD_PATTERN) == 0; }
+
 /* Targets must be module names: a class name or a pattern would mean what another program makes of it. */
 static bool check_targets(const json_t *targets, const char *where, struct err *e)
 {
@@ -313,9 +317,8 @@ static bool check_targets(const json_t *targets, const char *where, struct err *
         const char *target = json_string_value(json_array_get(targets, i));
         if (!target)
             return err_set(e, ERR_INPUT, "%s: target %zu is no text", where, i);
-        if (strcmp(target, "lm_head") == 0 || strcmp(target, "re:.*lm_head$") == 0)
-            return err_set(e, ERR_INPUT, "%s: target '%s': a quantized head is not supported; it must be left in bf16",
-                           where, target);
+        if (is_head(target))
+            continue;
         if (strncmp(target, "re:", 3) == 0 || !strchr(target, '.'))
             return err_set(e, ERR_INPUT, "%s: target '%.200s' is a %s; only exact module names are supported, such as "
                            "'model.layers.0.mlp.down_proj'", where, target,
@@ -429,7 +432,7 @@ static bool lists(const json_t *names, const char *module)
 {
     for (size_t i = 0; i < json_array_size(names); i++) {
         const char *name = json_string_value(json_array_get(names, i));
-        if (name && strcmp(name, module) == 0)
+        if (name && (strcmp(name, module) == 0 || (is_head(name) && is_head(module))))
             return true;
     }
     return false;

@@ -191,6 +191,7 @@ static bool write_attributes(const struct model *m, struct writer *w, struct err
 {
     return writer_text(w, "model_type", m->config.model_type, e) && writer_int(w, "hidden", m->config.hidden, e) &&
            writer_int(w, "layers", m->config.layers, e) && writer_int(w, "vocab", m->config.vocab, e) &&
+           writer_text(w, "head", m->head_unit >= 0 ? "unit" : "plain", e) &&
            writer_int(w, "n_parameters", (int64_t)model_parameters(m), e);
 }
 

@@ -153,6 +153,25 @@ static void matrix_shape(const struct model_config *c, int which, int64_t *n, in
     *k = columns[which];
 }
 
+/* The stored tensors of the next matrix, whose name, shape and format are known; then it counts. */
+static bool take_matrix(struct model *m, struct err *e)
+{
+    struct matrix *x = &m->matrices[m->n_matrices];
+    char name[512];
+    snprintf(name, sizeof name, "%s.weight", x->name);
+    x->dtype = DTYPE_BF16;
+    if (x->stored->group_format) {
+        if (!check_packed(m, x, e))
+            return false;
+    } else {
+        if (!check_not_packed(m, x, e) || !check_float(m, name, 2, x->n, x->k, e))
+            return false;
+        x->dtype = safetensors_find(m->files, name)->dtype;
+    }
+    m->n_matrices++;
+    return true;
+}
+
 static bool add_matrix(struct model *m, const json_t *config, int layer, int which, int unit, int64_t row,
                        struct err *e)
 {
@@ -164,7 +183,6 @@ static bool add_matrix(struct model *m, const json_t *config, int layer, int whi
     matrix_shape(&m->config, which, &x->n, &x->k);
     x->unit = unit;
     x->row = row;
-    x->dtype = DTYPE_BF16;
     snprintf(name, sizeof name, "%s.bias", x->name);
     /* As transformers and vLLM do: config.json decides, and a bias that it denies is not used. */
     bool is_there = safetensors_find(m->files, name) != NULL;
@@ -175,17 +193,7 @@ static bool add_matrix(struct model *m, const json_t *config, int layer, int whi
                        which < 4 ? "attention_bias" : "mlp_bias");
     if (x->has_bias && !check_float(m, name, 1, x->n, 0, e))
         return false;
-    snprintf(name, sizeof name, "%s.weight", x->name);
-    if (x->stored->group_format) {
-        if (!check_packed(m, x, e))
-            return false;
-    } else {
-        if (!check_not_packed(m, x, e) || !check_float(m, name, 2, x->n, x->k, e))
-            return false;
-        x->dtype = safetensors_find(m->files, name)->dtype;
-    }
-    m->n_matrices++;
-    return true;
+    return take_matrix(m, e);
 }
 
 static bool add_layer(struct model *m, const json_t *config, int layer, struct err *e)
@@ -278,23 +286,48 @@ static bool check_layers(const struct model *m, struct err *e)
     return true;
 }
 
-static bool check_head(const struct model *m, struct err *e)
-{
-    if (!safetensors_find(m->files, "lm_head.weight"))
-        return err_set(e, ERR_INPUT,
-                       "%s: no tensor 'lm_head.weight', and `tie_word_embeddings` is not true in config.json", m->path);
-    return check_float(m, "lm_head.weight", 2, m->config.vocab, m->config.hidden, e);
-}
-
 static bool check_tables(struct model *m, struct err *e)
 {
     const struct model_config *c = &m->config;
     return check_float(m, "model.embed_tokens.weight", 2, c->vocab, c->hidden, e) &&
-           check_float(m, "model.norm.weight", 1, c->hidden, 0, e) &&
-           (c->tied || check_head(m, e));
+           check_float(m, "model.norm.weight", 1, c->hidden, 0, e);
 }
 
-bool model_open(struct model **out, const char *dir, struct err *e)
+/* A head of its own: plain, or a unit of one matrix behind the last layer's. */
+static bool add_head(struct model *m, const json_t *config, enum model_head head, struct err *e)
+{
+    static const char name[] = "lm_head";
+    const struct format *stored;
+    if (!config_stored_format(config, m->path, name, &stored, e))
+        return false;
+    if (m->config.tied && stored->group_format)
+        return err_set(e, ERR_INPUT, "%s/config.json: `quantization_config`: '%s' is a target, but "
+                       "`tie_word_embeddings` is true: servers take the embedding for it, which is not quantized",
+                       m->path, name);
+    if (m->config.tied && head == HEAD_UNIT)
+        return err_set(e, ERR_INPUT, "%s: the head is the embedding (`tie_word_embeddings`), which servers keep once "
+                       "and unquantized: it cannot be a unit", m->path);
+    if (m->config.tied)
+        return true;
+    if (head == HEAD_AS_STORED && !stored->group_format) {
+        const struct matrix plain = {.name = name};
+        if (!safetensors_find(m->files, "lm_head.weight"))
+            return err_set(e, ERR_INPUT, "%s: no tensor 'lm_head.weight', and `tie_word_embeddings` is not true in "
+                           "config.json", m->path);
+        return check_not_packed(m, &plain, e) &&
+               check_float(m, "lm_head.weight", 2, m->config.vocab, m->config.hidden, e);
+    }
+    struct unit *u = &m->units[m->n_units];
+    m->matrices[m->n_matrices] = (struct matrix){.name = name, .unit = m->n_units, .n = m->config.vocab,
+                                                 .k = m->config.hidden, .stored = stored};
+    *u = (struct unit){.name = name, .role = ROLE_HEAD, .layer = m->config.layers, .first = m->n_matrices, .count = 1,
+                       .n = m->config.vocab, .k = m->config.hidden};
+    u->parameters = (uint64_t)u->n * (uint64_t)u->k;
+    m->head_unit = m->n_units++;
+    return take_matrix(m, e);
+}
+
+bool model_open_as(struct model **out, const char *dir, enum model_head head, struct err *e)
 {
     struct model *m;
     struct stat st;
@@ -305,14 +338,15 @@ bool model_open(struct model **out, const char *dir, struct err *e)
         return err_set(e, ERR_INPUT, "%s: a model is a directory with config.json and safetensors files", dir);
     if (!mem_new(&m, 1, e))
         return false;
+    m->head_unit = -1;
     m->path = arena_strdup(&m->arena, dir, e);
     bool ok = m->path && config_read(&m->config, &config, dir, e) && config_check_quantization(config, dir, e) &&
               safetensors_open(&m->files, dir, e) && check_tables(m, e);
     size_t layers = ok ? (size_t)m->config.layers : 0;
-    ok = ok && mem_new(&m->matrices, layers * MATRICES, e) && mem_new(&m->units, layers * UNITS, e);
+    ok = ok && mem_new(&m->matrices, layers * MATRICES + 1, e) && mem_new(&m->units, layers * UNITS + 1, e);
     for (size_t l = 0; ok && l < layers; l++)
         ok = add_layer(m, config, (int)l, e);
-    ok = ok && check_layers(m, e) && check_unit_scales(m, e);
+    ok = ok && add_head(m, config, head, e) && check_layers(m, e) && check_unit_scales(m, e);
     json_decref(config);
     if (!ok) {
         model_close(m);
@@ -320,6 +354,11 @@ bool model_open(struct model **out, const char *dir, struct err *e)
     }
     *out = m;
     return true;
+}
+
+bool model_open(struct model **out, const char *dir, struct err *e)
+{
+    return model_open_as(out, dir, HEAD_AS_STORED, e);
 }
 
 void model_close(struct model *m)
@@ -421,7 +460,7 @@ bool model_input_scale(const struct model *m, int unit, float *out, struct err *
 uint64_t model_parameters(const struct model *m)
 {
     uint64_t table = (uint64_t)m->config.vocab * (uint64_t)m->config.hidden;
-    uint64_t sum = model_unit_parameters(m) + (m->config.tied ? table : 2 * table) +
+    uint64_t sum = model_unit_parameters(m) + (m->config.tied || m->head_unit >= 0 ? table : 2 * table) +
                    (2 * (uint64_t)m->config.layers + 1) * (uint64_t)m->config.hidden;
     for (int i = 0; i < m->n_matrices; i++)
         sum += m->matrices[i].has_bias ? (uint64_t)m->matrices[i].n : 0;

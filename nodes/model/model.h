@@ -48,9 +48,10 @@ struct model {
     const char *path;
     struct model_config config;
     struct safetensors *files;   /* all tensors of all shards */
-    struct matrix *matrices;     /* layer by layer: q k v o gate up down */
-    struct unit *units;          /* layer by layer: qkv, o, gate_up, down */
+    struct matrix *matrices;     /* layer by layer: q k v o gate up down; and lm_head, if it is a unit */
+    struct unit *units;          /* layer by layer: qkv, o, gate_up, down; and lm_head, in a layer of its own */
     int n_matrices, n_units;
+    int head_unit;               /* its index; -1: the head is no unit */
     int n_unused_biases;         /* tensors that config.json denies */
     struct arena arena;
 };
@@ -58,6 +59,10 @@ struct model {
 /* `dir` has config.json and model.safetensors or model.safetensors.index.json. Every mistake names the file and what
  * would be right. */
 bool model_open(struct model **out, const char *dir, struct err *e) ERR_CHECK;
+/* Is the head a unit? It is in any case where it is stored packed, as model_open sees it. HEAD_UNIT: it always is;
+ * ERR_INPUT when it is the embedding, of which servers have only one copy. */
+enum model_head { HEAD_AS_STORED, HEAD_UNIT };
+bool model_open_as(struct model **out, const char *dir, enum model_head head, struct err *e) ERR_CHECK;
 void model_close(struct model *m); /* NULL is fine */
 
 /* Models in a graph. MODEL_TYPES, for a port's `types`: the nodes whose result is a model, `model` as it was given, or
@@ -65,9 +70,14 @@ void model_close(struct model *m); /* NULL is fine */
 #define MODEL_TYPES (const char *const[]){"model", "rotate", NULL}
 /* Where the model behind an input port lies. ERR_INPUT when its files are not what was hashed, or written, any more. */
 bool model_input_path(const struct node *n, const char *port, const char **out, struct err *e) ERR_CHECK;
-/* The model behind an input port of a running node. A quantized one is refused. */
+/* The model behind an input port of a running node, with its head a unit if its result says so. A quantized one is
+ * refused. */
 bool model_open_input(struct model **out, const struct node *n, const char *port, struct err *e) ERR_CHECK;
-/* The same of the node of that key among those that `n` depends on. */
+/* What the result behind the port says of the head. */
+enum model_head model_input_head(const struct node *n, const char *port);
+/* A directory that is not quantized. */
+bool model_open_original(struct model **out, const char *path, enum model_head head, struct err *e) ERR_CHECK;
+/* The model of the node of that key among those that `n` depends on, with a plain head. */
 bool model_open_upstream(struct model **out, const struct node *n, const struct key *key, struct err *e) ERR_CHECK;
 /* Was the model of key `model`, a node that `n` depends on, made by rotating the one of key `source`, in one step or
  * several? False when they are the same. */

@@ -19,10 +19,10 @@ bool model_input_path(const struct node *n, const char *port, const char **out, 
     return true;
 }
 
-static bool open_original(struct model **out, const char *path, struct err *e)
+bool model_open_original(struct model **out, const char *path, enum model_head head, struct err *e)
 {
     struct model *m;
-    if (!model_open(&m, path, e))
+    if (!model_open_as(&m, path, head, e))
         return false;
     for (int i = 0; i < m->n_matrices; i++)
         if (m->matrices[i].stored->group_format) {
@@ -35,10 +35,17 @@ static bool open_original(struct model **out, const char *path, struct err *e)
     return true;
 }
 
+enum model_head model_input_head(const struct node *n, const char *port)
+{
+    struct object *result = node_input(n, port, 0)->object;
+    const char *head;
+    return result && object_text(result, "head", &head) && strcmp(head, "unit") == 0 ? HEAD_UNIT : HEAD_AS_STORED;
+}
+
 bool model_open_input(struct model **out, const struct node *n, const char *port, struct err *e)
 {
     const char *path;
-    return model_input_path(n, port, &path, e) && open_original(out, path, e);
+    return model_input_path(n, port, &path, e) && model_open_original(out, path, model_input_head(n, port), e);
 }
 
 /* The result of the node with that key; ERR_INPUT when it is gone. */
@@ -64,7 +71,7 @@ bool model_open_upstream(struct model **out, const struct node *n, const struct 
     bool ok = !is_written(type) || (open_result(&result, n, key, e) &&
                                     directory_check(node_store(n), path, result, type, e));
     object_close(result);
-    return ok && open_original(out, path, e);
+    return ok && model_open_original(out, path, HEAD_AS_STORED, e);
 }
 
 bool model_is_rotated(const struct node *n, const struct key *model, const struct key *source, bool *out,

@@ -154,6 +154,24 @@ static void the_overall_format_is_mixed_only_when_two_differ(void **state)
     }
 }
 
+/* The name differs from server to server, and is no exact one in any. */
+static void a_quantized_head_is_a_pattern(void **state)
+{
+    (void)state;
+    const struct compressed_module modules[] = {
+        {"a.b", &format_fp8}, {"a.lm_head", &format_fp8}, {"lm_head", &format_fp8}};
+    struct str s;
+    json_t *root = config_of(&s, source, modules, 3), *q = json_object_get(root, "quantization_config");
+    const json_t *group = json_object_get(json_object_get(q, "config_groups"), "group_00");
+    const json_t *targets = json_object_get(group, "targets");
+    assert_int_equal(json_array_size(targets), 3);
+    assert_string_equal(json_string_value(json_array_get(targets, 1)), "a.lm_head");
+    assert_string_equal(json_string_value(json_array_get(targets, 2)), "re:.*lm_head$");
+    assert_int_equal(json_array_size(json_object_get(q, "ignore")), 0);
+    json_decref(root);
+    str_free(&s);
+}
+
 static void every_byte_of_the_source_before_the_new_member_stays(void **state)
 {
     (void)state;
@@ -223,6 +241,7 @@ int main(void)
         cmocka_unit_test(formats_that_share_a_layout_share_the_top_level_format),
         cmocka_unit_test(every_format_has_a_group_of_its_own),
         cmocka_unit_test(the_overall_format_is_mixed_only_when_two_differ),
+        cmocka_unit_test(a_quantized_head_is_a_pattern),
         cmocka_unit_test(every_byte_of_the_source_before_the_new_member_stays),
         cmocka_unit_test(an_unquantized_model_keeps_its_config),
         cmocka_unit_test(odd_layouts_of_the_source_stay_valid_json),

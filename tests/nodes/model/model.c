@@ -5,7 +5,7 @@
 
 #include <dirent.h>
 
-#define FEWEST_REJECTS 150
+#define FEWEST_REJECTS 155
 
 static void open_recipe(struct recipe *r, struct model **m, const char *commands)
 {
@@ -174,6 +174,70 @@ static void untied_heads_and_dtypes_are_taken_as_they_are_and_denied_biases_are_
     mem_free(q);
     model_close(m);
     recipe_fini(&r);
+}
+
+#define UNTIED "base stories260k\nconfig tie_word_embeddings false\nadd lm_head.weight BF16 [512, 64]\n"
+/* A head in fp8, in the third group of the packed model. */
+#define PACKED_HEAD \
+    "base packed\nconfig tie_word_embeddings false\nconfig quantization_config.ignore []\n" \
+    "config quantization_config.config_groups.group_03 {\"format\": \"float-quantized\", \"targets\": [\"%s\"], " \
+    "\"weights\": {\"type\": \"float\", \"strategy\": \"channel\"}}\n" \
+    "add lm_head.weight F8_E4M3 [512, 64]\nadd lm_head.weight_scale F32 [512, 1]\n" \
+    "poke lm_head.weight 65 38\npoke lm_head.weight_scale 4 00000040"
+
+static void assert_head(const struct model *m, const struct format *stored, enum dtype dtype)
+{
+    const struct unit *u = &m->units[20];
+    const struct matrix *x = &m->matrices[35];
+    assert_int_equal(m->n_units, 21);
+    assert_int_equal(m->n_matrices, 36);
+    assert_int_equal(m->head_unit, 20);
+    assert_string_equal(u->name, "lm_head");
+    assert_string_equal(x->name, "lm_head");
+    assert_true(u->role == ROLE_HEAD && u->layer == 5 && u->first == 35 && u->count == 1 && u->n == 512 && u->k == 64);
+    assert_true(x->unit == 20 && x->n == 512 && x->k == 64 && x->row == 0 && x->stored == stored && x->dtype == dtype);
+    assert_int_equal(model_unit_parameters(m), 226560 + 512 * 64);
+    assert_int_equal(model_parameters(m), 260032 + 512 * 64);
+}
+
+static void a_head_of_its_own_is_a_unit_where_it_is_asked_for(void **state)
+{
+    (void)state;
+    struct recipe r;
+    struct model *m;
+    struct err e;
+    open_recipe(&r, &m, UNTIED);
+    assert_int_equal(m->head_unit, -1);
+    assert_int_equal(m->n_units, 20);
+    model_close(m);
+    assert_ok(model_open_as(&m, r.path, HEAD_UNIT, &e), e);
+    assert_head(m, &format_bf16, DTYPE_BF16);
+    model_close(m);
+    recipe_fini(&r);
+    recipe_init(&r);
+    recipe_do(&r, "base stories260k\nadd lm_head.weight BF16 [512, 64]");
+    assert_err(model_open_as(&m, r.path, HEAD_UNIT, &e), e, ERR_INPUT, "the head is the embedding "
+               "(`tie_word_embeddings`), which servers keep once and unquantized: it cannot be a unit");
+    recipe_fini(&r);
+}
+
+static void a_packed_head_is_a_unit_in_any_case(void **state)
+{
+    (void)state;
+    static const char *const targets[] = {"lm_head", "re:.*lm_head$"};
+    for (size_t i = 0; i < COUNT(targets); i++) {
+        struct recipe r;
+        struct model *m;
+        char commands[1024];
+        snprintf(commands, sizeof commands, PACKED_HEAD, targets[i]);
+        open_recipe(&r, &m, commands);
+        assert_head(m, &format_fp8_a16, DTYPE_BF16);
+        float *w = read_matrix(m, 35);
+        assert_true(w[64] == 0.0f && w[65] == 2.0f && w[66] == 0.0f);
+        mem_free(w);
+        model_close(m);
+        recipe_fini(&r);
+    }
 }
 
 static void a_stored_head_is_passed_over_when_tied(void **state)
@@ -420,6 +484,8 @@ int main(void)
         cmocka_unit_test(weights_have_known_values),
         cmocka_unit_test(shards_are_the_model),
         cmocka_unit_test(untied_heads_and_dtypes_are_taken_as_they_are_and_denied_biases_are_not),
+        cmocka_unit_test(a_head_of_its_own_is_a_unit_where_it_is_asked_for),
+        cmocka_unit_test(a_packed_head_is_a_unit_in_any_case),
         cmocka_unit_test(a_stored_head_is_passed_over_when_tied),
         cmocka_unit_test(reading_says_what_is_wrong),
         cmocka_unit_test(packed_directories_give_their_renderings),

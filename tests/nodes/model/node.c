@@ -7,7 +7,10 @@ struct world {
     struct recipe recipe;
     struct store *store;
     char store_path[300];
+    const char *head; /* the parameter; NULL: its default */
 };
+
+#define UNTIED "base stories260k\nconfig tie_word_embeddings false\nadd lm_head.weight BF16 [512, 64]"
 
 static void world_open(struct world *w, const char *commands)
 {
@@ -32,6 +35,8 @@ static struct object *run_node(struct world *w, const char *seed, struct err *e)
     struct node n;
     fake_node_init(&n, &node_model, w->store, seed);
     fake_node_set(&n, "path", w->recipe.path);
+    if (w->head)
+        fake_node_set(&n, "head", w->head);
     struct object *o = fake_node_run(&n, e);
     fake_node_fini(&n);
     return o;
@@ -182,6 +187,42 @@ static void packed_models_are_taken(void **state)
     world_close(&w);
 }
 
+static void the_object_says_whether_the_head_is_a_unit(void **state)
+{
+    (void)state;
+    static const struct { const char *commands, *head; uint64_t units; } cases[] = {
+        {"base stories260k", "plain", 20}, {UNTIED, "plain", 20}, {UNTIED, "unit", 21}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct world w;
+        struct err e;
+        const char *head;
+        char **names;
+        uint64_t n;
+        world_open(&w, cases[i].commands);
+        w.head = cases[i].head;
+        struct object *o = must_run(&w, "model");
+        assert_true(object_text(o, "head", &head));
+        assert_string_equal(head, cases[i].head);
+        assert_ok(object_read_strings(o, "units/name", &names, &n, &e), e);
+        assert_int_equal(n, cases[i].units);
+        assert_string_equal(names[n - 1], n == 21 ? "lm_head" : "model.layers.4.mlp.down_proj");
+        mem_free(names);
+        object_close(o);
+        world_close(&w);
+    }
+}
+
+static void a_tied_head_cannot_be_a_unit(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e;
+    world_open(&w, "base stories260k");
+    w.head = "unit";
+    assert_err(run_node(&w, "model", &e), e, ERR_INPUT, "it cannot be a unit");
+    world_close(&w);
+}
+
 static void every_tensor_must_be_finite(void **state)
 {
     (void)state;
@@ -258,6 +299,8 @@ int main(void)
         cmocka_unit_test(digests_are_those_of_the_bytes),
         cmocka_unit_test(how_it_is_cut_into_files_does_not_show),
         cmocka_unit_test(packed_models_are_taken),
+        cmocka_unit_test(the_object_says_whether_the_head_is_a_unit),
+        cmocka_unit_test(a_tied_head_cannot_be_a_unit),
         cmocka_unit_test(every_tensor_must_be_finite),
         cmocka_unit_test(a_broken_directory_is_refused),
         cmocka_unit_test(the_largest_finite_values_pass),
