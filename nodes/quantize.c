@@ -35,7 +35,7 @@ static const struct param params[] = {
      .help = "what the result is served with, which decides the units that can have a format: `scout formats` tells"},
     {.name = "rounding", .type = PARAM_ENUM, .many = true, .fallback = "rtn", .choices = rounding_names,
      .help = "how weights are rounded, method after method from rtn (each weight to the nearest) on: scale_search, "
-             "gptq, signround, and last block_match. Each is undone where it does not help on held-out rows"},
+             "gptq, signround, refit, and last block_match. Each is undone where it does not help on held-out rows"},
     {.name = "damping", .type = PARAM_FLOAT, .many = true, .fallback = "0.02, 0.2", .least = 1e-9, .most = 100,
      .help = "gptq: what is added to the second moment's diagonal, in units of its mean; of several the one with the "
              "least loss on held-out rows is kept, matrix by matrix"},

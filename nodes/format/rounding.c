@@ -8,8 +8,8 @@
 #define TILE_ROWS 128 /* rows that a thread rounds or decodes at a time; a multiple of every grid's rows */
 
 const struct rounding_method *const rounding_methods[] = {&rounding_rtn, &rounding_scale_search, &rounding_gptq,
-                                                          &rounding_signround, NULL};
-const char *const rounding_names[] = {"rtn", "scale_search", "gptq", "signround", "block_match", NULL};
+                                                          &rounding_signround, &rounding_refit, NULL};
+const char *const rounding_names[] = {"rtn", "scale_search", "gptq", "signround", "refit", "block_match", NULL};
 
 const struct rounding_method *rounding_find(const char *name)
 {

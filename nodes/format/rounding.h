@@ -45,7 +45,8 @@ struct rounding_method {
 };
 /* NULL-terminated. "rtn" is among them: it rounds to nearest anew. */
 extern const struct rounding_method *const rounding_methods[];
-extern const struct rounding_method rounding_rtn, rounding_scale_search, rounding_gptq, rounding_signround;
+extern const struct rounding_method rounding_rtn, rounding_scale_search, rounding_gptq, rounding_signround,
+    rounding_refit;
 const struct rounding_method *rounding_find(const char *name);
 /* Their names, and block_match's (nodes/model/block_match.h), which comes last; NULL-terminated. */
 extern const char *const rounding_names[];

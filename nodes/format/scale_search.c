@@ -360,7 +360,7 @@ uint64_t scale_search_bytes(const struct format *f, bool full_moment, int64_t n,
 
 /* ----------------------------------------------------------------------------------------------------------- method */
 
-static bool apply(struct rounding *r, const float *w, struct blocks *b, struct err *e)
+static bool search_blocks(struct rounding *r, const float *w, struct blocks *b, bool full_moment, struct err *e)
 {
     float *weight;
     double trace = 0.0;
@@ -372,7 +372,7 @@ static bool apply(struct rounding *r, const float *w, struct blocks *b, struct e
         weight[i] = r->moment[i * b->k + i] + (float)(FLOOR * trace / (double)b->k);
     struct search s = {.w = w, .weight = weight, .nearest = nearest_of(b->grid.element)};
     bool ok = true;
-    if (r->options.full_moment)
+    if (full_moment)
         ok = search_full(r, &s, b, e);
     else
         search_all(r, &s, b);
@@ -380,9 +380,25 @@ static bool apply(struct rounding *r, const float *w, struct blocks *b, struct e
     return ok;
 }
 
+static bool apply(struct rounding *r, const float *w, struct blocks *b, struct err *e)
+{
+    return search_blocks(r, w, b, r->options.full_moment, e);
+}
+
+static bool refit_blocks(struct rounding *r, const float *w, struct blocks *b, struct err *e)
+{
+    return search_blocks(r, w, b, true, e);
+}
+
 const struct rounding_method rounding_scale_search = {
     .name = "scale_search",
     .help = "for each block the scale of least error, weighted by its input's second moment; with all of the moment, "
             "scales and codes in turn",
     .apply = apply,
+};
+
+const struct rounding_method rounding_refit = {
+    .name = "refit",
+    .help = "after another method: scales and codes once more in turn, from what it left, under all of the moment",
+    .apply = refit_blocks,
 };
