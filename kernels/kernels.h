@@ -207,9 +207,11 @@ struct kernels {
      * filled read as zero on the CPU; on a device they must all be filled. */
     bool (*pack)(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e);
 
-    /* Decode rows [first, first + w->n) of `panels` from a packed matrix (on the CPU `first` is a multiple of 16), and
-     * encode w [n,k] f32, rounded to nearest, into the parts of `out` (which are there) with d [n,k] = w - decoded:
-     * the bits of grid.h. amax is the largest |w| of all that share a global divisor. w is finite. */
+    /* Decode rows [first, first + w->n) of `panels` from a packed matrix, any first, and encode w [n,k] f32, rounded to
+     * nearest, into the parts of `out` (which are there) with d [n,k] = w - decoded: the bits of grid.h. amax is the
+     * largest |w| of all that share a global divisor. w is finite. Rows of a matrix can be encoded a few at a time into
+     * views of its parts, so that d stays in a cache, with the same bits: as many as share no block with those that
+     * follow (a multiple of the grid's rows, 128 with CODE_FP8_BLOCK, or up to the last row). */
     bool (*unpack)(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,
                    struct err *e);
     bool (*encode)(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out, struct tensor *d,

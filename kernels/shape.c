@@ -68,6 +68,48 @@ bool shape_queue(const struct queue *q, const char *kernel, struct err *e)
     return err_set(e, ERR_BUG, "%s: the queue has %d threads, expected at least 1", kernel, q->threads);
 }
 
+/* How the codes of each element are stored. */
+static const struct {
+    const char *name;
+    enum dtype dtype;
+    int codes; /* in one of the dtype */
+} stored[] = {[ELEMENT_E2M1] = {"weight_packed", DTYPE_U8, 2},
+              [ELEMENT_E4M3] = {"weight", DTYPE_F8_E4M3, 1},
+              [ELEMENT_S8] = {"weight", DTYPE_I8, 1},
+              [ELEMENT_U4B8] = {"weight_packed", DTYPE_I32, 8},
+              [ELEMENT_U8B128] = {"weight_packed", DTYPE_I32, 4}};
+static const enum dtype scale_dtype[] = {[SCALE_F32] = DTYPE_F32, [SCALE_BF16] = DTYPE_BF16, [SCALE_E8M0] = DTYPE_U8,
+                                         [SCALE_E4M3] = DTYPE_F8_E4M3};
+
+bool shape_packed(const struct queue *q, const char *kernel, const struct packed_matrix *w, struct err *e)
+{
+    const struct tensor *p = w->part;
+    if ((unsigned)w->code >= CODE_COUNT)
+        return err_set(e, ERR_BUG, "%s: code %d", kernel, (int)w->code);
+    if (w->code == CODE_PLAIN) {
+        enum dtype t = p[0].dtype == DTYPE_BF16 || p[0].dtype == DTYPE_F16 ? p[0].dtype : DTYPE_F32;
+        return shape_matrix(q, kernel, "weight", &p[0], t, w->n, w->k, e);
+    }
+    const struct grid *g = &weight_grid[w->code];
+    int64_t codes = stored[g->element].codes, multiple = g->rows == 1 && g->columns > codes ? g->columns : codes;
+    if (w->k % multiple != 0)
+        return err_set(e, ERR_BUG, "%s: %lld columns of code %d, expected a multiple of %lld", kernel, (long long)w->k,
+                       (int)w->code, (long long)multiple);
+    return shape_matrix(q, kernel, stored[g->element].name, &p[0], stored[g->element].dtype, w->n, w->k / codes, e) &&
+           shape_matrix(q, kernel, "weight_scale", &p[1], scale_dtype[g->scale], grid_scale_rows(g, w->n),
+                        grid_scale_columns(g, w->k), e) &&
+           (g->scale != SCALE_E4M3 || shape_vector(q, kernel, "weight_global_scale", &p[2], DTYPE_F32, 1, e));
+}
+
+bool shape_encode(const struct queue *q, const struct tensor *w, const struct packed_matrix *out,
+                  const struct tensor *d, struct err *e)
+{
+    if (!shape_queue(q, "encode", e) || !shape_matrix(q, "encode", "w", w, DTYPE_F32, out->n, out->k, e) ||
+        !shape_packed(q, "encode", out, e) || !shape_matrix(q, "encode", "d", d, DTYPE_F32, out->n, out->k, e))
+        return false;
+    return out->code != CODE_PLAIN || err_set(e, ERR_BUG, "encode: code %d is stored as it is", (int)out->code);
+}
+
 bool shape_rope(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
                 const struct tensor *cosine, const struct tensor *sine, struct err *e)
 {

@@ -14,6 +14,8 @@ bool shape_vector(const struct queue *q, const char *kernel, const char *name, c
 /* `t` holds panels of {n, k} (-1: any) in f32 or bf16. */
 bool shape_panels(const struct queue *q, const char *kernel, const char *name, const struct tensor *t,
                   int64_t n, int64_t k, struct err *e) ERR_CHECK;
+/* The parts of `w` are those of its code (grid.h), for a number of columns that its blocks or words divide. */
+bool shape_packed(const struct queue *q, const char *kernel, const struct packed_matrix *w, struct err *e) ERR_CHECK;
 /* The arguments of the entries that both back ends check alike (kernels.h). */
 bool shape_rope(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
                 const struct tensor *cosine, const struct tensor *sine, struct err *e) ERR_CHECK;
@@ -22,6 +24,8 @@ bool shape_attention(const struct queue *q, const struct tensor *qkv, const stru
                      const struct tensor *out, int most, struct err *e) ERR_CHECK;
 bool shape_fake_quantize(const struct queue *q, const struct tensor *x, enum act_rule rule, float scale,
                          enum dtype mode, const struct tensor *y, struct err *e) ERR_CHECK;
+bool shape_encode(const struct queue *q, const struct tensor *w, const struct packed_matrix *out,
+                  const struct tensor *d, struct err *e) ERR_CHECK;
 bool shape_kl_tile(const struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
                    struct err *e) ERR_CHECK;
 /* ERR_NUMERIC with row and column of the first element of x [rows, k] that is NaN or infinite. Returns false. */

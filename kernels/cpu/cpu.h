@@ -57,6 +57,10 @@ CPU_DECLARE_MATMUL(amx);
     bool swiglu_##variant(struct queue *q, const struct tensor *gu, struct tensor *y, struct err *e) ERR_CHECK;        \
     bool fake_quantize_##variant(struct queue *q, const struct tensor *x, enum act_rule rule, float scale,             \
                                  enum dtype mode, struct tensor *y, struct err *e) ERR_CHECK;                          \
+    bool encode_##variant(struct queue *q, const struct tensor *w, float amax, struct packed_matrix *out,              \
+                          struct tensor *d, struct err *e) ERR_CHECK;                                                  \
+    bool unpack_##variant(struct queue *q, const struct packed_matrix *w, int64_t first, struct tensor *panels,        \
+                          struct err *e) ERR_CHECK;                                                                    \
     bool amax_##variant(struct queue *q, const struct tensor *x, float *amax, struct err *e) ERR_CHECK;                \
     bool kl_tile_##variant(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,         \
                            struct kl_state *state, struct err *e) ERR_CHECK;                                           \
