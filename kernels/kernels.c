@@ -24,7 +24,7 @@ static const char *const names[] = {"plain", "avx2", "avx512", "avx512bf16", "am
     .copy = memory_copy, .finish = memory_finish, .host_new = memory_host_new, .host_free = memory_host_free,          \
     .enter = memory_finish, .chunk_rows = 512, .head_rows = 256, .head_columns = 1024,                                 \
     .panels_new = pack_panels_new, .pack = pack_fill, .unpack = unpack_##variant, .encode = encode_##variant,          \
-    .embed = embed, .energy = energy, .gram = gram_##variant, .cholesky = cholesky_##variant,                          \
+    .embed = embed, .gram = gram_##variant, .cholesky = cholesky_##variant, .energy = energy_##variant,                \
     .rmsnorm = norm_rms_##variant, .add_rmsnorm = norm_add_rms_##variant, .add = add_##variant,                        \
     .add_bias = add_bias_##variant, .rope = rope_##variant, .attention = attention_##variant,                          \
     .swiglu = swiglu_##variant, .fake_quantize = fake_quantize_##variant, .amax = amax_##variant,                      \

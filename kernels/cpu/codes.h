@@ -1,9 +1,8 @@
 #ifndef KERNELS_CPU_CODES_H
 #define KERNELS_CPU_CODES_H
-/* Lanes as bits: codes and scales between memory and numbers, for the kernels that encode and decode weights (grid.h has
- * the definitions). As in lanes.h the plain version of every operation is its specification. A lane that holds an
- * integer is a `struct lanes` like any other; integers are never NaN to anybody, for nothing computes with them as
- * floats. */
+/* Lanes as bits: codes and scales between memory and numbers, for the kernels that encode and decode weights (grid.h
+ * has the definitions). As in lanes.h the plain version of every operation is its specification. A lane that holds an
+ * integer is a `struct lanes` like any other; nothing computes with integers as floats. */
 #include "kernels/cpu/round.h"
 #include "kernels/grid.h"
 
@@ -22,6 +21,15 @@ LANES_INLINE struct lanes codes_left(struct lanes a, unsigned n)
 LANES_INLINE struct lanes codes_right(struct lanes a, unsigned n)
 {
     return codes_of(_mm512_srli_epi32(codes_bits(a), n));
+}
+LANES_INLINE struct lanes codes_sum(struct lanes a, struct lanes b)
+{
+    return codes_of(_mm512_add_epi32(codes_bits(a), codes_bits(b)));
+}
+LANES_INLINE struct lanes codes_join(struct lanes a, struct lanes b, uint32_t mask)
+{
+    __m512i m = _mm512_set1_epi32((int32_t)mask);
+    return codes_of(_mm512_ternarylogic_epi32(codes_bits(a), codes_bits(b), m, 0xf8)); /* a | b & m */
 }
 LANES_INLINE struct lanes codes_to_f32(struct lanes a) { return (struct lanes){_mm512_cvtepi32_ps(codes_bits(a))}; }
 LANES_INLINE struct lanes codes_pick(struct lanes a, const float table[16])
@@ -50,6 +58,23 @@ LANES_INLINE __m512 codes_pairs(__m512 a, __m512 b, int high)
 {
     __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
     return _mm512_castpd_ps(high ? _mm512_unpackhi_pd(x, y) : _mm512_unpacklo_pd(x, y));
+}
+LANES_INLINE __m512 codes_larger(__m512 a, __m512 b)
+{
+    return _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+/* Halves of pairs are folded onto each other: within quarters of the registers first, then the quarters. */
+LANES_INLINE struct lanes codes_largest(const struct lanes r[LANES])
+{
+    __m512 u[4];
+    LANES_UNROLL
+    for (int i = 0; i < 4; i++) {
+        __m512 a = codes_larger(r[4 * i].v, r[4 * i + 1].v), b = codes_larger(r[4 * i + 2].v, r[4 * i + 3].v);
+        u[i] = _mm512_max_ps(codes_pairs(a, b, 0), codes_pairs(a, b, 1));
+    }
+    __m512 a = _mm512_max_ps(_mm512_shuffle_f32x4(u[0], u[1], 0x44), _mm512_shuffle_f32x4(u[0], u[1], 0xee));
+    __m512 b = _mm512_max_ps(_mm512_shuffle_f32x4(u[2], u[3], 0x44), _mm512_shuffle_f32x4(u[2], u[3], 0xee));
+    return (struct lanes){_mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd))};
 }
 /* Squares of four first, within the quarters of the registers; then the quarters. */
 LANES_INLINE void codes_transpose(struct lanes r[LANES])
@@ -96,6 +121,14 @@ LANES_INLINE struct lanes codes_right(struct lanes a, unsigned n)
 {
     return codes_of(_mm256_srli_epi32(codes_low(a), (int)n), _mm256_srli_epi32(codes_high(a), (int)n));
 }
+LANES_INLINE struct lanes codes_sum(struct lanes a, struct lanes b)
+{
+    return codes_of(_mm256_add_epi32(codes_low(a), codes_low(b)), _mm256_add_epi32(codes_high(a), codes_high(b)));
+}
+LANES_INLINE struct lanes codes_join(struct lanes a, struct lanes b, uint32_t mask)
+{
+    return lanes_or(a, lanes_and(b, mask));
+}
 LANES_INLINE struct lanes codes_to_f32(struct lanes a)
 {
     return (struct lanes){_mm256_cvtepi32_ps(codes_low(a)), _mm256_cvtepi32_ps(codes_high(a))};
@@ -121,14 +154,15 @@ LANES_INLINE struct lanes codes_load_halves(const uint16_t *p)
     return codes_of(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)),
                     _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p + 8))));
 }
-/* Integers below 2^16, in order: packing works within halves of a register. */
-LANES_INLINE __m256i codes_halves(struct lanes a)
+/* Low halves, in order: packing works within halves of a register, and saturates. */
+LANES_INLINE __m256i codes_halves(struct lanes a, uint32_t mask)
 {
+    a = lanes_and(a, mask);
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(codes_low(a), codes_high(a)), 0xd8);
 }
 LANES_INLINE __m128i codes_bytes(struct lanes a)
 {
-    __m256i h = codes_halves(a);
+    __m256i h = codes_halves(a, 0xffu);
     return _mm_packus_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
 }
 LANES_INLINE void codes_store_bytes(uint8_t *p, struct lanes a)
@@ -137,7 +171,29 @@ LANES_INLINE void codes_store_bytes(uint8_t *p, struct lanes a)
 }
 LANES_INLINE void codes_store_halves(uint16_t *p, struct lanes a)
 {
-    _mm256_storeu_si256((__m256i *)(void *)p, codes_halves(a));
+    _mm256_storeu_si256((__m256i *)(void *)p, codes_halves(a, 0xffffu));
+}
+
+LANES_INLINE __m256 codes_larger(__m256 a, __m256 b)
+{
+    return _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+}
+/* Of eight registers. Halves of pairs are folded onto each other: within halves of the registers first. */
+LANES_INLINE __m256 codes_largest8(const struct lanes r[8])
+{
+    __m256 u[2];
+    LANES_UNROLL
+    for (int i = 0; i < 2; i++) {
+        const struct lanes *p = r + 4 * i;
+        __m256d a = _mm256_castps_pd(codes_larger(_mm256_max_ps(p[0].a, p[0].b), _mm256_max_ps(p[1].a, p[1].b)));
+        __m256d b = _mm256_castps_pd(codes_larger(_mm256_max_ps(p[2].a, p[2].b), _mm256_max_ps(p[3].a, p[3].b)));
+        u[i] = _mm256_max_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    return _mm256_max_ps(_mm256_permute2f128_ps(u[0], u[1], 0x20), _mm256_permute2f128_ps(u[0], u[1], 0x31));
+}
+LANES_INLINE struct lanes codes_largest(const struct lanes r[LANES])
+{
+    return (struct lanes){codes_largest8(r), codes_largest8(r + 8)};
 }
 
 LANES_INLINE void codes_transpose8(__m256 r[8])
@@ -186,6 +242,18 @@ LANES_INLINE struct lanes codes_add(struct lanes a, uint32_t b)
         a.f[j] = f32_from_bits(f32_bits(a.f[j]) + b);
     return a;
 }
+/* The same of two lanes. */
+LANES_INLINE struct lanes codes_sum(struct lanes a, struct lanes b)
+{
+    for (int j = 0; j < LANES; j++)
+        a.f[j] = f32_from_bits(f32_bits(a.f[j]) + f32_bits(b.f[j]));
+    return a;
+}
+/* Bits of a, and those of b under a mask. */
+LANES_INLINE struct lanes codes_join(struct lanes a, struct lanes b, uint32_t mask)
+{
+    return lanes_or(a, lanes_and(b, mask));
+}
 /* The bits shifted; n is a constant. */
 LANES_INLINE struct lanes codes_left(struct lanes a, unsigned n)
 {
@@ -228,7 +296,7 @@ LANES_INLINE struct lanes codes_load_halves(const uint16_t *p)
         r.f[j] = f32_from_bits(p[j]);
     return r;
 }
-/* Integers below 2^8, or below 2^16, as so many bytes or halves. */
+/* The low bytes, or the low halves, of the lanes. */
 LANES_INLINE void codes_store_bytes(uint8_t *p, struct lanes a)
 {
     for (int j = 0; j < LANES; j++)
@@ -238,6 +306,17 @@ LANES_INLINE void codes_store_halves(uint16_t *p, struct lanes a)
 {
     for (int j = 0; j < LANES; j++)
         p[j] = (uint16_t)f32_bits(a.f[j]);
+}
+/* Lane j: lanes_largest(r[j]). No lane is NaN. */
+LANES_INLINE struct lanes codes_largest(const struct lanes r[LANES])
+{
+    struct lanes most = lanes_all(0.0f);
+    for (int j = 0; j < LANES; j++) {
+        most.f[j] = r[j].f[0];
+        for (int i = 1; i < LANES; i++)
+            most.f[j] = r[j].f[i] > most.f[j] ? r[j].f[i] : most.f[j];
+    }
+    return most;
 }
 /* Lane i of r[j] and lane j of r[i] change places. */
 LANES_INLINE void codes_transpose(struct lanes r[LANES])
@@ -252,7 +331,7 @@ LANES_INLINE void codes_transpose(struct lanes r[LANES])
 
 #endif
 
-/* Sixteen integers below 16 in eight bytes, the lower lane in the low half. */
+/* Sixteen low bytes, all below 16, in eight bytes, the lower lane in the low half. */
 #if defined(CPU_AVX512) || defined(CPU_AVX2)
 LANES_INLINE void codes_store_nibbles(uint8_t *p, struct lanes a)
 {
@@ -273,7 +352,7 @@ LANES_INLINE struct lanes codes_load_nibbles(const uint8_t *p)
 LANES_INLINE void codes_store_nibbles(uint8_t *p, struct lanes a)
 {
     for (int j = 0; j < LANES / 2; j++)
-        p[j] = (uint8_t)(f32_bits(a.f[2 * j]) | f32_bits(a.f[2 * j + 1]) << 4);
+        p[j] = (uint8_t)((f32_bits(a.f[2 * j]) & 15u) | f32_bits(a.f[2 * j + 1]) << 4);
 }
 LANES_INLINE struct lanes codes_load_nibbles(const uint8_t *p)
 {
@@ -324,46 +403,51 @@ LANES_INLINE void codes_store_halves_upto(uint16_t *p, struct lanes a, int64_t n
     memcpy(p, some, (size_t)n * sizeof *p);
 }
 
-/* The value that is nearest to x: grid_value(t, grid_code(t, x)) with the sign of x on zeros of a code that has one. */
-LANES_INLINE struct lanes codes_round(const enum element t, struct lanes x)
+/* A float format's nearest value and its code (round.h: round_float). With a = |x| below `most`, a unit is the last
+ * place of a's power of two, which is at least `least`. The sum with 1.5 * 2^23 + `start` units has the number of
+ * units, plus `start`, in its low byte: as many as a normal number's mantissa with its leading one, and twice as many
+ * where a is rounded up to the next power of two. So that number, added to the power's place in the format less one
+ * leading one, is the code; `start` makes the low byte of their sum right. It is even, so that ties see no
+ * difference. */
+LANES_INLINE void codes_nearest_float(struct lanes x, float most, float least, float factor, const unsigned shift,
+                                      const unsigned sign_shift, struct lanes *value, struct lanes *code)
 {
-    switch (t) {
-    case ELEMENT_E2M1:
-        return round_e2m1(x);
-    case ELEMENT_E4M3:
-        return round_e4m3(x);
-    case ELEMENT_U4B8:
-        return round_integer(x, -8.0f, 7.0f);
-    default:
-        return round_integer(x, -128.0f, 127.0f);
-    }
+    struct lanes a = lanes_min(lanes_all(most), lanes_abs(x));
+    struct lanes power = lanes_max(lanes_and(a, 0x7f800000u), lanes_all(least));
+    struct lanes magic = lanes_mul(power, lanes_all(factor)), units = lanes_add(a, magic);
+    struct lanes sum = codes_sum(codes_right(power, shift), units);
+    *value = codes_join(lanes_sub(units, magic), x, 0x80000000u);
+    *code = codes_join(sum, codes_right(x, sign_shift), 0x80000000u >> sign_shift);
 }
 
-/* The code of a float format's value. Adding a power of two whose last place is the format's least step leaves the
- * number of steps in the low bits; from the least normal on exponent and mantissa are the bits of f32, `shift` places
- * down, less `bias`. */
-LANES_INLINE struct lanes codes_of_float(struct lanes v, float least, float magic, const unsigned shift, uint32_t bias)
+/* The same for integers: units are ones, and `start` is what their codes add. */
+LANES_INLINE void codes_nearest_integer(struct lanes x, float least, float most, float start, struct lanes *value,
+                                        struct lanes *code)
 {
-    struct lanes a = lanes_abs(v);
-    struct lanes few = lanes_and(lanes_add(a, lanes_all(magic)), 0xffu);
-    return lanes_if_less(a, lanes_all(least), few, codes_add(codes_right(a, shift), 0u - bias));
+    struct lanes magic = lanes_all(0x1.8p23f + start);
+    *code = lanes_add(round_clamp(x, least, most), magic);
+    *value = lanes_sub(*code, magic);
 }
 
-/* The code of a value that codes_round gave. */
-LANES_INLINE struct lanes codes_from_value(const enum element t, struct lanes v)
+/* grid_code of x in the low byte, and the value of that code; where it has a sign, zeros keep that of x, which is not
+ * NaN. */
+LANES_INLINE void codes_nearest(const enum element t, struct lanes x, struct lanes *value, struct lanes *code)
 {
-    struct lanes sign = lanes_and(v, 0x80000000u), whole = lanes_add(v, lanes_all(0x1.8p23f));
     switch (t) {
-    case ELEMENT_E2M1:
-        return lanes_or(codes_of_float(v, 1.0f, 0x1p22f, 22, 126u << 1), codes_right(sign, 28));
-    case ELEMENT_E4M3:
-        return lanes_or(codes_of_float(v, 0x1p-6f, 0x1p14f, 20, 120u << 3), codes_right(sign, 24));
+    case ELEMENT_E2M1: /* a unit is half of the power, 2^0 gives 254, and 254 + 2 is 0 in a byte */
+        codes_nearest_float(x, 6.0f, 1.0f, (0x1.8p23f + 2.0f) / 2.0f, 22, 28, value, code);
+        break;
+    case ELEMENT_E4M3: /* an eighth; 2^-6 gives 968, and 968 + 56 is 0 */
+        codes_nearest_float(x, 448.0f, 0x1p-6f, (0x1.8p23f + 56.0f) / 8.0f, 20, 24, value, code);
+        break;
     case ELEMENT_S8:
-        return lanes_and(whole, 0xffu);
+        codes_nearest_integer(x, -128.0f, 127.0f, 0.0f, value, code);
+        break;
     case ELEMENT_U4B8:
-        return lanes_and(codes_add(whole, 8), 15u);
+        codes_nearest_integer(x, -8.0f, 7.0f, 8.0f, value, code);
+        break;
     default:
-        return lanes_and(codes_add(whole, 128), 0xffu);
+        codes_nearest_integer(x, -128.0f, 127.0f, 128.0f, value, code);
     }
 }
 

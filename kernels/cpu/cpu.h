@@ -9,7 +9,7 @@
  * which a small loop does not win back. Results do not depend on it. */
 static inline int cpu_threads(const struct queue *q, int64_t work) { return work < 32768 ? 1 : q->threads; }
 
-/* -- once: memory.c, pack.c, embed.c, energy.c ---------------------------------------------------------------- */
+/* -- once: memory.c, pack.c, embed.c ------------------------------------------------------------------------- */
 bool memory_new(struct queue *q, struct tensor *out, enum dtype t, int rank, const int64_t *shape, struct err *e)
     ERR_CHECK;
 void memory_free(struct queue *q, struct tensor *t);
@@ -24,9 +24,6 @@ bool pack_panels_new(struct queue *q, struct tensor *out, int64_t n, int64_t k, 
 bool pack_fill(struct queue *q, const struct tensor *w, int64_t first, struct tensor *panels, struct err *e) ERR_CHECK;
 bool embed(struct queue *q, const struct tensor *table, const struct tensor *ids, struct tensor *y, struct err *e)
     ERR_CHECK;
-
-bool energy(struct queue *q, const struct tensor *d, const struct tensor *y, double *square, double *energy,
-            struct err *e) ERR_CHECK;
 
 /* -- products: matmul.c, matmul_avx2.c, matmul_avx512.c, matmul_avx512bf16.c, matmul_amx.c ------------------------- */
 /* The whole width, for every variant: matmul_part of the queue's table. */
@@ -44,6 +41,8 @@ CPU_DECLARE_MATMUL(amx);
 #define CPU_DECLARE(variant)                                                                                           \
     bool gram_##variant(struct queue *q, const struct tensor *x, struct tensor *h, struct err *e) ERR_CHECK;           \
     bool cholesky_##variant(struct queue *q, struct tensor *a, struct err *e) ERR_CHECK;                               \
+    bool energy_##variant(struct queue *q, const struct tensor *d, const struct tensor *y, double *square,             \
+                          double *energy, struct err *e) ERR_CHECK;                                                    \
     bool norm_rms_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,                \
                             struct tensor *y, struct err *e) ERR_CHECK;                                                \
     bool norm_add_rms_##variant(struct queue *q, struct tensor *x, const struct tensor *d, const struct tensor *w,     \

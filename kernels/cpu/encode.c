@@ -1,11 +1,13 @@
-/* Weights rounded to nearest (grid.h): codes, scales, and what is left of every weight. A stripe is the rows that share
- * blocks; its blocks are taken sixteen at a time, one a lane, which gives their scales together; then their weights,
- * which are in the cache by now, get their codes. */
-#include <assert.h>
-
+/* Weights rounded to nearest (grid.h): codes, scales, and what is left of every weight. Blocks are taken sixteen at a
+ * time, one a lane, which gives their scales together; then their weights, which are in a cache by now, get their
+ * codes. */
 #include "kernels/cpu/codes.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/shape.h"
+
+#define SIDE 128   /* of a square tile */
+#define CHUNK 2048 /* columns of a row at a time: sixteen blocks of 128, or so many sixteens of smaller ones */
+#define AHEAD 2560 /* weights: those of the next chunk are asked of memory while this one is computed */
 
 /* The matrix in hand. */
 struct job {
@@ -15,6 +17,7 @@ struct job {
     uint8_t *codes;
     void *scales;
     float *d; /* [n,k] */
+    int64_t ahead; /* so many weights from the one in hand on memory is asked for what is next */
 };
 
 /* Sixteen blocks, or fewer: scales as they are stored, steps, and their inverses where they are powers of two. A block
@@ -31,7 +34,7 @@ LANES_INLINE struct fitted fit(const enum element t, const enum scale_type s, st
     struct fitted f = {.inverse = one, .some = amax};
     struct lanes exponent, v;
     switch (s) {
-    case SCALE_E8M0: /* exponents as numbers, so that they can be compared; the largest element is 2^2 * 1.5 or 2^8 * 1.75 */
+    case SCALE_E8M0: /* exponents as numbers, which can be compared; those of the largest elements are 2 and 8 */
         exponent = codes_to_f32(codes_right(codes_add(amax, 1u << 21), 23));
         exponent = round_clamp(lanes_sub(exponent, lanes_all(t == ELEMENT_E2M1 ? 2.0f : 8.0f)), 0.0f, 254.0f);
         exponent = lanes_if_less(zero, amax, exponent, lanes_all(127.0f));
@@ -40,9 +43,8 @@ LANES_INLINE struct fitted fit(const enum element t, const enum scale_type s, st
         f.inverse = lanes_div(one, f.step); /* exact, so that the product with it is the quotient */
         return f;
     case SCALE_E4M3:
-        v = lanes_max(lanes_all(0x1p-6f), round_e4m3(lanes_mul(lanes_all(global), quotient)));
-        v = lanes_if_less(zero, amax, v, lanes_all(0.125f));
-        f.scale = codes_from_value(ELEMENT_E4M3, v);
+        v = lanes_max(lanes_all(0x1p-6f), lanes_mul(lanes_all(global), quotient));
+        codes_nearest(ELEMENT_E4M3, lanes_if_less(zero, amax, v, lanes_all(0.125f)), &v, &f.scale);
         f.step = lanes_div(v, lanes_all(global));
         return f;
     case SCALE_BF16:
@@ -57,10 +59,11 @@ LANES_INLINE struct fitted fit(const enum element t, const enum scale_type s, st
     }
 }
 
-/* The largest magnitudes of a block's columns, sixteen side by side. */
-LANES_INLINE struct lanes largest(const float *w, int64_t n, struct lanes most)
+/* The largest magnitudes of n (at least one) columns, sixteen side by side. */
+LANES_INLINE struct lanes largest(const float *w, int64_t n)
 {
-    int64_t i = 0;
+    struct lanes most = lanes_abs(lanes_load_upto(w, n, 0.0f));
+    int64_t i = LANES;
     for (; i + LANES <= n; i += LANES)
         most = lanes_max(most, lanes_abs(lanes_load(w + i)));
     return i < n ? lanes_max(most, lanes_abs(lanes_load_some(w + i, n - i, 0.0f))) : most;
@@ -76,118 +79,168 @@ LANES_INLINE void store_scales(const enum scale_type s, void *scales, int64_t at
         codes_store_bytes_upto((uint8_t *)scales + at, scale, n);
 }
 
-LANES_INLINE void store_codes(const enum element t, uint8_t *codes, int64_t at, struct lanes v, int64_t n)
+LANES_INLINE void store_codes(const enum element t, uint8_t *codes, int64_t at, struct lanes code, int64_t n)
 {
-    struct lanes code = codes_from_value(t, v);
     if (t == ELEMENT_E2M1 || t == ELEMENT_U4B8)
-        codes_store_nibbles(codes + at / 2, code); /* their blocks are multiples of sixteen columns */
+        codes_store_nibbles(codes + (uint64_t)at / 2, code); /* their blocks are multiples of sixteen columns */
     else
         codes_store_bytes_upto(codes + at, code, n);
 }
 
-/* Sixteen columns of a block from weight `at` on, n of them there. */
-LANES_INLINE void encode_lanes(const enum element t, const enum scale_type s, const struct job *j, int64_t at, int64_t n,
-                               struct lanes step, struct lanes inverse)
+/* n (1 to 16) columns of a block, whose weights are at w; `at` is their place in the matrix. */
+LANES_INLINE void encode_lanes(const enum element t, const enum scale_type s, const struct job *j, const float *w,
+                               int64_t at, int64_t n, struct lanes step, struct lanes inverse)
 {
-    struct lanes w = lanes_load_upto(j->w + at, n, 0.0f);
-    struct lanes v = codes_round(t, s == SCALE_E8M0 ? lanes_mul(w, inverse) : lanes_div(w, step));
-    store_codes(t, j->codes, at, v, n);
-    lanes_store_upto(j->d + at, lanes_sub(w, lanes_mul(v, step)), n);
+    struct lanes x = lanes_load_upto(w, n, 0.0f), v, code;
+    codes_nearest(t, s == SCALE_E8M0 ? lanes_mul(x, inverse) : lanes_div(x, step), &v, &code);
+    store_codes(t, j->codes, at, code, n);
+    lanes_store_upto(j->d + at, lanes_sub(x, lanes_mul(v, step)), n);
 }
 
-/* The columns [at, at + n) of a block that has no scale: codes of zero, and the weights are what is left. */
-LANES_INLINE void encode_nothing(const enum element t, const struct job *j, int64_t at, int64_t n)
+/* n columns of a block that has no scale: codes of zero, and the weights are what is left. */
+LANES_INLINE void encode_nothing(const enum element t, const struct job *j, const float *w, int64_t at, int64_t n)
 {
+    struct lanes v, code;
+    codes_nearest(t, lanes_zero(), &v, &code);
     for (int64_t i = 0; i < n; i += LANES)
-        store_codes(t, j->codes, at + i, lanes_zero(), n - i);
+        store_codes(t, j->codes, at + i, code, n - i);
     if (n > 0)
-        memcpy(j->d + at, j->w + at, (size_t)n * sizeof *j->d);
+        memcpy(j->d + at, w, (size_t)n * sizeof *w);
 }
 
-/* `rows` rows from `row` on, which share `blocks` (1 to 16) blocks of `columns` columns from `first` on; the last of
- * them may be cut off. `at` is the first block's scale. */
-LANES_INLINE void encode_chunk(const enum element t, const enum scale_type s, const int64_t columns, const struct job *j,
-                               int64_t row, int64_t rows, int64_t first, int64_t blocks, int64_t at)
+/* n columns of a row, which share a block. */
+LANES_INLINE void encode_run(const enum element t, const enum scale_type s, const struct job *j, const float *w,
+                             int64_t at, const int64_t n, float step, float inverse, float some)
+{
+    struct lanes by = lanes_all(step), with = lanes_all(inverse);
+    int64_t i = 0;
+    if (!(some > 0.0f)) {
+        encode_nothing(t, j, w, at, n);
+        return;
+    }
+    for (; i + LANES <= n; i += LANES) {
+        __builtin_prefetch(j->w + at + i + j->ahead, 0, 2);
+        encode_lanes(t, s, j, w + i, at + i, LANES, by, with);
+    }
+    if (i < n)
+        encode_lanes(t, s, j, w + i, at + i, n - i, by, with);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- blocks */
+
+/* What sixteen blocks share, each. */
+struct shared {
+    float step[LANES], inverse[LANES], some[LANES];
+};
+
+/* Blocks with these largest magnitudes: their scales, `blocks` (1 to 16) of them from number `at` on, and the rest. */
+LANES_INLINE void fit_blocks(const enum element t, const enum scale_type s, const struct job *j,
+                             const struct lanes most[LANES], int64_t at, int64_t blocks, struct shared *out)
+{
+    struct fitted f = fit(t, s, codes_largest(most), j->global);
+    store_scales(s, j->scales, at, f.scale, blocks);
+    lanes_store(out->step, f.step);
+    lanes_store(out->inverse, f.inverse);
+    lanes_store(out->some, f.some);
+}
+
+/* The scales of `blocks` (1 to 16) blocks of a row, each of `columns` columns, from weight w on. */
+LANES_INLINE void fit_groups(const enum element t, const enum scale_type s, const int64_t columns, const struct job *j,
+                             const float *w, int64_t at, const int64_t blocks, struct shared *out)
 {
     struct lanes most[LANES];
-    float step[LANES], inverse[LANES], some[LANES];
+    LANES_UNROLL
     for (int64_t b = 0; b < LANES; b++)
-        most[b] = lanes_zero();
-    for (int64_t r = row; r < row + rows; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t begin = first + b * columns, n = j->k - begin < columns ? j->k - begin : columns;
-            most[b] = largest(j->w + r * j->k + begin, n, most[b]);
-        }
-    codes_transpose(most);
-    for (int b = 1; b < LANES; b++)
-        most[0] = lanes_max(most[0], most[b]);
-    struct fitted f = fit(t, s, most[0], j->global);
-    store_scales(s, j->scales, at, f.scale, blocks);
-    lanes_store(step, f.step);
-    lanes_store(inverse, f.inverse);
-    lanes_store(some, f.some);
-    for (int64_t r = row; r < row + rows; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t begin = first + b * columns, n = j->k - begin < columns ? j->k - begin : columns, i = 0;
-            int64_t w = r * j->k + begin;
-            struct lanes by = lanes_all(step[b]), with = lanes_all(inverse[b]);
-            if (!(some[b] > 0.0f)) {
-                encode_nothing(t, j, w, n);
-                continue;
-            }
-            for (; i + LANES <= n; i += LANES)
-                encode_lanes(t, s, j, w + i, LANES, by, with);
-            if (i < n)
-                encode_lanes(t, s, j, w + i, n - i, by, with);
-        }
+        most[b] = b < blocks ? largest(w + b * columns, columns) : lanes_zero();
+    fit_blocks(t, s, j, most, at, blocks, out);
 }
 
-/* The stripe of `rows` rows from `row` on; `columns` 0: a block is the whole row. */
-LANES_INLINE void encode_stripe(const enum element t, const enum scale_type s, const int64_t columns,
-                                const int64_t block_rows, const struct job *j, int64_t row)
+/* A row whose blocks have `columns` columns, all of them there. Scales take their time, but those of several sixteens
+ * of blocks can be on their way at once. */
+LANES_INLINE void encode_groups(const enum element t, const enum scale_type s, const int64_t columns,
+                                const struct job *job, int64_t row)
 {
-    int64_t rows = j->n - row < block_rows ? j->n - row : block_rows;
-    int64_t per_row = columns ? (j->k + columns - 1) / columns : 1;
-    for (int64_t b = 0; b < per_row; b += LANES) {
-        int64_t blocks = per_row - b < LANES ? per_row - b : LANES;
-        encode_chunk(t, s, columns ? columns : j->k, j, row, rows, columns * b, blocks,
-                     row / block_rows * per_row + b);
+    const struct job j = *job; /* which no store can change, as far as the compiler knows */
+    const int64_t most = CHUNK / columns;
+    int64_t per_row = j.k / columns;
+    for (int64_t first = 0; first < per_row; first += most) {
+        struct shared h[CHUNK / 16 / LANES];
+        int64_t blocks = per_row - first < most ? per_row - first : most, b = 0, scale = row * per_row + first;
+        int64_t at = row * j.k + first * columns;
+        for (; b + LANES <= blocks; b += LANES)
+            fit_groups(t, s, columns, &j, j.w + at + b * columns, scale + b, LANES, &h[b / LANES]);
+        if (b < blocks)
+            fit_groups(t, s, columns, &j, j.w + at + b * columns, scale + b, blocks - b, &h[b / LANES]);
+        for (b = 0; b < blocks; b++) {
+            const struct shared *g = &h[b / LANES];
+            int64_t i = at + b * columns, lane = b % LANES;
+            encode_run(t, s, &j, j.w + i, i, columns, g->step[lane], g->inverse[lane], g->some[lane]);
+        }
     }
 }
 
+/* A row that is one block. */
+LANES_INLINE void encode_row(const enum element t, const enum scale_type s, const struct job *job, int64_t row)
+{
+    const struct job j = *job;
+    struct lanes most[LANES] = {largest(j.w + row * j.k, j.k)};
+    struct shared h;
+    fit_blocks(t, s, &j, most, row, 1, &h);
+    encode_run(t, s, &j, j.w + row * j.k, row * j.k, j.k, h.step[0], h.inverse[0], h.some[0]);
+}
+
+/* The square tile from (row, column) on. Rows that lie a power of two apart would push each other out of the caches, so
+ * that the weights are kept here until their scale is known. */
+LANES_INLINE void encode_tile(const enum element t, const enum scale_type s, const struct job *job, int64_t row,
+                              int64_t column)
+{
+    const struct job j = *job;
+    _Alignas(64) float w[SIDE][SIDE];
+    int64_t rows = j.n - row < SIDE ? j.n - row : SIDE, columns = j.k - column < SIDE ? j.k - column : SIDE;
+    struct lanes most[LANES] = {lanes_zero()};
+    struct shared h;
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(w[r], j.w + (row + r) * j.k + column, (size_t)columns * sizeof **w);
+        most[0] = lanes_max(most[0], largest(w[r], columns));
+    }
+    fit_blocks(t, s, &j, most, row / SIDE * ((j.k + SIDE - 1) / SIDE) + column / SIDE, 1, &h);
+    for (int64_t r = 0; r < rows; r++)
+        encode_run(t, s, &j, w[r], (row + r) * j.k + column, columns, h.step[0], h.inverse[0], h.some[0]);
+}
+
 /* One kind after the other, for the compiler to make a loop of each. */
-static void encode_rows(enum weight_code code, const struct job *j, int64_t row)
+static void encode_task(enum weight_code code, const struct job *j, int64_t row, int64_t column)
 {
     switch (code) {
     case CODE_FP8:
-        encode_stripe(ELEMENT_E4M3, SCALE_F32, 0, 1, j, row);
+        encode_row(ELEMENT_E4M3, SCALE_F32, j, row);
         break;
     case CODE_NVFP4:
-        encode_stripe(ELEMENT_E2M1, SCALE_E4M3, 16, 1, j, row);
+        encode_groups(ELEMENT_E2M1, SCALE_E4M3, 16, j, row);
         break;
     case CODE_FP8_BLOCK:
-        encode_stripe(ELEMENT_E4M3, SCALE_F32, 128, 128, j, row);
+        encode_tile(ELEMENT_E4M3, SCALE_F32, j, row, column);
         break;
     case CODE_MXFP4:
-        encode_stripe(ELEMENT_E2M1, SCALE_E8M0, 32, 1, j, row);
+        encode_groups(ELEMENT_E2M1, SCALE_E8M0, 32, j, row);
         break;
     case CODE_MXFP8:
-        encode_stripe(ELEMENT_E4M3, SCALE_E8M0, 32, 1, j, row);
+        encode_groups(ELEMENT_E4M3, SCALE_E8M0, 32, j, row);
         break;
     case CODE_INT8:
-        encode_stripe(ELEMENT_S8, SCALE_F32, 0, 1, j, row);
+        encode_row(ELEMENT_S8, SCALE_F32, j, row);
         break;
     case CODE_INT8_PACKED:
-        encode_stripe(ELEMENT_U8B128, SCALE_BF16, 0, 1, j, row);
+        encode_row(ELEMENT_U8B128, SCALE_BF16, j, row);
         break;
     case CODE_INT4_G32:
-        encode_stripe(ELEMENT_U4B8, SCALE_BF16, 32, 1, j, row);
+        encode_groups(ELEMENT_U4B8, SCALE_BF16, 32, j, row);
         break;
     case CODE_INT4_G64:
-        encode_stripe(ELEMENT_U4B8, SCALE_BF16, 64, 1, j, row);
+        encode_groups(ELEMENT_U4B8, SCALE_BF16, 64, j, row);
         break;
     default:
-        encode_stripe(ELEMENT_U4B8, SCALE_BF16, 128, 1, j, row);
+        encode_groups(ELEMENT_U4B8, SCALE_BF16, 128, j, row);
     }
 }
 
@@ -198,13 +251,16 @@ bool CPU(encode)(struct queue *q, const struct tensor *w, float amax, struct pac
         return false;
     struct job j = {.w = w->data, .n = out->n, .k = out->k, .global = 1.0f, .codes = out->part[0].data,
                     .scales = out->part[1].data, .d = d->data};
-    int64_t rows = weight_grid[out->code].rows;
-    if (weight_grid[out->code].scale == SCALE_E4M3) {
+    const struct grid *g = &weight_grid[out->code];
+    int64_t per_row = g->rows > 1 ? grid_scale_columns(g, j.k) : 1; /* tasks: rows, or tiles */
+    j.ahead = g->rows > 1 ? SIDE : g->columns ? AHEAD : j.k;
+    if (g->scale == SCALE_E4M3) {
         j.global = grid_global(amax);
         memcpy(out->part[2].data, &j.global, sizeof j.global);
     }
+    int64_t tasks = grid_scale_rows(g, j.n) * per_row;
 #pragma omp parallel for num_threads(cpu_threads(q, j.n * j.k)) schedule(static)
-    for (int64_t row = 0; row < j.n; row += rows)
-        encode_rows(out->code, &j, row);
+    for (int64_t i = 0; i < tasks; i++)
+        encode_task(out->code, &j, i / per_row * g->rows, i % per_row * SIDE);
     return true;
 }

@@ -19,7 +19,7 @@ struct strip {
     float *panel; /* or of pairs of bf16, which take the same four bytes */
 };
 
-/* ----------------------------------------------------------------------------------------------------------- numbers */
+/* ---------------------------------------------------------------------------------------------------------- numbers */
 
 /* Weights that are no codes, from weight `at` on. */
 LANES_INLINE struct lanes load_plain(const struct packed_matrix *w, int64_t at, int64_t n)
@@ -53,8 +53,8 @@ LANES_INLINE struct lanes load_values(const enum element t, const struct packed_
 }
 
 /* The steps of the strip's rows for the block of columns `block`, in the lanes where the rows will be. */
-LANES_INLINE struct lanes load_steps(const enum scale_type s, const struct strip *p, int64_t block_rows, int64_t per_row,
-                                     int64_t block, float global)
+LANES_INLINE struct lanes load_steps(const enum scale_type s, const struct strip *p, int64_t block_rows,
+                                     int64_t per_row, int64_t block, float global)
 {
     uint32_t raw[LANES] = {0};
     float bits[LANES];
@@ -79,7 +79,7 @@ LANES_INLINE struct lanes load_steps(const enum scale_type s, const struct strip
     }
 }
 
-/* ------------------------------------------------------------------------------------------------------------ panels */
+/* ----------------------------------------------------------------------------------------------------------- panels */
 
 /* bf16_from_f32 of every lane, in its upper half. */
 LANES_INLINE struct lanes to_bf16(struct lanes v)
@@ -89,72 +89,80 @@ LANES_INLINE struct lanes to_bf16(struct lanes v)
     return lanes_and(lanes_if_less(a, lanes_all(INFINITY), lanes_bf16(v), not_finite), 0xffff0000u);
 }
 
-/* Four bytes for each row at one place of the panel, those of the strip only. */
-LANES_INLINE void store_rows(const struct strip *p, int64_t at, struct lanes v)
+/* Two columns of sixteen rows as the panel has them in bf16. */
+LANES_INLINE struct lanes pair(struct lanes even, struct lanes odd)
 {
-    float some[LANES];
-    if (p->rows == LANES) {
-        lanes_store(p->panel + at * LANES, v);
-        return;
-    }
-    lanes_store(some, v);
-    memcpy(p->panel + at * LANES + p->lane, some + p->lane, (size_t)p->rows * sizeof *some);
+    return lanes_or(codes_right(to_bf16(even), 16), to_bf16(odd));
 }
 
-/* Columns [first, first + n) of the strip, a lane each row; `first` is even, and panels in bf16 are padded to an even
- * number of columns. */
-LANES_INLINE void store_columns(const struct strip *p, int64_t first, const int64_t n, const struct lanes *v)
+/* Sixteen columns of a whole panel, whose rows are lanes, from column `first` on. */
+LANES_INLINE void store_whole(const struct strip *p, int64_t first, const struct lanes v[LANES])
 {
+    float *to = p->panel + (p->bf16 ? first / 2 : first) * LANES;
     if (!p->bf16) {
         LANES_UNROLL
-        for (int64_t i = 0; i < n; i++)
-            store_rows(p, first + i, v[i]);
+        for (int i = 0; i < LANES; i++)
+            lanes_store(to + i * LANES, v[i]);
         return;
     }
     LANES_UNROLL
-    for (int64_t i = 0; i < n; i += 2) {
-        struct lanes odd = i + 1 < n ? to_bf16(v[i + 1]) : lanes_zero();
-        store_rows(p, (first + i) / 2, lanes_or(codes_right(to_bf16(v[i]), 16), odd));
+    for (int i = 0; i < LANES; i += 2)
+        lanes_store(to + i / 2 * LANES, pair(v[i], v[i + 1]));
+}
+
+/* n (1 to 16) columns of the strip's rows only. In bf16 a last column without a pair goes beside padding, which is
+ * zero. */
+LANES_INLINE void store_some(const struct strip *p, int64_t first, int64_t n, struct lanes v[LANES])
+{
+    float *to = p->panel + (p->bf16 ? first / 2 : first) * LANES + p->lane, some[LANES];
+    if (n < LANES)
+        v[n] = lanes_zero();
+    for (int64_t i = 0; i < n; i += 1 + p->bf16, to += LANES) {
+        lanes_store(some, p->bf16 ? pair(v[i], v[i + 1]) : v[i]);
+        memcpy(to, some + p->lane, (size_t)p->rows * sizeof *some);
     }
+}
+
+LANES_INLINE void times(struct lanes v[LANES], struct lanes step)
+{
+    LANES_UNROLL
+    for (int i = 0; i < LANES; i++)
+        v[i] = lanes_mul(v[i], step);
 }
 
 /* `columns` 0: a block is the whole row. */
 LANES_INLINE void unpack_strip(const enum element t, const enum scale_type s, const int64_t columns,
                                const int64_t block_rows, const struct strip *p)
 {
-    int64_t k = p->w->k, per_row = columns ? (k + columns - 1) / columns : 1, first = 0;
+    int64_t k = p->w->k, per_row = columns ? (k + columns - 1) / columns : 1;
     float table[16], global = 1.0f;
     struct lanes step = lanes_all(1.0f), v[LANES];
     for (int i = 0; i < 16; i++)
         table[i] = grid_value(t, (uint8_t)i);
     if (s == SCALE_E4M3)
         memcpy(&global, p->w->part[2].data, sizeof global);
-    for (; p->rows == LANES && first + LANES <= k; first += LANES) {
+    for (int64_t first = 0; first < k; first += LANES) {
         if (s != SCALE_NONE && (columns ? first % columns == 0 : first == 0))
             step = load_steps(s, p, block_rows, per_row, columns ? first / columns : 0, global);
-        LANES_UNROLL
-        for (int r = 0; r < LANES; r++)
-            v[r] = load_values(t, p->w, p->row + r, first, LANES, table);
-        codes_transpose(v);
-        LANES_UNROLL
-        for (int i = 0; s != SCALE_NONE && i < LANES; i++)
-            v[i] = lanes_mul(v[i], step);
-        store_columns(p, first, LANES, v);
-    }
-    for (; first < k; first += LANES) { /* strips that are no whole panel, and the last columns */
-        int64_t n = k - first < LANES ? k - first : LANES;
-        if (s != SCALE_NONE && (columns ? first % columns == 0 : first == 0))
-            step = load_steps(s, p, block_rows, per_row, columns ? first / columns : 0, global);
-        for (int r = 0; r < LANES; r++)
-            v[r] = r < p->lane || r >= p->lane + p->rows ? lanes_zero()
-                                                         : load_values(t, p->w, p->row + r - p->lane, first, n, table);
-        codes_transpose(v);
-        for (int i = 0; s != SCALE_NONE && i < LANES; i++)
-            v[i] = lanes_mul(v[i], step);
-        for (int64_t i = 0; i < n; i += 2) {
-            struct lanes two[2] = {v[i], v[i + 1]};
-            store_columns(p, first + i, n - i < 2 ? n - i : 2, two);
+        if (p->rows == LANES && first + LANES <= k) {
+            LANES_UNROLL
+            for (int r = 0; r < LANES; r++)
+                v[r] = load_values(t, p->w, p->row + r, first, LANES, table);
+            codes_transpose(v);
+            if (s != SCALE_NONE)
+                times(v, step);
+            store_whole(p, first, v);
+            continue;
         }
+        int64_t n = k - first < LANES ? k - first : LANES; /* no whole panel, or the last columns */
+        for (int r = 0; r < LANES; r++)
+            v[r] = lanes_zero();
+        for (int64_t r = 0; r < p->rows; r++)
+            v[p->lane + r] = load_values(t, p->w, p->row + r, first, n, table);
+        codes_transpose(v);
+        if (s != SCALE_NONE)
+            times(v, step);
+        store_some(p, first, n, v);
     }
 }
 

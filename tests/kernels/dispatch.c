@@ -25,6 +25,7 @@ static void every_table_is_complete_and_says_its_numeric_mode(void **state)
         assert_true(k[i]->panels_new && k[i]->pack && k[i]->matmul && k[i]->matmul_part && k[i]->gram && k[i]->embed);
         assert_true(k[i]->rmsnorm && k[i]->add_rmsnorm && k[i]->add && k[i]->add_bias && k[i]->rope && k[i]->attention);
         assert_true(k[i]->swiglu && k[i]->fake_quantize && k[i]->amax && k[i]->kl_tile);
+        assert_true(k[i]->unpack && k[i]->encode && k[i]->energy);
         assert_string_equal(k[i]->numeric_fp32, "fp32 cpu");
         if (strcmp(k[i]->name, "cpu avx512bf16") == 0 || strcmp(k[i]->name, "cpu amx") == 0)
             assert_string_not_equal(k[i]->numeric_bf16, "bf16 cpu fma");

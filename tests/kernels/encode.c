@@ -103,7 +103,8 @@ static void check(enum weight_code code, int64_t n, int64_t k, int kind, float a
     const struct kernels *all[8];
     size_t n_variants = variants(all);
     struct err e = {0};
-    float *w = weights(code, n, k, kind), *left = numbers(n * k, RANDOM, 1), *d = numbers(n * k, RANDOM, 2), amax = 0.0f;
+    float *w = weights(code, n, k, kind), *left = numbers(n * k, RANDOM, 1), *d = numbers(n * k, RANDOM, 2);
+    float amax = 0.0f;
     struct packed_matrix want = packed_of(code, n, k, DTYPE_F32), got = packed_of(code, n, k, DTYPE_F32);
     for (int64_t i = 0; i < n * k; i++)
         amax = fmaxf(amax, fabsf(w[i]) * amax_factor);

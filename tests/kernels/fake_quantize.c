@@ -371,8 +371,8 @@ static void wrong_arguments_are_reported(void **state)
     assert_err(k->fake_quantize(&q, &even, ACT_NONE, 0.0f, DTYPE_F32, &odd, &e), e, ERR_BUG, "'y'");
 }
 
-/* What is not finite stays not finite, in every lane and mode: rounding must not hide an overflow. Its finite neighbours
- * may come out as anything. */
+/* What is not finite stays not finite, in every lane and mode: rounding must not hide an overflow. Its finite
+ * neighbours may come out as anything. */
 static void what_is_not_finite_is_not_hidden(void **state)
 {
     (void)state;

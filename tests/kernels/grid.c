@@ -116,7 +116,7 @@ static void tiny_numbers_and_zeros_keep_their_sign_where_there_is_one(void **sta
         }
 }
 
-/* ------------------------------------------------------------------------------------------------------------ scales */
+/* ----------------------------------------------------------------------------------------------------------- scales */
 
 /* The step of a stored scale by the formula, or NaN for one that is never written: NaN, negative, below the least. */
 static double step_of(enum scale_type t, uint32_t scale, double global)

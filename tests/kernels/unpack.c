@@ -60,8 +60,8 @@ static void check(const struct packed_matrix *m, int64_t before, enum dtype mode
                 float x = mine ? packed_value(m, row - before, i) : is_padding ? 0.0f : others[row * m->k + i];
                 uint32_t want = in_mode(x, mode), got = at(&panels, row, i);
                 if (want != got)
-                    fail_msg("%s, code %d [%lld, %lld] from row %lld on, %s: weight (%lld, %lld) is 0x%x, expected 0x%x",
-                             all[v]->name, (int)m->code, (long long)m->n, (long long)m->k, (long long)before,
+                    fail_msg("%s, code %d [%lld, %lld] from row %lld on, %s: weight (%lld, %lld) is 0x%x, expected "
+                             "0x%x", all[v]->name, (int)m->code, (long long)m->n, (long long)m->k, (long long)before,
                              dtype_info(mode)->name, (long long)row, (long long)i, got, want);
             }
         all[v]->tensor_free(&q, &panels);

@@ -73,7 +73,8 @@ static void check_rounding(const struct format *f, int64_t n, int64_t k)
         expect(&b, w, row, column, &scale, &code);
         if (b.code[i] != code || b.scale[at] != scale)
             fail_msg("%s [%lld, %lld]: weight (%lld, %lld) has code %d and scale 0x%x, expected %d and 0x%x", f->name,
-                     (long long)n, (long long)k, (long long)row, (long long)column, b.code[i], b.scale[at], code, scale);
+                     (long long)n, (long long)k, (long long)row, (long long)column, b.code[i], b.scale[at], code,
+                     scale);
     }
     blocks_free(&b);
     free(w);
@@ -107,7 +108,8 @@ static void tables_of_scales_have_a_place_per_block(void **state)
     blocks_free(&b);
 }
 
-/* blocks_load is the inverse of blocks_store, and both kinds of decoding give the code's value times its block's step. */
+/* blocks_load is the inverse of blocks_store, and both kinds of decoding give the code's value times the block's
+ * step. */
 static void what_is_stored_is_loaded_and_decoded_alike(void **state)
 {
     (void)state;

@@ -2,7 +2,8 @@
  * has them. The worked examples are in examples.c, codes and scales apart from formats in tests/kernels/grid.c. */
 #include "tests/nodes/format/rendered.h"
 
-/* Relative RMS errors of i.i.d. Gaussian bf16 weights, K = 4096 (export-formats 9.7), with a margin of 4 % either way. */
+/* Relative RMS errors of i.i.d. Gaussian bf16 weights, K = 4096 (export-formats 9.7), with a margin of 4 % either
+ * way. */
 #define BUDGET_NVFP4 0.095
 #define BUDGET_MXFP4 0.1125
 #define BUDGET_FP8 0.0265

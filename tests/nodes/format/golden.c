@@ -1,6 +1,6 @@
-/* Against compressed-tensors: what it stored of the matrices in tests/golden/formats (README.md there) decodes to its own
- * weights, bit for bit; and of the same matrices we store the same codes and scales, or ones with a smaller squared
- * error. */
+/* Against compressed-tensors: what it stored of the matrices in tests/golden/formats (README.md there) decodes to its
+ * own weights, bit for bit; and of the same matrices we store the same codes and scales, or ones with a smaller
+ * squared error. */
 #include "tests/nodes/format/rendered.h"
 
 #include "nodes/format/blocks.h"
