@@ -481,8 +481,8 @@ static bool publish(struct export *x, const char *directory, struct err *e)
 static bool run(struct node *n, struct err *e)
 {
     struct export x = {.node = n, .current_matrix = -1};
-    const char *directory = node_string(n, "directory"), *path;
-    bool ok = model_input_path(n, "model", &path, e) && model_open(&x.model, path, e) && read_choice(&x, e) &&
+    const char *directory = node_string(n, "directory");
+    bool ok = model_open_input(&x.model, n, "model", e) && read_choice(&x, e) &&
               renderings_open(&x.renderings, n, "renderings", x.model, e);
     if (ok && x.menu.n_units != x.model->n_units)
         ok = err_set(e, ERR_INPUT, "the renderings have %d units, the model %s has %d", x.menu.n_units, x.model->path,
@@ -504,9 +504,8 @@ static bool run(struct node *n, struct err *e)
 /* The largest tensor as it is read and as it is written, and the renderings of its matrix. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
-    const char *path;
     struct model *m;
-    if (!model_input_path(n, "model", &path, e) || !model_open(&m, path, e))
+    if (!model_open_input(&m, n, "model", e))
         return false;
     uint64_t most = 0, all = 0;
     for (size_t i = 0; i < m->files->n_tensors; i++) {

@@ -150,7 +150,7 @@ static bool check_model(const struct exported *x, const struct model *m, struct 
 bool exported_check(const char *directory, const struct exported *x, struct err *e)
 {
     struct model *m;
-    if (!model_open(&m, directory, e))
+    if (!model_open_as(&m, directory, x->source->head_unit >= 0 ? HEAD_UNIT : HEAD_AS_STORED, e))
         return err_context(e, "what was exported cannot be read again");
     bool ok = check_model(x, m, e);
     model_close(m);

@@ -21,11 +21,15 @@ struct hessian {
     uint8_t *share;       /* [window]: which of the shares it belongs to */
     int64_t count[SHARES]; /* tokens of each; 0: there is no such share */
     /* Of the layer in hand, per unit role: */
-    struct tensor moment[LAYER_UNITS][SHARES]; /* [K, K] f64, lower triangle of the sum */
-    float amax[LAYER_UNITS];
+    struct tensor moment[ROLE_COUNT][SHARES]; /* [K, K] f64, lower triangle of the sum */
+    float amax[ROLE_COUNT];
     float *all_amax;      /* [unit] */
-    int64_t seen[LAYER_UNITS];
+    int64_t seen[ROLE_COUNT];
 };
+
+/* A head that is a unit comes as a layer of its own, behind the last one. */
+static int n_layers(const struct model *m) { return m->config.layers + (m->head_unit >= 0); }
+static int n_units(const struct model *m, int layer) { return layer < m->config.layers ? LAYER_UNITS : 1; }
 
 /* Real positions only: padding at a window's end is left out. Whole windows arrive in order. */
 static bool observe(void *context, enum unit_role role, const struct tensor *x, struct err *e)
@@ -120,8 +124,8 @@ static bool write_part(struct hessian *h, int layer, struct err *e)
     layer_part(layer, part);
     if (!node_part_new(h->n, part, &w, e))
         return false;
-    for (int role = 0; role < LAYER_UNITS; role++)
-        if (!write_unit(h, w, layer * LAYER_UNITS + role, (enum unit_role)role, e)) {
+    for (int u = layer * LAYER_UNITS; u < layer * LAYER_UNITS + n_units(h->model, layer); u++)
+        if (!write_unit(h, w, u, h->model->units[u].role, e)) {
             writer_abort(w);
             return false;
         }
@@ -130,7 +134,7 @@ static bool write_part(struct hessian *h, int layer, struct err *e)
 
 static void free_moments(struct hessian *h)
 {
-    for (int role = 0; role < LAYER_UNITS; role++)
+    for (int role = 0; role < ROLE_COUNT; role++)
         for (int share = 0; share < SHARES; share++)
             h->f.q->k->tensor_free(h->f.q, &h->moment[role][share]);
 }
@@ -150,10 +154,10 @@ static bool new_moment(struct hessian *h, int64_t width, struct tensor *out, str
 /* Zeroed f64 accumulators for a layer. */
 static bool new_moments(struct hessian *h, int layer, struct err *e)
 {
-    for (int role = 0; role < LAYER_UNITS; role++) {
-        int64_t width = h->model->units[layer * LAYER_UNITS + role].k;
+    for (int u = layer * LAYER_UNITS; u < layer * LAYER_UNITS + n_units(h->model, layer); u++) {
+        enum unit_role role = h->model->units[u].role;
         for (int share = 0; share < SHARES; share++)
-            if (h->count[share] > 0 && !new_moment(h, width, &h->moment[role][share], e))
+            if (h->count[share] > 0 && !new_moment(h, h->model->units[u].k, &h->moment[role][share], e))
                 return false;
         h->amax[role] = 0;
         h->seen[role] = 0;
@@ -170,10 +174,9 @@ static bool find_part(struct hessian *h, int layer, bool *found, struct err *e)
     if (!node_part_open(h->n, part, &o, e))
         return false;
     *found = o != NULL;
-    for (int role = 0; o && role < LAYER_UNITS; role++) {
-        int unit = layer * LAYER_UNITS + role;
-        snprintf(name, sizeof name, "%s/amax", h->model->units[unit].name);
-        if (!object_read(o, name, DTYPE_F32, 0, 1, &h->all_amax[unit], e)) {
+    for (int u = layer * LAYER_UNITS; o && u < layer * LAYER_UNITS + n_units(h->model, layer); u++) {
+        snprintf(name, sizeof name, "%s/amax", h->model->units[u].name);
+        if (!object_read(o, name, DTYPE_F32, 0, 1, &h->all_amax[u], e)) {
             object_close(o);
             return false;
         }
@@ -182,26 +185,34 @@ static bool find_part(struct hessian *h, int layer, bool *found, struct err *e)
     return true;
 }
 
-static bool run_layer(struct hessian *h, int layer, bool wanted, struct err *e)
+/* The residual stream through a layer, or, behind the last one, into the head. */
+static bool run_forward(struct hessian *h, int layer, bool wanted, struct err *e)
 {
     struct unit_weights w[LAYER_UNITS] = {0};
-    bool ok = !wanted || new_moments(h, layer, e);
+    if (layer == h->model->config.layers)
+        return forward_final(&h->f, &h->x, &h->x, e) && (!wanted || observe(h, ROLE_HEAD, &h->x, e));
+    bool ok = true;
     for (int u = 0; ok && u < LAYER_UNITS; u++)
         ok = weights_stored(h->f.q, h->model, layer * LAYER_UNITS + u, h->f.mode, &w[u], e);
     ok = ok && forward_layer(&h->f, layer, w, &h->x, wanted ? observe : NULL, h, e);
-    if (ok && wanted) {
-        ok = write_part(h, layer, e);
-        memcpy(h->all_amax + layer * LAYER_UNITS, h->amax, sizeof h->amax);
-    }
     for (int u = 0; u < LAYER_UNITS; u++)
         unit_weights_free(h->f.q, &w[u]);
+    return ok;
+}
+
+static bool run_layer(struct hessian *h, int layer, bool wanted, struct err *e)
+{
+    bool ok = (!wanted || new_moments(h, layer, e)) && run_forward(h, layer, wanted, e) &&
+              (!wanted || write_part(h, layer, e));
+    for (int u = layer * LAYER_UNITS; ok && wanted && u < layer * LAYER_UNITS + n_units(h->model, layer); u++)
+        h->all_amax[u] = h->amax[h->model->units[u].role];
     free_moments(h);
     return ok;
 }
 
 static bool run_layers(struct hessian *h, struct err *e)
 {
-    int layers = h->model->config.layers, last_missing = -1;
+    int layers = n_layers(h->model), last_missing = -1;
     bool *found;
     if (!mem_new(&found, (size_t)layers, e))
         return false;
@@ -226,7 +237,7 @@ static bool publish(struct hessian *h, struct err *e)
     struct writer *w = node_output(h->n);
     char part[32], model_key[KEY_TEXT];
     key_text(&node_input(h->n, "model", 0)->key, model_key);
-    for (int l = 0; l < h->model->config.layers; l++) {
+    for (int l = 0; l < n_layers(h->model); l++) {
         layer_part(l, part);
         if (!node_part_link(h->n, part, e))
             return false;
@@ -292,7 +303,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         forward_needs(k, m, mode, (int)tokens.window, out);
         needs_tensors(k, out, panels + 8 * squares +
                                   (uint64_t)tokens.n * tokens.window * (uint64_t)m->config.hidden * 4);
-        for (int layer = 0; ok && layer < m->config.layers; layer++) {
+        for (int layer = 0; ok && layer < n_layers(m); layer++) {
             char part[32];
             bool there = false;
             layer_part(layer, part);

@@ -239,6 +239,17 @@ static void free_results(struct render *w)
     w->of = (struct results){0};
 }
 
+/* Is the layer in hand a block of the model? Behind the last one there may be the head. */
+static bool has_block(const struct render *w) { return w->model->units[w->first_unit].role != ROLE_HEAD; }
+
+/* block_match has nothing to do with it. */
+static void note_unmatched(struct render *w)
+{
+    size_t cells = (size_t)(w->n_matrices * w->n_formats), steps = (size_t)render_steps(w);
+    for (size_t i = 1; i <= cells; i++)
+        w->of.before[i * steps - 1] = w->of.after[i * steps - 1] = NAN;
+}
+
 /* Compute and publish the part of the layer that select_layer chose. */
 static bool render_layer(struct render *w, const char *part, struct err *e)
 {
@@ -253,8 +264,10 @@ static bool render_layer(struct render *w, const char *part, struct err *e)
     for (int u = w->first_unit; u < w->first_unit + w->n_units; u++)
         if (!render_unit(w, hessian, u, e))
             goto out;
-    if (w->match && !render_match(w, hessian, e))
+    if (w->match && has_block(w) && !render_match(w, hessian, e))
         goto out;
+    if (w->match && !has_block(w))
+        note_unmatched(w);
     if (!store_renderings(w, out, e) || !add_names(w, out, e) ||
         !add_results(w, out, w->n_matrices, w->n_units, e))
         goto out;
@@ -489,14 +502,13 @@ static bool make_part(struct render *w, int layer, struct err *e)
     char name[32];
     struct object *part = NULL;
     layer_part(layer, name);
-    bool ok = node_part_open(w->node, name, &part, e);
+    bool ok = select_layer(w, layer, e) && node_part_open(w->node, name, &part, e), matches = w->match && has_block(w);
+    /* Also when the part is there: what leaves the layer is wanted. */
+    ok = ok && (!matches || block_match_enter(w->match, layer, e));
     if (ok && !part)
-        ok = select_layer(w, layer, e) && (!w->match || block_match_enter(w->match, layer, e)) &&
-             (render_layer(w, name, e) || err_context(e, "layer %d", layer));
-    else if (ok && w->match) /* what leaves it is wanted */
-        ok = block_match_enter(w->match, layer, e);
+        ok = render_layer(w, name, e) || err_context(e, "layer %d", layer);
     object_close(part);
-    return ok && (!w->match || block_match_leave(w->match, e));
+    return ok && (!matches || block_match_leave(w->match, e));
 }
 
 static bool run(struct node *n, struct err *e)

@@ -190,8 +190,10 @@ static bool verify_set(struct verify *v, size_t i, struct err *e)
     *s = (struct figures){.n = tokens.n};
     bool ok = mem_new(&s->kl_sum, s->n, e) && mem_new(&s->tokens, s->n, e);
     ok = ok && teacher_read(&teacher, in, &tokens, v->model->config.hidden, node_numerics(v->n), e) &&
-         teacher_model(&reference, v->n, in, &v->of, e) && measure_set(v, &tokens, teacher, reference, e) &&
-         finish_set(v, &tokens, name, e);
+         teacher_model(&reference, v->n, in, &v->of, e) &&
+         /* a packed head is not the teacher's */
+         (reference || v->model->head_unit < 0 || model_open_upstream(&reference, v->n, &v->of, e)) &&
+         measure_set(v, &tokens, teacher, reference, e) && finish_set(v, &tokens, name, e);
     model_close(reference);
     mem_free(teacher);
     mem_free(s->kl_sum);
@@ -240,7 +242,7 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
     return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
-/* Is the i-th teacher of another model than the exported one, so that its head is wanted too? */
+/* Is the i-th teacher of another model than the exported one? Then its head is wanted too. */
 static bool is_of_other(const struct node *n, size_t i)
 {
     const char *of, *exported;
@@ -255,12 +257,15 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     struct model *m;
     const char *path;
     uint64_t states = 0, layer = 0;
-    bool others = false;
+    bool others;
     int window = 1;
     if (!node_input_path(n, "exported", 0, "directory", &path, e) || !model_open(&m, path, e))
         return false;
     for (int u = 0; u < LAYER_UNITS; u++)
         layer += m->units[u].parameters * dtype_bytes(mode);
+    uint64_t head = m->head_unit >= 0 ? m->units[m->head_unit].parameters * dtype_bytes(mode) : 0;
+    layer = head > layer ? head : layer;
+    others = head > 0; /* then the teacher's is another one */
     for (size_t i = 0; i < node_inputs(n, "teacher"); i++) {
         const struct dataset *d = object_dataset(node_input(n, "teacher", i)->object, "states");
         uint64_t bytes = d && d->rank == 3 ? d->shape[0] * d->shape[1] * d->shape[2] * 4 : 0;

@@ -209,9 +209,9 @@ static bool has_own_head(const struct node *n)
            strcmp(of, key_text(&node_input(n, "model", 0)->key, text)) != 0;
 }
 
-/* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, a layer's panels in
- * every format that lanes can have at once, and the largest unit as it is read; on an accelerator the packed forms
- * of a layer in use and of the next. */
+/* Memory without what only saves work: the model's tables, teacher states, two sets of lanes, the panels of a layer (or
+ * of the head) in every format that lanes can have at once, and the largest unit as it is read; on an accelerator the
+ * packed forms of a layer in use and of the next. */
 static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
                                const struct menu *menu)
 {
@@ -222,6 +222,9 @@ static struct needs base_needs(const struct node *n, const struct model *m, cons
         layer += m->units[u].parameters * dtype_bytes(mode);
         most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
     }
+    uint64_t head = m->head_unit >= 0 ? m->units[m->head_unit].parameters : 0; /* after the layers */
+    layer = head * dtype_bytes(mode) > layer ? head * dtype_bytes(mode) : layer;
+    most_unit = head > most_unit ? head : most_unit;
     struct needs out = {.memory = (uint64_t)t->n * t->window * row + most_unit * sizeof(float), .disk = 1 << 20};
     forward_needs(node_kernels(n), m, mode, (int)t->window, &out);
     if (has_own_head(n))

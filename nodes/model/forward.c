@@ -222,15 +222,18 @@ bool forward_head(struct queue *q, const struct model *m, enum dtype mode, struc
     return open_head(q, m, mode, NULL, out, e);
 }
 
-/* The embedding as it is stored, and the head as panels: the same tensor when tied. */
+/* The embedding as it is stored, and the head as panels: the same tensor when tied. A head that is stored packed is
+ * one candidate's, who brings it. */
 static bool open_tables(struct forward *f, struct err *e)
 {
     static const char name[] = "model.embed_tokens.weight";
     const struct st_tensor *table = safetensors_find(f->model->files, name);
     if (!table)
         return err_set(e, ERR_INPUT, "%s: no tensor '%s'", f->model->path, name);
+    int head = f->model->head_unit;
+    bool is_packed = head >= 0 && f->model->matrices[f->model->units[head].first].stored->group_format;
     return open_stored(f->q, f->model, table, &f->embedding, e) &&
-           open_head(f->q, f->model, f->mode, &f->embedding, &f->head, e);
+           (is_packed || open_head(f->q, f->model, f->mode, &f->embedding, &f->head, e));
 }
 
 static bool open_rope(struct forward *f, int window, struct err *e)

@@ -24,7 +24,7 @@ struct forward {
     enum dtype mode;               /* DTYPE_F32 or DTYPE_BF16: the numeric mode */
     struct attention_shape shape;
     struct tensor embedding;       /* [vocab, hidden], source dtype */
-    struct tensor head;            /* panels [vocab, hidden] */
+    struct tensor head;            /* panels [vocab, hidden], of a plain head or a unit that is stored plain */
     struct tensor final_norm;      /* [hidden] f32 */
     struct tensor *norms;          /* [layer * 2]: input, post attention */
     struct tensor *biases;         /* [unit]: zeroed when the unit has none */

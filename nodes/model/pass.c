@@ -25,6 +25,7 @@ struct trie {
     struct lane *lanes, *next;
     size_t n_lanes, n_next;
     struct unit_weights weights[LAYER_UNITS][PASS_FORMATS]; /* of the layer in hand, once loaded */
+    struct unit_weights heads[PASS_FORMATS];                /* where the head is a unit */
 };
 
 static double now(void)
@@ -104,6 +105,8 @@ static void trie_fini(struct trie *t)
     if (t->next)
         lanes_free(t, t->next, t->n_next);
     weights_free(t);
+    for (int f = 0; f < PASS_FORMATS; f++)
+        unit_weights_free(t->p->f->q, &t->heads[f]);
     mem_free(t->order);
     mem_free(t->start);
     mem_free(t->lanes);
@@ -169,17 +172,25 @@ static bool arrive(struct trie *t, int depth, struct err *e)
     return true;
 }
 
+/* Unless they are there. */
+static bool load_unit(struct trie *t, int unit, int format, struct unit_weights *w, struct err *e)
+{
+    double from = now();
+    if (unit_weights_there(w))
+        return true;
+    if (!t->p->weights.load(t->p->weights.context, unit, format, w, e))
+        return false;
+    t->p->seconds[PASS_WEIGHTS] += now() - from;
+    return true;
+}
+
 static bool load_weights(struct trie *t, int layer, const uint8_t *choice, struct unit_weights out[LAYER_UNITS],
                          struct err *e)
 {
     for (int u = 0; u < LAYER_UNITS; u++) {
         struct unit_weights *w = &t->weights[u][choice[u]];
-        if (!unit_weights_there(w)) {
-            double from = now();
-            if (!t->p->weights.load(t->p->weights.context, layer * LAYER_UNITS + u, choice[u], w, e))
-                return false;
-            t->p->seconds[PASS_WEIGHTS] += now() - from;
-        }
+        if (!load_unit(t, layer * LAYER_UNITS + u, choice[u], w, e))
+            return false;
         out[u] = *w;
     }
     return true;
@@ -300,10 +311,18 @@ static bool sweep(struct trie *t, struct err *e)
 
 /* --------------------------------------------------------------------------------------------------- heads and KL */
 
+/* A lane's states and the head that they go through: where the head is a unit, a lane comes here once for each format
+ * of the head that its candidates have. */
+struct scored {
+    const struct tensor *states; /* [n_windows * slots, hidden] on the device: the lane's, or `input` */
+    const struct tensor *head;   /* panels [vocab, hidden] */
+    struct tensor input;         /* the states as the head's format sees them, where it quantizes its input */
+};
+
 /* Running sums of a block of rows of every lane, and what comes of them for one window. */
 struct heads {
     struct pass *p;
-    const struct tensor *const *states; /* [lane] [n_windows * slots, hidden] on the device */
+    const struct scored *lanes;
     size_t n_lanes;
     unsigned char *image;      /* [lane, KL_STATE_BYTES]: the lanes' states on the host, before and after a block */
     struct tensor sums;        /* the same on the device */
@@ -371,9 +390,9 @@ static bool head_tile(struct heads *h, int64_t row, int64_t rows, int64_t first,
         from = then;
     }
     for (size_t i = 0; i < h->n_lanes; i++) {
-        struct tensor x = tensor_rows(h->states[i], row, rows);
+        struct tensor x = tensor_rows(h->lanes[i].states, row, rows);
         struct kl_state state = lane_state(h, h->sums.data, i);
-        if (!k->matmul_part(f->q, &x, &f->head, first, &s_c, e))
+        if (!k->matmul_part(f->q, &x, h->lanes[i].head, first, &s_c, e))
             return false;
         then = now();
         h->p->seconds[PASS_HEAD] += then - from;
@@ -460,10 +479,10 @@ static bool head_window(struct heads *h, size_t w, uint32_t window, struct err *
 }
 
 /* Rows of candidate c are those of lane lane_of[c]. */
-static bool score(struct pass *p, const struct tensor *const *states, size_t n_lanes, const size_t *lane_of, size_t n,
+static bool score(struct pass *p, const struct scored *lanes, size_t n_lanes, const size_t *lane_of, size_t n,
                   const uint32_t *windows, size_t n_windows, pass_tell tell, void *context, struct err *e)
 {
-    struct heads h = {.p = p, .states = states, .n_lanes = n_lanes};
+    struct heads h = {.p = p, .lanes = lanes, .n_lanes = n_lanes};
     bool ok = heads_init(&h, e);
     for (size_t w = 0; ok && w < n_windows; w++) {
         if (w > 0 && p->node && node_stopping(p->node))
@@ -481,21 +500,62 @@ static bool score(struct pass *p, const struct tensor *const *states, size_t n_l
 
 /* ---------------------------------------------------------------------------------------------------- entry points */
 
+/* The head of the candidate at sorted place i of a lane, and the lane's states as its input. */
+static bool open_scored(struct trie *t, const struct lane *lane, size_t i, struct scored *out, struct err *e)
+{
+    struct forward *f = t->p->f;
+    int unit = f->model->head_unit;
+    *out = (struct scored){.states = &lane->x, .head = &f->head};
+    if (unit < 0)
+        return true;
+    int format = t->assignments[t->order[i]][unit];
+    struct unit_weights *w = &t->heads[format];
+    if (!load_unit(t, unit, format, w, e))
+        return false;
+    out->head = &w->panels;
+    if (w->act == ACT_NONE)
+        return true;
+    out->states = &out->input;
+    return (new_state(t, &out->input, e) &&
+            f->q->k->fake_quantize(f->q, &lane->x, w->act, w->act_scale, f->mode, &out->input, e)) ||
+           err_context(e, "unit '%s'", f->model->units[unit].name);
+}
+
+/* Do the candidates at sorted places i and i + 1 of a lane have heads of different formats? */
+static bool part_at_heads(const struct trie *t, size_t i)
+{
+    int unit = t->p->f->model->head_unit;
+    return unit >= 0 && t->assignments[t->order[i]][unit] != t->assignments[t->order[i + 1]][unit];
+}
+
+/* Each lane with each of its heads; lane_of[c] is the place of candidate c among them. *n_out counts those that were
+ * begun. */
+static bool open_heads(struct trie *t, struct scored *out, size_t *n_out, size_t *lane_of, struct err *e)
+{
+    for (size_t l = 0; l < t->n_lanes; l++) {
+        const struct lane *lane = &t->lanes[l];
+        for (size_t i = lane->first; i < lane->last; i++) {
+            if ((i == lane->first || part_at_heads(t, i - 1)) && !open_scored(t, lane, i, &out[(*n_out)++], e))
+                return false;
+            lane_of[t->order[i]] = *n_out - 1;
+        }
+    }
+    return true;
+}
+
 bool pass_run(struct pass *p, const uint8_t *const *assignments, size_t n, const uint32_t *windows, size_t n_windows,
               pass_tell tell, void *context, struct err *e)
 {
     struct trie t = {.p = p, .assignments = assignments, .windows = windows, .n = n, .n_windows = n_windows};
-    const struct tensor **states = NULL;
-    size_t *lane_of = NULL;
-    bool ok = mem_new(&states, n, e) && mem_new(&lane_of, n, e) && trie_init(&t, e) && sweep(&t, e);
-    for (size_t i = 0; ok && i < t.n_lanes; i++) {
-        states[i] = &t.lanes[i].x;
-        for (size_t j = t.lanes[i].first; j < t.lanes[i].last; j++)
-            lane_of[t.order[j]] = i;
-    }
-    ok = ok && score(p, states, t.n_lanes, lane_of, n, windows, n_windows, tell, context, e);
+    struct scored *scored = NULL;
+    size_t *lane_of = NULL, n_scored = 0;
+    bool ok = mem_new(&scored, n, e) && mem_new(&lane_of, n, e) && trie_init(&t, e) && sweep(&t, e) &&
+              open_heads(&t, scored, &n_scored, lane_of, e) &&
+              score(p, scored, n_scored, lane_of, n, windows, n_windows, tell, context, e);
+    for (size_t i = 0; i < n_scored; i++)
+        p->f->q->k->tensor_free(p->f->q, &scored[i].input);
     trie_fini(&t);
-    mem_free(states);
+    mem_free(scored);
     mem_free(lane_of);
     return ok;
 }
@@ -517,7 +577,7 @@ bool pass_score(struct pass *p, const float *states, const uint32_t *windows, si
     const struct kernels *k = p->f->q->k;
     int64_t shape[2] = {(int64_t)n_windows * slots(p), hidden(p)};
     struct tensor x = {0};
-    const struct tensor *lanes[1] = {&x};
+    const struct scored lanes[1] = {{.states = &x, .head = &p->f->head}};
     size_t lane_of[1] = {0};
     bool ok = k->tensor_new(p->f->q, &x, DTYPE_F32, 2, shape, e) &&
               k->upload(p->f->q, &x, states, (size_t)(shape[0] * shape[1]) * sizeof *states, e) &&

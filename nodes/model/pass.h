@@ -5,8 +5,9 @@
  * KL is made; teacher, measure, polish and verify all come here, so their numbers agree to the bit.
  *
  * A candidate's path through layer l is decided by its formats in layers 0..l; candidates with equal prefixes share one
- * state ("lane"). Weights of a (unit, format) are rebuilt once per pass and layer. States of shared prefixes are kept
- * in a cache, per window, for later passes (replay), as long as its budget lasts. */
+ * state ("lane"). Where the head is a unit, a candidate's states go through the head of its own format. Weights of a
+ * (unit, format) are rebuilt once per pass and layer. States of shared prefixes are kept in a cache, per window, for
+ * later passes (replay), as long as its budget lasts. */
 #include "nodes/model/forward.h"
 #include "nodes/model/tokens.h"
 
@@ -37,7 +38,7 @@ struct pass {
     const struct token_set *tokens;
     const float *teacher;          /* [window, slot, hidden]: states of the whole token set; NULL: the candidate is its
                                       own teacher (kl 0) */
-    const struct tensor *teacher_head; /* panels [vocab, hidden] that they go through; NULL: the candidates' own head */
+    const struct tensor *teacher_head; /* panels [vocab, hidden] that they go through; NULL: the model's plain head */
     struct pass_weights weights;
     struct replay *replay;         /* NULL: no cache */
     int keep_every;                /* layers from one state that the cache keeps to the next; 0: one */

@@ -36,7 +36,8 @@ bool weights_unpack(struct queue *q, const struct model *m, int unit, const stru
     struct tensor panels = {0};
     struct native_matrix native = {0};
     bool is_native = false;
-    if (q->native && !q->k->native_fits(q, packed[0].code, rule, u->n, u->k, &is_native, e))
+    bool wanted = q->native && u->role != ROLE_HEAD; /* the head is multiplied by tiles of its rows */
+    if (wanted && !q->k->native_fits(q, packed[0].code, rule, u->n, u->k, &is_native, e))
         return err_context(e, "unit '%s'", u->name);
     bool ok = is_native ? q->k->native_new(q, packed[0].code, u->n, u->k, &native, e)
                         : q->k->panels_new(q, &panels, u->n, u->k, mode, e);

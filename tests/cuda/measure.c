@@ -117,16 +117,11 @@ static struct result undisturbed(double *all_weights)
     return r;
 }
 
-static void rows_are_the_same_however_they_are_come_by(void **state)
+static void assert_rows_are_the_same(const struct setting *settings, size_t n)
 {
-    (void)state;
-    /* Small memory: nothing is resident, and no state is kept. */
-    static const struct setting settings[] = {{"1", "true", 1, PLENTY},  {"2", "false", 1, PLENTY}, {"0", "true", 1, 0},
-                                              {"3", "true", 1, 0},       {"0", "true", 2, PLENTY},
-                                              {"1", "true", 2, 0}};
     double all;
     struct result want = undisturbed(&all);
-    for (size_t i = 0; i < COUNT(settings); i++) {
+    for (size_t i = 0; i < n; i++) {
         char name[64];
         struct result got = {0};
         struct err e = {0};
@@ -141,6 +136,30 @@ static void rows_are_the_same_however_they_are_come_by(void **state)
         else
             assert_true(got.weights_brought >= all && (settings[i].lanes[0] == '0' || got.weights_brought > all));
     }
+}
+
+static void rows_are_the_same_however_they_are_come_by(void **state)
+{
+    (void)state;
+    /* Small memory: nothing is resident, and no state is kept. */
+    static const struct setting settings[] = {{"1", "true", 1, PLENTY},  {"2", "false", 1, PLENTY}, {"0", "true", 1, 0},
+                                              {"3", "true", 1, 0},       {"0", "true", 2, PLENTY},
+                                              {"1", "true", 2, 0}};
+    assert_rows_are_the_same(settings, COUNT(settings));
+}
+
+/* Last: the world is another one afterwards. Heads come after the layers, in the formats that candidates have. */
+static void heads_that_are_units_are_brought_like_the_rest(void **state)
+{
+    (void)state;
+    static const struct setting settings[] = {{"2", "false", 1, PLENTY}, {"3", "true", 1, 0}};
+    struct err e = {0};
+    model_world_close(&world);
+    assert_ok(queues[0]->k->enter(queues[0], &e), e);
+    fake_node_place(queues, 1, PLENTY);
+    model_world_open_with_head(&world, "stories260k");
+    assert_true(world.model->head_unit >= 0);
+    assert_rows_are_the_same(settings, COUNT(settings));
 }
 
 #ifdef EMULATED
@@ -213,6 +232,7 @@ int main(void)
         cmocka_unit_test(a_device_that_is_too_small_measures_less_at_a_time),
         cmocka_unit_test(a_lost_device_is_told_and_what_was_measured_is_kept),
 #endif
+        cmocka_unit_test(heads_that_are_units_are_brought_like_the_rest),
     };
     struct err e = {0};
     size_t n;

@@ -437,15 +437,55 @@ static struct object *publish(struct store *s, struct writer *w, const struct ke
     return o;
 }
 
-struct object *fake_model(struct store *s, const char *path)
+static struct object *make_model(struct store *s, const char *seed, const char *head)
 {
     static const char *const names[] = {"model.norm.weight"}, *const digests[] = {"00ff"};
     struct err e;
     struct key key;
-    struct writer *w = begin(s, "model", path, &key);
+    struct writer *w = begin(s, "model", seed, &key);
     assert_ok(writer_add_strings(w, "tensors/name", names, 1, "tensor", "names", &e) &&
-              writer_add_strings(w, "tensors/digest", digests, 1, "tensor", "digests", &e), e);
+              writer_add_strings(w, "tensors/digest", digests, 1, "tensor", "digests", &e) &&
+              writer_text(w, "head", head, &e), e);
     return publish(s, w, &key);
+}
+
+struct object *fake_model(struct store *s, const char *path) { return make_model(s, path, "plain"); }
+
+struct object *fake_model_with_head(struct store *s) { return make_model(s, "a model with its head", "unit"); }
+
+static bool fill_untied(const struct st_source *self, void *out, struct err *e)
+{
+    const struct safetensors *from = self->context;
+    return safetensors_read(from, &from->tensors[self->index], 0, self->bytes, out, e);
+}
+
+void fake_untied(const char *from, const char *to)
+{
+    static const char tied[] = "\"tie_word_embeddings\": true", untied[] = "\"tie_word_embeddings\": false";
+    struct err e = {0};
+    struct safetensors *s;
+    struct st_source list[128];
+    char path[700], text[8192];
+    size_t n = 0;
+    assert_int_equal(mkdir(to, 0777), 0);
+    snprintf(path, sizeof path, "%s/config.json", from);
+    char *config = check_read(path, NULL), *at = config ? strstr(config, tied) : NULL;
+    assert_non_null(at);
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - config), config, untied, at + strlen(tied));
+    check_write(to, "config.json", text, strlen(text));
+    free(config);
+    assert_ok(safetensors_open(&s, from, &e), e);
+    assert_true(s->n_tensors < COUNT(list));
+    for (size_t i = 0; i <= s->n_tensors; i++) {
+        bool is_head = i == s->n_tensors;
+        const struct st_tensor *t = is_head ? safetensors_find(s, "model.embed_tokens.weight") : &s->tensors[i];
+        list[n++] = (struct st_source){.name = is_head ? "lm_head.weight" : t->name, .dtype = t->dtype, .rank = t->rank,
+                                       .shape = {t->shape[0], t->rank > 1 ? t->shape[1] : 0}, .bytes = t->bytes,
+                                       .fill = fill_untied, .context = s, .index = t - s->tensors};
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors", to);
+    assert_ok(safetensors_write(path, list, n, &e), e);
+    safetensors_close(s);
 }
 
 void fake_tokens(struct token_set *out, uint32_t n, uint32_t window, int vocab)

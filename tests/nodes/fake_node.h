@@ -72,8 +72,11 @@ struct object *fake_hessian(struct store *s, const struct model *m);
 double fake_moment(int unit, int64_t i, int64_t j); /* a diagonal and a weak rank-one term, of each unit its own */
 float fake_amax(int unit);
 
-/* What a model node would have made of the directory `path`, as far as other nodes read it. */
+/* What a model node would have made of the directory `path`, as far as other nodes read it; and with `head: unit`. */
 struct object *fake_model(struct store *s, const char *path);
+struct object *fake_model_with_head(struct store *s); /* of every such model */
+/* Make the directory `to`: the model `from`, which is tied, with a head of its own that is a copy of the embedding. */
+void fake_untied(const char *from, const char *to);
 /* Token ids below `vocab` by a formula: n windows of `window` slots, each four tokens shorter than the one before, two
  * windows a document (tokens_fini). */
 void fake_tokens(struct token_set *out, uint32_t n, uint32_t window, int vocab);

@@ -21,20 +21,28 @@ struct world {
     struct object *info, *corpus;
 };
 
-/* A pair of worlds shares nothing but its keys. */
-static void world_open(struct world *w)
+/* A pair of worlds shares nothing but its keys. With a head, that is a unit. */
+static void open_world(struct world *w, bool with_head)
 {
     struct err e;
-    char path[300];
+    char path[600];
     *w = (struct world){0};
     check_dir_make(w->folder);
-    snprintf(path, sizeof path, "%s/store", w->folder);
     snprintf(w->source, sizeof w->source, "%s/data/models/stories260k", check_root());
-    assert_ok(store_open(&w->store, path, &e) && model_open(&w->model, w->source, &e), e);
+    if (with_head) {
+        snprintf(path, sizeof path, "%s/untied", w->folder);
+        fake_untied(w->source, path);
+        snprintf(w->source, sizeof w->source, "%.500s", path);
+    }
+    snprintf(path, sizeof path, "%s/store", w->folder);
+    assert_ok(store_open(&w->store, path, &e), e);
+    assert_ok(model_open_as(&w->model, w->source, with_head ? HEAD_UNIT : HEAD_AS_STORED, &e), e);
     fake_tokens(&w->tokens, WINDOWS, WINDOW, w->model->config.vocab);
-    w->info = fake_model(w->store, w->source);
+    w->info = with_head ? fake_model_with_head(w->store) : fake_model(w->store, w->source);
     w->corpus = fake_corpus(w->store, "calibration", &w->tokens);
 }
+
+static void world_open(struct world *w) { open_world(w, false); }
 
 static void world_close(struct world *w)
 {
@@ -132,6 +140,12 @@ static void add_window(struct world *w, struct queue *q, struct sums *s, uint32_
         for (int u = 0; u < LAYER_UNITS; u++)
             q->k->tensor_free(q, &weights[u].panels);
     }
+    if (w->model->head_unit >= 0) {
+        int64_t k = w->model->config.hidden;
+        assert_ok(forward_final(&f, &x, &x, &e), e);
+        for (int64_t t = 0; t < x.shape[0]; t++)
+            add_row(s->sum[w->model->head_unit], &s->amax[w->model->head_unit], (const float *)x.data + t * k, k);
+    }
     q->k->tensor_free(q, &x);
     forward_close(&f);
 }
@@ -197,8 +211,10 @@ static void moments_are_means_over_real_tokens_of_their_share(void **state)
     (void)state;
     struct world w;
     struct err e;
-    for (int held = 0; held < 2; held++) {
-        world_open(&w);
+    for (int i = 0; i < 3; i++) {
+        bool held = i > 0, with_head = i > 1;
+        open_world(&w, with_head);
+        assert_int_equal(w.model->n_units, w.model->config.layers * LAYER_UNITS + with_head);
         struct object *o = run(&w, held ? "0.04" : "0");
         float *amax = calloc((size_t)w.model->n_units, sizeof *amax);
         int64_t said[2];
@@ -258,25 +274,25 @@ static void the_first_moment_is_that_of_normed_embeddings(void **state)
     world_close(&w);
 }
 
-static void a_killed_run_goes_on_to_the_same_bytes(void **state)
+/* Stopped after `parts` of them. */
+static void assert_resumes(bool with_head, int parts)
 {
-    (void)state;
     struct world a, b;
     struct err e;
     struct node n;
     size_t n_units;
-    world_open(&a);
-    world_open(&b);
+    open_world(&a, with_head);
+    open_world(&b, with_head);
     struct object *whole = run(&a, "0.25");
     make_node(&b, &n);
-    n.stop_after = 2;
+    n.stop_after = parts;
     assert_err(fake_node_run(&n, &e), e, ERR_STOPPED, "interrupted");
     fake_node_fini(&n);
     make_node(&b, &n);
     struct object *resumed = fake_node_run(&n, &e);
     assert_non_null(resumed);
-    assert_int_equal(n.parts_found, 2);
-    assert_int_equal(n.parts_made, b.model->config.layers - 2);
+    assert_int_equal(n.parts_found, parts);
+    assert_int_equal(n.parts_made, b.model->config.layers + with_head - parts);
     fake_node_fini(&n);
     n_units = (size_t)a.model->n_units;
     for (size_t u = 0; u < n_units; u++) {
@@ -299,6 +315,13 @@ static void a_killed_run_goes_on_to_the_same_bytes(void **state)
     object_close(resumed);
     world_close(&b);
     world_close(&a);
+}
+
+static void a_killed_run_goes_on_to_the_same_bytes(void **state)
+{
+    (void)state;
+    assert_resumes(false, 2);
+    assert_resumes(true, 5); /* all but the head's */
 }
 
 int main(void)

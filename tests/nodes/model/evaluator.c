@@ -146,6 +146,69 @@ static void equal_candidates_are_measured_once(void **state)
     model_world_close(&w);
 }
 
+/* The rows of the same assignment of a model whose head is no unit. */
+static void assert_plain_rows(const double expected[WORLD_WINDOWS])
+{
+    struct world w;
+    struct run r = {0};
+    struct err e;
+    model_world_open(&w, "stories260k");
+    fake_node_init(&r.n, &measuring, w.store, "measuring");
+    r.n.numerics = WORLD_NUMERICS;
+    model_world_connect(&w, &r.n);
+    assert_ok(evaluator_open(&r.v, &r.n, &e) && evaluator_table(r.v, &r.table, &e), e);
+    add(&w, &r.table, 17);
+    assert_ok(evaluator_measure(r.v, &r.table, 0, &e), e);
+    assert_memory_equal(r.table.list[0].kl_window, expected, WORLD_WINDOWS * sizeof *expected);
+    end(&r, WORLD_WINDOWS, 0);
+    model_world_close(&w);
+}
+
+/* Candidates that differ only in the head travel together, and have the rows that each has alone; one with a plain head
+ * has those of a model whose head is no unit. */
+static void candidates_part_at_their_heads(void **state)
+{
+    (void)state;
+    double alone[WORLD_FORMATS][WORLD_WINDOWS], forwards = 0;
+    for (int together = 0; together < 2; together++) {
+        struct world w;
+        model_world_open_with_head(&w, "stories260k");
+        for (int first = 0; first < WORLD_FORMATS; first += together ? WORLD_FORMATS : 1) {
+            struct run r = {0};
+            struct err e;
+            fake_node_init(&r.n, &measuring, w.store, "measuring");
+            r.n.numerics = WORLD_NUMERICS;
+            model_world_connect(&w, &r.n);
+            assert_ok(evaluator_open(&r.v, &r.n, &e) && evaluator_table(r.v, &r.table, &e), e);
+            for (int f = first; f < (together ? WORLD_FORMATS : first + 1); f++) {
+                uint8_t assignment[MOST_UNITS];
+                model_world_assignment(&w, 17, assignment);
+                assignment[w.model->head_unit] = (uint8_t)f;
+                assert_ok(candidates_add(&r.table, &w.menu, assignment, "made", -1, &e), e);
+            }
+            assert_ok(evaluator_measure(r.v, &r.table, 0, &e), e);
+            for (size_t c = 0; c < r.table.n; c++)
+                if (together)
+                    assert_memory_equal(r.table.list[c].kl_window, alone[c], sizeof alone[c]);
+                else
+                    memcpy(alone[first], r.table.list[c].kl_window, sizeof alone[first]);
+            evaluator_close(r.v);
+            r.v = NULL;
+            forwards += fake_node_stat(&r.n, "layer_forwards");
+            if (together) /* the layers once for all */
+                assert_true(forwards == w.model->config.layers * WORLD_WINDOWS);
+            candidates_fini(&r.table);
+            fake_node_fini(&r.n);
+        }
+        forwards = 0;
+        model_world_close(&w);
+    }
+    for (int f = 0; f < WORLD_FORMATS; f++)
+        for (int g = 0; g < f; g++)
+            assert_memory_not_equal(alone[f], alone[g], sizeof alone[f]);
+    assert_plain_rows(alone[WORLD_BF16]);
+}
+
 static void only_what_comes_after_the_first_is_measured(void **state)
 {
     (void)state;
@@ -278,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_that_are_there_are_not_measured_again),
         cmocka_unit_test(equal_candidates_are_measured_once),
+        cmocka_unit_test(candidates_part_at_their_heads),
         cmocka_unit_test(only_what_comes_after_the_first_is_measured),
         cmocka_unit_test(exactly_the_missing_windows_are_measured),
         cmocka_unit_test(an_interrupted_measure_goes_on_to_the_same_bytes),

@@ -21,17 +21,23 @@ static struct object *run(struct world *w, const struct node_class *class, struc
     return o;
 }
 
-void model_world_open(struct world *w, const char *name)
+static void open_world(struct world *w, const char *name, bool with_head)
 {
     struct err e;
-    char path[300];
+    char path[600];
     *w = (struct world){0};
     check_dir_make(w->folder);
-    snprintf(path, sizeof path, "%s/store", w->folder);
     snprintf(w->source, sizeof w->source, "%s/data/models/%s", check_root(), name);
-    assert_ok(store_open(&w->store, path, &e) && model_open(&w->model, w->source, &e), e);
+    if (with_head) {
+        snprintf(path, sizeof path, "%s/untied", w->folder);
+        fake_untied(w->source, path);
+        snprintf(w->source, sizeof w->source, "%.500s", path);
+    }
+    snprintf(path, sizeof path, "%s/store", w->folder);
+    assert_ok(store_open(&w->store, path, &e), e);
+    assert_ok(model_open_as(&w->model, w->source, with_head ? HEAD_UNIT : HEAD_AS_STORED, &e), e);
     fake_tokens(&w->tokens, WORLD_WINDOWS, WORLD_WINDOW, w->model->config.vocab);
-    w->info = fake_model(w->store, w->source);
+    w->info = with_head ? fake_model_with_head(w->store) : fake_model(w->store, w->source);
     w->corpus = fake_corpus(w->store, "selection", &w->tokens);
     struct object *hessian = fake_hessian(w->store, w->model);
     w->renderings = run(w, &node_quantize, hessian);
@@ -40,6 +46,9 @@ void model_world_open(struct world *w, const char *name)
     assert_ok(menu_read(&w->menu, w->renderings, &e), e);
     assert_int_equal(w->menu.n_formats, WORLD_FORMATS);
 }
+
+void model_world_open(struct world *w, const char *name) { open_world(w, name, false); }
+void model_world_open_with_head(struct world *w, const char *name) { open_world(w, name, true); }
 
 void model_world_close(struct world *w)
 {

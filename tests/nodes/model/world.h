@@ -23,6 +23,8 @@ struct world {
 
 /* Equal worlds have equal keys. `name`: a model of data/models. */
 void model_world_open(struct world *w, const char *name);
+/* The same with a head of its own (fake_untied), which is a unit. */
+void model_world_open_with_head(struct world *w, const char *name);
 void model_world_close(struct world *w);
 /* Connect a node to what is there: those of "model", "renderings", "teacher" and "tokens" that it has ports for. */
 void model_world_connect(const struct world *w, struct node *n);

@@ -26,6 +26,7 @@ struct exported {
     struct object *choice;   /* a selecting node's result: `chosen` is the second */
     struct object *object;   /* the export node's */
     int n_runs;
+    uint8_t head;            /* format of the head, where it is a unit */
 };
 
 static struct object *select_object(struct exported *x, const struct candidates *table, uint32_t chosen,
@@ -56,6 +57,8 @@ static void measure_table(struct exported *x)
         uint8_t assignment[64];
         assert_in_range(x->w.menu.n_units, 1, 64);
         model_world_assignment(&x->w, seed, assignment);
+        if (x->w.model->head_unit >= 0)
+            assignment[x->w.model->head_unit] = x->head;
         assert_non_null(candidates_add(&x->table, &x->w.menu, assignment, "made", -1, &e));
     }
     assert_ok(evaluator_measure(v, &x->table, 0, &e), e);
@@ -79,15 +82,28 @@ static struct object *export(struct exported *x, struct object *choice, const ch
     return o;
 }
 
+static void open_exported(struct exported *x)
+{
+    snprintf(x->target, sizeof x->target, "%s/export", x->w.folder);
+    measure_table(x);
+    x->choice = select_object(x, &x->table, 1, "select");
+    x->object = export(x, x->choice, "export");
+}
+
+static void close_exported(struct exported *x)
+{
+    object_close(x->object);
+    object_close(x->choice);
+    candidates_fini(&x->table);
+    model_world_close(&x->w);
+}
+
 static int set_up(void **state)
 {
     static struct exported x;
     x = (struct exported){0};
     model_world_open(&x.w, "stories260k");
-    snprintf(x.target, sizeof x.target, "%s/export", x.w.folder);
-    measure_table(&x);
-    x.choice = select_object(&x, &x.table, 1, "select");
-    x.object = export(&x, x.choice, "export");
+    open_exported(&x);
     *state = &x;
     return 0;
 }
@@ -95,12 +111,8 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct exported *x = *state;
-    if (!x) /* setting up failed */
-        return 0;
-    object_close(x->object);
-    object_close(x->choice);
-    candidates_fini(&x->table);
-    model_world_close(&x->w);
+    if (x) /* else setting up failed */
+        close_exported(x);
     return 0;
 }
 
@@ -114,6 +126,7 @@ static bool verify(struct exported *x, struct object *expect, struct object **ou
     n.numerics = WORLD_NUMERICS;
     model_world_connect(&x->w, &n);
     fake_node_connect(&n, "exported", "export", x->object, x->target);
+    fake_node_depend(&n, "model", x->w.info, x->w.source);
     if (expect)
         fake_node_connect(&n, "expect", "select", expect, NULL);
     *out = fake_node_run(&n, e);
@@ -153,7 +166,12 @@ static float *logits_of(const struct world *w, const struct model *m, uint32_t w
         for (int u = 0; u < LAYER_UNITS; u++)
             q.k->tensor_free(&q, &weights[u].panels);
     }
-    assert_ok(forward_final(&f, &x, &x, &e) && q.k->matmul(&q, &x, &f.head, &y, &e), e);
+    struct unit_weights head = {.act = ACT_NONE};
+    assert_ok(forward_final(&f, &x, &x, &e), e);
+    assert_ok(m->head_unit < 0 || weights_stored(&q, m, m->head_unit, DTYPE_F32, &head, &e), e);
+    assert_ok(head.act == ACT_NONE || q.k->fake_quantize(&q, &x, head.act, head.act_scale, DTYPE_F32, &x, &e), e);
+    assert_ok(q.k->matmul(&q, &x, m->head_unit < 0 ? &f.head : &head.panels, &y, &e), e);
+    unit_weights_free(&q, &head);
     assert_ok(mem_raw(&out, (size_t)(rows * m->config.vocab), &e), e);
     memcpy(out, y.data, (size_t)(rows * m->config.vocab) * sizeof *out);
     q.k->tensor_free(&q, &x);
@@ -273,6 +291,28 @@ static void another_figure_than_the_measured_one_is_an_error(void **state)
     object_close(other);
 }
 
+/* The chain again on a model whose head is a unit, in each format: as measured, so exported. */
+static void a_head_that_is_a_unit_is_verified_like_the_rest(void **state)
+{
+    (void)state;
+    for (uint8_t head = 0; head < WORLD_FORMATS; head++) {
+        struct exported x = {.head = head};
+        struct err e;
+        struct model *m;
+        void *at = &x;
+        model_world_open_with_head(&x.w, "stories260k");
+        open_exported(&x);
+        assert_ok(model_open(&m, x.target, &e), e);
+        assert_int_equal(m->head_unit, head == WORLD_BF16 ? -1 : x.w.model->head_unit);
+        if (head != WORLD_BF16)
+            assert_string_equal(m->matrices[m->n_matrices - 1].stored->name, x.w.menu.format_names[head]);
+        model_close(m);
+        figures_are_those_of_whole_logits(&at);
+        rows_are_the_measured_ones_to_the_bit(&at);
+        close_exported(&x);
+    }
+}
+
 /* Change the last byte of a file by one bit, and leave its size and times. */
 static void flip(const char *folder, const char *name)
 {
@@ -336,6 +376,7 @@ int main(void)
         cmocka_unit_test(figures_are_those_of_whole_logits),
         cmocka_unit_test(rows_are_the_measured_ones_to_the_bit),
         cmocka_unit_test(another_figure_than_the_measured_one_is_an_error),
+        cmocka_unit_test(a_head_that_is_a_unit_is_verified_like_the_rest),
         cmocka_unit_test(a_changed_weight_is_refused),
         cmocka_unit_test(a_missing_file_is_refused),
         cmocka_unit_test(a_directory_that_another_export_replaced_is_refused),
