@@ -83,11 +83,11 @@ def open_tensors(folder):
 
 
 def format_of(config, module):
-    """The format of a module by config.json alone: exact targets, then ignore."""
+    """The format of a module by config.json alone: exact targets (the head's is a pattern), then ignore."""
     quantization = config.get("quantization_config")
     found = []
     for name, group in (quantization or {"config_groups": {}})["config_groups"].items():
-        if module in group["targets"]:
+        if module in group["targets"] or (module == "lm_head" and "re:.*lm_head$" in group["targets"]):
             found.append(formats.format_of_group(group))
             check(found[-1], f"{name} is no known format: {group}")
     ignored = quantization is None or module in quantization["ignore"]
@@ -110,7 +110,7 @@ def check_structure(folder, source):
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue
         fmt = format_of(config, module) if is_linear else "bf16"
-        if name.endswith("_proj.weight"):
+        if name.endswith("_proj.weight") or module in recipe["assignment"]:  # the head, if it is a unit
             matrices[module] = fmt
         if fmt == "bf16":
             check(tensors.get(name) == (dtype, shape, data), f"{name} differs from the source")
