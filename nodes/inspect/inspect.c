@@ -61,7 +61,10 @@ static bool describe_unit(struct inspection *x, const struct subject *s, const s
     out->name = report_clean(&x->report, u->name);
     out->scheme = arena_strdup(&x->arena, mixed ? "mixed" : is_plain ? dtype_info(weight->dtype)->name
                                                                      : scheme_name(&first->stored, name), e);
-    out->is_counted = module_unit_counts(&s->modules, u);
+    /* The graph's own units are known where scout.json assigns them formats. */
+    const json_t *assignment = json_object_get(s->origin.recipe, "assignment");
+    out->is_counted = json_object_size(assignment) > 0 ? json_object_get(assignment, u->name) != NULL
+                                                       : module_unit_counts(&s->modules, u);
     if (out->is_counted) {
         x->unit_bytes += out->bytes;
         x->unit_parameters += out->parameters;

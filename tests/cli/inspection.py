@@ -564,6 +564,11 @@ def recipes(runs, ck, source_dir):
                 ("--source", other_dir))
     runs.broken("the model that was rotated", with_change(lambda r: r["recipe"].append({"type": "rotate"})), [8], "",
                 "give the rotated model", ("--source", other_dir))
+    some = with_change(lambda r: r.update(assignment={O: "nvfp4_a16"}, bytes=len(ck.tensors[O + ".weight_packed"].data) +
+                                          1028, bpp=8 * 9220 / 16384))
+    end = runs.sound("units that scout.json assigns", some)[-1]
+    if end["unit_bytes"] != 9220 or end["unit_parameters"] != 16384:
+        runs.fail("units that scout.json assigns", str(end))
     good = [{"name": n, "bytes": len(d), "sha256": c.sha256(d)} for n, d in c.SIDE.items()]
     runs.sound("listed files", with_change(lambda r: r.update(files=good)))
     for name, change, found in (("a changed file", {"sha256": "0" * 64}, "SHA-256"),
