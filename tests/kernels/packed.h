@@ -82,7 +82,7 @@ static inline uint8_t packed_code(const struct packed_matrix *m, int64_t row, in
 {
     const uint8_t *codes = m->part[0].data;
     int64_t at = row * m->k + column;
-    return grid_bits(weight_grid[m->code].element) == 8 ? codes[at] : codes[at / 2] >> at % 2 * 4 & 15;
+    return (uint8_t)(grid_bits(weight_grid[m->code].element) == 8 ? codes[at] : codes[at / 2] >> at % 2 * 4 & 15);
 }
 
 /* The weight that is stored. */
