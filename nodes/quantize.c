@@ -568,8 +568,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
         if (w.n_methods > 0)
             own += square + tensors + LOSS_ROWS * k * sizeof(float) + 4 * unit->parameters +
                    gptq_bytes(&w.options, unit->k, omp_get_num_procs());
-        if (on_device) /* weights, differences, their parts, and the moment before it is packed */
-            tensors += unit->parameters * 2 * sizeof(float) + bytes + square;
+        if (on_device) /* weights, what is left of some rows, their parts, and the moment before it is packed */
+            tensors += (unit->parameters + (uint64_t)loss_rows(kernels) * k) * sizeof(float) + bytes + square;
         own += on_device ? 0 : tensors;
         out->device_memory = on_device && tensors > out->device_memory ? tensors : out->device_memory;
         layer_bytes = bytes + (u > 0 && w.model->units[u - 1].layer == unit->layer ? layer_bytes : 0);

@@ -4,7 +4,8 @@
  * layer's input, which is the mean square that it adds to the layer's output. */
 #include "kernels/kernels.h"
 
-/* Rows that one loss_add takes at most: on an accelerator as many as its products want. */
+/* Rows that one loss_add takes at most: on an accelerator as many as its products want. A multiple of every grid's
+ * rows, so that a matrix can be encoded as many at a time. */
 #define LOSS_ROWS 256
 static inline int64_t loss_rows(const struct kernels *k) { return k->on_device ? k->chunk_rows : LOSS_ROWS; }
 

@@ -2,12 +2,19 @@
 
 #include <string.h>
 
+/* The kernels' parts are the format's first ones: they need no weight_shape. */
+static int tensors(const struct format *f, int64_t n, int64_t k, enum dtype source,
+                   struct format_part parts[FORMAT_PARTS])
+{
+    return f->parts(n, k, source, parts) - f->stores_shape;
+}
+
 bool packed_new(struct queue *q, const struct format *f, int64_t n, int64_t k, enum dtype source,
                 struct packed_matrix *out, struct err *e)
 {
     struct format_part parts[FORMAT_PARTS];
     struct packed_matrix p = {.code = f->code, .n = n, .k = k};
-    int count = f->parts(n, k, source, parts) - f->stores_shape; /* kernels need no weight_shape */
+    int count = tensors(f, n, k, source, parts);
     for (int i = 0; i < count; i++)
         if (!q->k->tensor_new(q, &p.part[i], parts[i].dtype, parts[i].rank, parts[i].shape, e)) {
             packed_free(q, &p);
@@ -15,6 +22,42 @@ bool packed_new(struct queue *q, const struct format *f, int64_t n, int64_t k, e
         }
     *out = p;
     return true;
+}
+
+struct packed_matrix packed_borrow(const struct rendering *r)
+{
+    struct format_part parts[FORMAT_PARTS];
+    struct packed_matrix p = {.code = r->format->code, .n = r->n, .k = r->k};
+    int count = tensors(r->format, r->n, r->k, r->source, parts);
+    for (int i = 0; i < count; i++)
+        p.part[i] = (struct tensor){.data = r->part[i], .dtype = parts[i].dtype, .device = TENSOR_HOST,
+                                    .rank = parts[i].rank, .shape = {parts[i].shape[0], parts[i].shape[1]}};
+    return p;
+}
+
+bool packed_open(struct queue *q, const struct rendering *r, struct packed_matrix *out, struct err *e)
+{
+    struct packed_matrix p = packed_borrow(r);
+    if (q->k->on_device && !packed_new(q, r->format, r->n, r->k, r->source, &p, e))
+        return false;
+    if (q->k->on_device && !packed_upload(q, r, &p, e)) {
+        packed_free(q, &p);
+        return false;
+    }
+    *out = p;
+    return true;
+}
+
+struct packed_matrix packed_rows(const struct packed_matrix *p, int64_t first, int64_t n)
+{
+    const struct grid *g = &weight_grid[p->code];
+    struct packed_matrix rows = *p;
+    rows.n = n;
+    rows.part[0] = tensor_rows(&p->part[0], first, n);
+    if (p->code != CODE_PLAIN)
+        rows.part[1] = tensor_rows(&p->part[1], first / g->rows, grid_scale_rows(g, n));
+    rows.part[2].owned = false;
+    return rows;
 }
 
 void packed_free(struct queue *q, struct packed_matrix *p)

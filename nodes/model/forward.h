@@ -60,7 +60,7 @@ bool forward_final(struct forward *f, const struct tensor *x, struct tensor *sta
  * format does to the input is left as it is in *out. */
 bool weights_pack(struct queue *q, const struct model *m, int unit, const struct rendering *r, enum dtype mode,
                   struct unit_weights *out, struct err *e) ERR_CHECK;
-/* The same from packed matrices that are on the queue's accelerator already; `rule` is the format's. */
+/* The same from packed matrices that are on the queue's device already; `rule` is the format's. */
 bool weights_unpack(struct queue *q, const struct model *m, int unit, const struct packed_matrix *packed,
                     enum act_rule rule, enum dtype mode, struct unit_weights *out, struct err *e) ERR_CHECK;
 void unit_weights_free(struct queue *q, struct unit_weights *w); /* a zeroed one is fine; clears it */

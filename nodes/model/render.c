@@ -6,9 +6,6 @@
 
 #include "nodes/format/packed.h"
 
-#define ENCODE_ROWS 64 /* rows that one thread encodes at a time */
-#define DECODE_ROWS 16 /* and decodes */
-
 bool render_fits(const struct render *w, const struct unit *u, const struct format *f, char why[SERVING_TEXT])
 {
     char unheard[SERVING_TEXT];
@@ -31,46 +28,6 @@ bool render_held_out(struct object *hessian, int64_t *tokens, struct err *e)
 
 /* ----------------------------------------------------------------------------------------------------- one matrix */
 
-/* Rows [first, first + n) of a rendering as a rendering of its own. What belongs to the whole matrix (parts of rank 1)
- * is written by the piece that starts at row 0, and by the others into `spare`, one per part. */
-static struct rendering rows_of(const struct rendering *r, int64_t first, int64_t n, uint64_t spare[FORMAT_PARTS])
-{
-    struct format_part parts[FORMAT_PARTS];
-    int count = r->format->parts(r->n, r->k, r->source, parts);
-    struct rendering piece = *r;
-    piece.n = n;
-    for (int i = 0; i < count; i++) {
-        if (parts[i].rank == 2)
-            piece.part[i] = (char *)r->part[i] + format_part_bytes(&parts[i]) / (uint64_t)r->n * (uint64_t)first;
-        else if (first > 0)
-            piece.part[i] = &spare[i];
-    }
-    return piece;
-}
-
-static bool encode_parallel(struct rendering *r, const float *weights, float amax, int threads, struct err *e)
-{
-    int64_t rows = weight_grid[r->format->code].rows > 1 ? r->n : ENCODE_ROWS; /* tiles are not cut */
-    int64_t n_pieces = (r->n + rows - 1) / rows, failed = n_pieces;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t i = 0; i < n_pieces; i++) {
-        int64_t first = i * rows, n = r->n - first < rows ? r->n - first : rows;
-        uint64_t spare[FORMAT_PARTS];
-        struct err mine = {0};
-        struct rendering piece = rows_of(r, first, n, spare);
-        if (r->format->encode(weights + first * r->k, amax, &piece, &mine))
-            continue;
-#pragma omp critical(quantize_encode)
-        if (i < failed) {
-            failed = i;
-            *e = mine;
-        }
-    }
-    if (failed < n_pieces)
-        return err_context(e, "in the piece from row %lld on", (long long)(failed * rows));
-    return true;
-}
-
 bool render_measure(const struct queue *q, struct loss *l, const struct tensor *d, double *square, double *energy,
                     struct err *e)
 {
@@ -84,42 +41,24 @@ bool render_measure(const struct queue *q, struct loss *l, const struct tensor *
     return true;
 }
 
-/* Encode on the host, and measure rendering minus weights by LOSS_ROWS rows. */
-static bool encode_here(struct render *w, struct rendering *r, const float *weights, float amax, struct loss *l,
-                        float *rows, double *square, double *energy, struct err *e)
+/* Encode weights [n,k], which lie on the queue's device, and measure what is left of them, by as many rows as `left`
+ * has room for. The codes have the same bits everywhere. */
+static bool encode(struct queue *q, struct rendering *r, const struct tensor *weights, float amax, struct loss *l,
+                   const struct tensor *left, double *square, double *energy, struct err *e)
 {
-    int threads = node_threads(w->node);
+    struct packed_matrix packed = packed_borrow(r);
+    bool ok = !q->k->on_device || packed_new(q, r->format, r->n, r->k, r->source, &packed, e);
     *square = *energy = 0.0;
-    if (!encode_parallel(r, weights, amax, threads, e))
-        return false;
-    for (int64_t first = 0; first < r->n; first += LOSS_ROWS) {
-        int64_t count = r->n - first < LOSS_ROWS ? r->n - first : LOSS_ROWS;
-        const float *source = weights + first * r->k;
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int64_t row = 0; row < count; row += DECODE_ROWS) {
-            int64_t some = count - row < DECODE_ROWS ? count - row : DECODE_ROWS;
-            float *d = rows + row * r->k;
-            r->format->decode(r, first + row, some, d);
-            for (int64_t i = 0; i < some * r->k; i++)
-                d[i] -= source[row * r->k + i];
-        }
-        struct tensor d = tensor_matrix(rows, DTYPE_F32, count, r->k);
-        if (!loss_add(l, &d, square, energy, e))
-            return false;
+    for (int64_t first = 0; ok && first < r->n; first += left->shape[0]) {
+        int64_t n = r->n - first < left->shape[0] ? r->n - first : left->shape[0];
+        struct packed_matrix rows = packed_rows(&packed, first, n);
+        struct tensor w = tensor_rows(weights, first, n), d = tensor_rows(left, 0, n);
+        ok = q->k->encode(q, &w, amax, &rows, &d, e) && loss_add(l, &d, square, energy, e);
     }
-    return true;
-}
-
-/* The same on an accelerator; `weights` [n,k] and `d` lie there. The codes have the bits of the host's. */
-static bool encode_there(struct queue *q, struct rendering *r, const struct tensor *weights, float amax,
-                         struct loss *l, struct tensor *d, double *square, double *energy, struct err *e)
-{
-    struct packed_matrix packed;
-    if (!packed_new(q, r->format, r->n, r->k, r->source, &packed, e))
-        return false;
-    bool ok = q->k->encode(q, weights, amax, &packed, d, e) && packed_download(q, &packed, r, e) &&
-              render_measure(q, l, d, square, energy, e);
-    packed_free(q, &packed);
+    if (q->k->on_device) {
+        ok = ok && packed_download(q, &packed, r, e);
+        packed_free(q, &packed);
+    }
     return ok;
 }
 
@@ -131,29 +70,26 @@ void render_free(struct render *w)
     w->renderings = NULL;
 }
 
-/* One unit in work: its weights, and room for differences of rows. On an accelerator there is a copy of the matrix in
- * hand, and room for the whole of its differences. */
+/* One unit in work: its weights, and room for what is left of some rows of them. On an accelerator there is a copy of
+ * the matrix in hand. */
 struct unit_work {
     float *weights;             /* [n,k] of the unit */
     float *moment, *held_out;   /* [k,k]; NULL if not needed or not there */
     float amax;                 /* of the unit */
-    float *rows;                /* [LOSS_ROWS, k]; host only */
-    struct tensor there, there_d; /* [n of the matrix, k] */
+    struct tensor matrix;       /* [n,k] of the matrix in hand, where the queue's kernels can read it */
+    struct tensor left;         /* [loss_rows, k] */
     struct loss *loss;          /* what losses are told by; NULL with methods, which have their own */
     struct rounding rounding;   /* with methods */
 };
 
 /* To the nearest, in one format. */
-static bool render_nearest(struct render *w, struct unit_work *uw, int matrix, const float *weights, int f,
-                           double *square, double *energy, struct err *e)
+static bool render_nearest(struct render *w, struct unit_work *uw, int matrix, int f, double *square, double *energy,
+                           struct err *e)
 {
     const struct matrix *m = &w->model->matrices[matrix];
     struct rendering *r = &w->renderings[(matrix - w->first_matrix) * w->n_formats + f];
-    if (!format_rendering_new(r, w->formats[f], m->n, m->k, m->dtype, e))
-        return false;
-    return w->q->k->on_device
-               ? encode_there(w->q, r, &uw->there, uw->amax, uw->loss, &uw->there_d, square, energy, e)
-               : encode_here(w, r, weights, uw->amax, uw->loss, uw->rows, square, energy, e);
+    return format_rendering_new(r, w->formats[f], m->n, m->k, m->dtype, e) &&
+           encode(w->q, r, &uw->matrix, uw->amax, uw->loss, &uw->left, square, energy, e);
 }
 
 /* By the chain of methods; all formats that have the codes of format `f` get them. */
@@ -230,7 +166,7 @@ static bool render_formats(struct render *w, struct unit_work *uw, int matrix, c
             continue;
         }
         bool ok = first < f || (w->n_methods == 0
-            ? render_nearest(w, uw, matrix, weights, f, &square[f], &energy[f], e)
+            ? render_nearest(w, uw, matrix, f, &square[f], &energy[f], e)
             : render_rounded(w, uw, matrix, weights, f, steps[f], &square[f], &energy[f], e));
         if (!ok)
             return err_context(e, "%s in %s", m->name, w->formats[f]->name);
@@ -244,18 +180,15 @@ static bool render_matrix(struct render *w, int matrix, struct unit_work *uw, st
     const struct matrix *m = &w->model->matrices[matrix];
     struct queue *q = w->q;
     float *weights = uw->weights + m->row * m->k;
-    struct tensor here = tensor_matrix(weights, DTYPE_F32, m->n, m->k);
     double square, energy;
+    uw->matrix = tensor_matrix(weights, DTYPE_F32, m->n, m->k);
     if (q->k->on_device &&
-        (!q->k->tensor_new(q, &uw->there, DTYPE_F32, 2, here.shape, e) ||
-         !q->k->tensor_new(q, &uw->there_d, DTYPE_F32, 2, here.shape, e) ||
-         !q->k->upload(q, &uw->there, weights, (size_t)(m->n * m->k) * sizeof *weights, e)))
+        (!q->k->tensor_new(q, &uw->matrix, DTYPE_F32, 2, (int64_t[]){m->n, m->k}, e) ||
+         !q->k->upload(q, &uw->matrix, weights, (size_t)(m->n * m->k) * sizeof *weights, e)))
         return false;
-    bool ok = render_measure(q, w->n_methods ? uw->rounding.held_out : uw->loss,
-                             q->k->on_device ? &uw->there : &here, &square, &energy, e) &&
+    bool ok = render_measure(q, w->n_methods ? uw->rounding.held_out : uw->loss, &uw->matrix, &square, &energy, e) &&
               render_formats(w, uw, matrix, weights, square, energy, e);
-    q->k->tensor_free(q, &uw->there);
-    q->k->tensor_free(q, &uw->there_d);
+    q->k->tensor_free(q, &uw->matrix);
     return ok;
 }
 
@@ -308,7 +241,8 @@ static bool open_unit(struct render *w, struct unit_work *uw, const struct unit 
                   ? rounding_open(&uw->rounding, q, u->k, uw->moment, uw->held_out, &w->options, e)
                   : loss_new(&uw->loss, q, uw->held_out ? uw->held_out : uw->moment, u->k, e);
     if (!ok || !mem_raw(&uw->weights, (size_t)(u->n * u->k), e) ||
-        (!q->k->on_device && !mem_raw(&uw->rows, (size_t)(LOSS_ROWS * u->k), e)))
+        (w->n_methods == 0 &&
+         !q->k->tensor_new(q, &uw->left, DTYPE_F32, 2, (int64_t[]){loss_rows(q->k), u->k}, e)))
         return false;
     for (int i = u->first; i < u->first + u->count; i++) {
         const struct matrix *m = &w->model->matrices[i];
@@ -323,9 +257,8 @@ static bool open_unit(struct render *w, struct unit_work *uw, const struct unit 
 
 static void close_unit(struct render *w, struct unit_work *uw)
 {
-    w->q->k->tensor_free(w->q, &uw->there);
-    w->q->k->tensor_free(w->q, &uw->there_d);
-    mem_free(uw->rows);
+    w->q->k->tensor_free(w->q, &uw->matrix);
+    w->q->k->tensor_free(w->q, &uw->left);
     mem_free(uw->weights);
     loss_free(uw->loss);
     rounding_close(&uw->rounding);
