@@ -67,7 +67,7 @@ static void make_units(struct bench *b, struct net *n)
                                          .layers = b->s.layers, .heads = b->s.heads, .kv_heads = b->s.kv_heads,
                                          .head_dim = b->s.head_dim, .max_positions = b->s.window, .eps = 1e-6f},
                               .matrices = n->matrices, .units = n->units, .n_matrices = matrices,
-                              .n_units = b->s.layers * LAYER_UNITS};
+                              .n_units = b->s.layers * LAYER_UNITS, .head_unit = -1};
 }
 
 /* A norm's weights: near 1. */
