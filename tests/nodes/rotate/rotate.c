@@ -308,8 +308,8 @@ static void threads_change_no_byte_and_seeds_do(void **state)
     assert_same_digests(one, three, true);
     assert_same_digests(one, other, false);
     for (size_t c = 0; c < COUNT(columns); c++) {
-        double *x, *y;
-        uint64_t n, m;
+        double *x = NULL, *y = NULL;
+        uint64_t n = 0, m = 0;
         struct err e;
         assert_ok(object_load(one, columns[c], DTYPE_F64, &x, &n, &e) &&
                   object_load(three, columns[c], DTYPE_F64, &y, &m, &e), e);
