@@ -2,7 +2,8 @@
  * residual stream and each head's values are multiplied by random Hadamard matrices, which are folded into the weights
  * (nodes/rotate/basis.h). What comes out is a model of the same architecture and function, in a directory of its own;
  * nothing is left to do at run time. A rotation that does not lower the losses of rounding is left out
- * (nodes/rotate/gate.h), and the node fails unless the written model's next-token distribution is the original's.
+ * (nodes/rotate/gate.h), and all of them are if the rotated model, rounded to nearest, is no closer to the original
+ * than the original so rounded. The node fails unless the written model's next-token distribution is the original's.
  *
  * A head that is tied to the embedding cannot take in the final norm's weights: it becomes a tensor of its own, if the
  * graph allows (`untie`), or the residual stream stays as it is. */
@@ -15,9 +16,9 @@
 #include "nodes/format/compressed.h"
 #include "nodes/model/describe.h"
 #include "nodes/model/directory.h"
-#include "nodes/model/pass.h"
 #include "nodes/nodes.h"
 #include "nodes/recipe.h"
+#include "nodes/rotate/reference.h"
 #include "nodes/rotate/write.h"
 #include "nodes/search/stats.h"
 
@@ -26,8 +27,8 @@
 #define RANDOM_WINDOWS 4
 #define RANDOM_WINDOW 128
 /* Most KL of the written model, in nats, unless the graph says otherwise. In f32 the figure itself is only good to some
- * 1e-7. Rounding every weight to 8 bits, as bf16 has, costs what bf16 costs any model: 1e-5 to 1e-4 where 4 bits cost
- * 0.05 and more. */
+ * 1e-7. Rounding every weight to the 8 bits of bf16 once more has cost 1e-5 to 3e-4, where formats of 4 bits cost 0.03
+ * and more. */
 #define TOLERANCE_F32 1e-6
 #define TOLERANCE_16 1e-3
 
@@ -44,7 +45,10 @@ struct rotate {
     struct gate gate;
     struct publish *place;
     struct directory files;
-    double *kl_window, kl;    /* [windows]; their mean over positions, nats */
+    struct reference reference; /* the original on those windows */
+    double *kl_window, kl;    /* [windows], and over all positions: KL of the written model, nats */
+    double *rounded[2];       /* [windows]: the same of the original and of what is written, rounded to nearest */
+    double before, after;     /* over all positions; NaN where it was not asked */
 };
 
 /* For rotations the head is a table beside the units, as the embedding is. */
@@ -91,61 +95,6 @@ static bool read_tokens(struct rotate *r, struct err *e)
 
 /* ----------------------------------------------------------------------------------------- is it the same function? */
 
-struct side {
-    const struct model *model;
-    struct forward f;
-};
-
-static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
-{
-    struct side *s = context;
-    (void)format;
-    return weights_stored(s->f.q, s->model, unit, DTYPE_F32, out, e);
-}
-
-static bool take_row(void *context, size_t candidate, size_t window, const struct pass_row *row, struct err *e)
-{
-    struct rotate *r = context;
-    (void)candidate, (void)e;
-    r->kl_window[window] = row->kl_sum / row->n_tokens;
-    r->kl += row->kl_sum;
-    return true;
-}
-
-/* r->kl: the KL of `written` to the original, each with its own head. */
-static bool compare(struct rotate *r, const struct model *written, struct err *e)
-{
-    struct side a = {.model = r->model}, b = {.model = written};
-    struct queue *q = node_queue(r->n);
-    size_t row = (size_t)r->tokens.window * (size_t)r->model->config.hidden, n_units = (size_t)r->model->n_units;
-    uint32_t *windows = NULL;
-    uint8_t *assignment = NULL;
-    float *states = NULL;
-    bool ok = mem_new(&windows, r->windows, e) && mem_new(&assignment, n_units, e) &&
-              mem_raw(&states, r->windows * row, e) && mem_new(&r->kl_window, r->windows, e) &&
-              forward_open(&a.f, r->model, q, DTYPE_F32, (int)r->tokens.window, e) &&
-              forward_open(&b.f, written, q, DTYPE_F32, (int)r->tokens.window, e);
-    const uint8_t *list[1] = {assignment};
-    double scored = 0;
-    for (uint32_t w = 0; ok && w < r->windows; w++) {
-        windows[w] = w;
-        scored += tokens_scored(&r->tokens, w);
-    }
-    struct pass original = {.f = &a.f, .tokens = &r->tokens, .weights = {.load = load, .context = &a}, .share = true,
-                            .node = r->n};
-    struct pass rotated = {.f = &b.f, .tokens = &r->tokens, .teacher = states, .teacher_head = &a.f.head,
-                           .weights = {.load = load, .context = &b}, .share = true, .node = r->n};
-    ok = ok && pass_states(&original, assignment, windows, r->windows, states, e) &&
-         pass_run(&rotated, list, 1, windows, r->windows, take_row, r, e);
-    r->kl /= scored;
-    forward_close(&a.f);
-    forward_close(&b.f);
-    mem_free(windows);
-    mem_free(assignment);
-    mem_free(states);
-    return ok;
-}
-
 /* Is any weight that is written shorter than f32? */
 static bool is_short(const struct rotate *r)
 {
@@ -158,7 +107,7 @@ static bool is_short(const struct rotate *r)
 static bool verify(struct rotate *r, const struct model *written, struct err *e)
 {
     double most = node_float(r->n, "tolerance");
-    if (!compare(r, written, e))
+    if (!reference_kl(&r->reference, written, NULL, NULL, r->kl_window, &r->kl, e))
         return false;
     most = most > 0 ? most : is_short(r) ? TOLERANCE_16 : TOLERANCE_F32;
     node_stat(r->n, "kl", r->kl, "nat");
@@ -168,6 +117,36 @@ static bool verify(struct rotate *r, const struct model *written, struct err *e)
         return true;
     return err_set(e, ERR_NUMERIC, "the rotated model has KL %.3g nats to the original, more than %g: rounding its "
                    "weights costs too much. Set `dtype: f32`, or allow it with `tolerance`", r->kl, most);
+}
+
+/* KL of `m`, whose layers have the gate's bases, or none if `original`, with every unit in the gate's format. */
+static bool round_model(struct rotate *r, const struct model *m, bool original, double *kl_window, double *kl,
+                        struct err *e)
+{
+    float *amax;
+    if (!mem_new(&amax, (size_t)m->n_units, e))
+        return false;
+    for (int u = 0; u < m->n_units; u++)
+        amax[u] = r->gate.input_amax[u * BASIS_SETS + (original ? 0 : gate_bases(&r->gate, m->units[u].layer))];
+    bool ok = reference_kl(&r->reference, m, format_find(node_string(r->n, "gate_format")), amax, kl_window, kl, e);
+    mem_free(amax);
+    return ok;
+}
+
+/* Is what is written, rounded, closer to the original than the original rounded? Losses, which decided so far, are of
+ * single matrices. */
+static bool helps(struct rotate *r, const struct model *written, bool *out, struct err *e)
+{
+    *out = true;
+    if (!node_bool(r->n, "gate") || !r->has_text || !gate_is_open(&r->gate))
+        return true;
+    if (!round_model(r, r->model, true, r->rounded[0], &r->before, e) ||
+        !round_model(r, written, false, r->rounded[1], &r->after, e))
+        return false;
+    *out = r->after < r->before;
+    node_log(r->n, "all units in %s, rounded to nearest: KL %.5g as they were, %.5g rotated%s",
+             node_string(r->n, "gate_format"), r->before, r->after, *out ? "" : ": all is left as it was");
+    return true;
 }
 
 /* -------------------------------------------------------------------------------------------------------- decisions */
@@ -277,37 +256,76 @@ static bool write_result(struct rotate *r, struct err *e)
     char key[KEY_TEXT];
     const struct dataset kl = {.name = "kl/window", .dtype = DTYPE_F64, .rank = 1, .shape = {r->windows}, .unit = "nat",
         .axes = "window", .description = "mean KL of the rotated model to the original over a window's positions"};
+    struct dataset before = kl, after = kl;
+    before.name = "kl/rounded_before";
+    before.description = "the same of the original, rounded to nearest in gate_format; NaN where it was not taken";
+    after.name = "kl/rounded_after";
+    after.description = "the same of the rotated model, before it was decided that it is kept";
     key_text(&node_input(r->n, "model", 0)->key, key);
     return describe(r, e) && directory_write(&r->files, w, e) && gate_write(&r->gate, w, e) &&
-           writer_add(w, &kl, r->kl_window, e) && writer_double(w, "kl", r->kl, e) &&
+           writer_add(w, &kl, r->kl_window, e) && writer_add(w, &before, r->rounded[0], e) &&
+           writer_add(w, &after, r->rounded[1], e) && writer_double(w, "kl", r->kl, e) &&
+           writer_double(w, "kl_rounded_before", r->before, e) && writer_double(w, "kl_rounded_after", r->after, e) &&
            writer_text(w, "rotated_from", key, e) && writer_text(w, "numeric", node_numerics(r->n), e) &&
            writer_text(w, "gate_format", node_bool(r->n, "gate") ? node_string(r->n, "gate_format") : "", e);
 }
 
 /* --------------------------------------------------------------------------------------------------------- the node */
 
-/* Fill the half-made directory, see that it is the same model, and put it in place. */
-static bool publish(struct rotate *r, const char *directory, struct err *e)
+/* Fill a half-made directory, and see that it is the same model. */
+static bool fill(struct rotate *r, const char *directory, struct model **written, struct err *e)
 {
     const struct write_spec spec = {.node = r->n, .basis = &r->basis, .gate = &r->gate, .keep_dtypes = r->keep_dtypes,
                                     .dtype = r->dtype};
+    return publish_begin(&r->place, directory, e) && write_model(&spec, r->place, e) &&
+           model_open(written, publish_path(r->place), e) && verify(r, *written, e);
+}
+
+/* The directory with all that helps, or with the original's weights if that is nothing. */
+static bool make(struct rotate *r, const char *directory, struct err *e)
+{
     struct model *written = NULL;
-    const char *path;
-    if (!publish_begin(&r->place, directory, e) || !write_model(&spec, r->place, e))
-        return false;
-    bool ok = model_open(&written, publish_path(r->place), e) && verify(r, written, e) &&
-              directory_list(&r->files, node_store(r->n), publish_path(r->place), e) && write_record(r, e);
-    if (ok) {
-        directory_fini(&r->files);
-        ok = directory_list(&r->files, node_store(r->n), publish_path(r->place), e) && write_result(r, e);
-    }
+    bool keep = false, ok = fill(r, directory, &written, e) && helps(r, written, &keep, e);
     model_close(written);
-    if (!ok || (node_stopping(r->n) && !node_stopped(e)) ||
-        !model_input_path(r->n, "model", &path, e)) /* the source changed while it was read */
+    if (!ok || keep)
+        return ok;
+    publish_abort(r->place);
+    r->place = NULL;
+    written = NULL;
+    gate_shut(&r->gate);
+    ok = fill(r, directory, &written, e);
+    model_close(written);
+    return ok;
+}
+
+static bool list_files(struct rotate *r, struct err *e)
+{
+    directory_fini(&r->files);
+    return directory_list(&r->files, node_store(r->n), publish_path(r->place), e);
+}
+
+static bool publish(struct rotate *r, const char *directory, struct err *e)
+{
+    const char *path;
+    if (!make(r, directory, e) || !list_files(r, e) || !write_record(r, e) || !list_files(r, e) || !write_result(r, e))
+        return false;
+    if (node_stopping(r->n))
+        return node_stopped(e);
+    if (!model_input_path(r->n, "model", &path, e)) /* the source changed while it was read */
         return false;
     struct publish *place = r->place;
     r->place = NULL;
     return publish_commit(place, e);
+}
+
+static bool open_reference(struct rotate *r, struct err *e)
+{
+    bool ok = mem_new(&r->kl_window, r->windows, e) && mem_raw(&r->rounded[0], r->windows, e) &&
+              mem_raw(&r->rounded[1], r->windows, e);
+    for (uint32_t w = 0; ok && w < r->windows; w++)
+        r->rounded[0][w] = r->rounded[1][w] = NAN;
+    r->before = r->after = NAN;
+    return ok && reference_open(&r->reference, r->n, r->model, &r->tokens, r->windows, e);
 }
 
 static void close_rotate(struct rotate *r)
@@ -316,9 +334,12 @@ static void close_rotate(struct rotate *r)
     directory_fini(&r->files);
     gate_close(&r->gate);
     basis_close(&r->basis);
+    reference_close(&r->reference);
     tokens_fini(&r->tokens);
     model_close(r->model);
     mem_free(r->kl_window);
+    mem_free(r->rounded[0]);
+    mem_free(r->rounded[1]);
 }
 
 static bool run(struct node *n, struct err *e)
@@ -329,7 +350,8 @@ static bool run(struct node *n, struct err *e)
               directory_check_place(node_store(n), directory, r.model->path, RECORD, "rotated model",
                                     node_bool(n, "overwrite"), e) &&
               basis_open(&r.basis, r.model, r.what, (uint64_t)node_int(n, "seed"), node_threads(n), e) &&
-              decide(&r, e) && (publish(&r, directory, e) || err_context(e, "rotated model in %s", directory));
+              decide(&r, e) && open_reference(&r, e) &&
+              (publish(&r, directory, e) || err_context(e, "rotated model in %s", directory));
     if (ok)
         node_log(n, "%s: %s%s", directory, r.gate.residual && r.model->config.tied ? "with a head of its own, " : "",
                  r.keep_dtypes ? "every tensor in its source's dtype" : dtype_info(r.dtype)->name);
@@ -345,7 +367,7 @@ static bool numerics(const struct node *n, const char **out, struct err *e)
     return true;
 }
 
-/* Two forward passes side by side with the states of all windows, or one with the trials of the gate. */
+/* The gate's pass, or the comparison's two, or the largest tensor as it is written. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct rotate r = {.n = n};
@@ -354,15 +376,10 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     bool ok = read_parameters(&r, e) && read_tokens(&r, e);
     if (ok) {
         const struct model *m = r.model;
-        uint64_t layer = 0, rows = (uint64_t)r.windows * r.tokens.window;
-        for (int u = 0; u < LAYER_UNITS; u++)
-            layer += m->units[u].parameters * 4;
-        struct needs pass = {0};
-        forward_needs(node_kernels(n), m, DTYPE_F32, (int)r.tokens.window, &pass);
-        uint64_t states = rows * (uint64_t)m->config.hidden * 4, both = 2 * pass.memory + 2 * layer + 4 * states;
-        uint64_t gate = pass.memory + layer + states + gate_memory(m, rows), written = write_memory(m);
-        both = both > gate ? both : gate;
-        *out = (struct needs){.memory = (both > written ? both : written) + (32u << 20)};
+        uint64_t written = write_memory(m), gate = gate_memory(node_kernels(n), m, r.windows, r.tokens.window);
+        uint64_t most = reference_memory(node_kernels(n), m, r.windows, r.tokens.window);
+        most = gate > most ? gate : most;
+        *out = (struct needs){.memory = (written > most ? written : most) + (32u << 20)};
         out->disk = write_bytes(m, r.keep_dtypes, r.dtype, m->config.tied);
         describe_needs(m, out);
     }
@@ -379,7 +396,7 @@ static bool stands(struct node *n, struct object *result, bool quick)
 const struct node_class node_rotate = {
     .name = "rotate",
     .summary = "the same function in bases that round better: random Hadamard rotations folded into the weights",
-    .version = 2,
+    .version = 3,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model to rotate"},
         {"tokens", (const char *const[]){"corpus", NULL}, false, true,
@@ -399,7 +416,7 @@ const struct node_class node_rotate = {
          .choices = (const char *const[]){"source", "f32", "bf16", NULL},
          .help = "number format of the weights that are written: each one's own, or one for all"},
         {.name = "gate", .type = PARAM_BOOL, .fallback = "true",
-         .help = "leave out rotations that do not lower the losses of rounding to `gate_format`"},
+         .help = "leave out rotations that do not help rounding to `gate_format`"},
         {.name = "gate_format", .type = PARAM_ENUM, .fallback = "nvfp4_a16", .choices = format_names,
          .help = "the format that rotations must help, rounded to nearest"},
         {.name = "windows", .type = PARAM_INT, .fallback = "8", .least = 0, .most = 1000000, .unit = "window",

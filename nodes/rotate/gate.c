@@ -186,8 +186,10 @@ static bool make_inputs(struct work *k, struct trial *t, struct err *e)
     float amax = 0.0f, scale = 0.0f;
     if (f->static_input_scale && !k->q->k->amax(k->q, &x, &amax, e))
         return false;
-    if (f->static_input_scale)
+    if (f->static_input_scale) {
+        k->g->input_amax[(size_t)t->unit * BASIS_SETS + t->what] = amax;
         scale = amax > 0.0f ? 2688.0f / amax : 1.0f;
+    }
     if (!k->q->k->fake_quantize(k->q, &x, f->act, scale, DTYPE_F32, &y, e))
         return false;
     for (size_t i = 0; i < count; i++)
@@ -228,9 +230,13 @@ static unsigned bases_of(const struct unit *u)
     return u->role == ROLE_QKV || u->role == ROLE_O ? BASIS_RESIDUAL | BASIS_HEADS : BASIS_RESIDUAL;
 }
 
-/* Losses in bases that do not concern the unit are those without. */
-static void spread(struct work *k, const struct unit *u)
+/* What was found in bases that do not concern the unit is what was found without them. */
+static void spread(struct work *k, int unit)
 {
+    const struct unit *u = unit_of(k, unit);
+    float *amax = k->g->input_amax + (size_t)unit * BASIS_SETS;
+    for (unsigned what = 0; what < BASIS_SETS; what++)
+        amax[what] = amax[what & bases_of(u)];
     for (int i = u->first; i < u->first + u->count; i++)
         for (unsigned what = 0; what < BASIS_SETS; what++) {
             size_t row = (size_t)i * BASIS_SETS;
@@ -255,7 +261,7 @@ static bool measure_unit(struct work *k, int unit, struct err *e)
     for (t.what = 0; ok && t.what < BASIS_SETS; t.what++)
         if ((t.what & k->spec->what & bases_of(u)) == t.what)
             ok = run_trial(k, &t, e);
-    spread(k, u);
+    spread(k, unit);
     mem_free(t.w);
     mem_free(t.wide);
     mem_free(t.d);
@@ -421,10 +427,11 @@ static bool decide(struct gate *g, const struct gate_spec *s, struct err *e)
 
 bool gate_open(struct gate *out, const struct model *m, unsigned what, struct err *e)
 {
-    struct gate g = {.n_matrices = m->n_matrices, .layers = m->config.layers, .residual_before = NAN,
-                     .residual_after = NAN, .residual = what & BASIS_RESIDUAL};
+    struct gate g = {.n_matrices = m->n_matrices, .n_units = m->n_units, .layers = m->config.layers,
+                     .residual_before = NAN, .residual_after = NAN, .residual = what & BASIS_RESIDUAL};
     size_t cells = (size_t)m->n_matrices * BASIS_SETS, layers = (size_t)g.layers;
     if (!mem_raw(&g.weight_loss, cells, e) || !mem_raw(&g.output_loss, cells, e) ||
+        !mem_new(&g.input_amax, (size_t)g.n_units * BASIS_SETS, e) ||
         !mem_raw(&g.heads_before, layers, e) || !mem_raw(&g.heads_after, layers, e) || !mem_new(&g.heads, layers, e)) {
         gate_close(&g);
         return false;
@@ -443,6 +450,7 @@ void gate_close(struct gate *g)
 {
     mem_free(g->weight_loss);
     mem_free(g->output_loss);
+    mem_free(g->input_amax);
     mem_free(g->heads_before);
     mem_free(g->heads_after);
     mem_free(g->heads);
@@ -469,19 +477,35 @@ unsigned gate_bases(const struct gate *g, int layer)
     return (g->residual ? BASIS_RESIDUAL : 0) | (g->heads[layer] ? BASIS_HEADS : 0);
 }
 
-uint64_t gate_memory(const struct model *m, uint64_t rows)
+bool gate_is_open(const struct gate *g)
 {
-    uint64_t most = 0, inputs = 0;
+    bool any = g->residual;
+    for (int l = 0; l < g->layers; l++)
+        any = any || g->heads[l];
+    return any;
+}
+
+void gate_shut(struct gate *g)
+{
+    g->residual = false;
+    memset(g->heads, 0, (size_t)g->layers);
+}
+
+uint64_t gate_memory(const struct kernels *kernels, const struct model *m, uint32_t windows, uint32_t slots)
+{
+    uint64_t most = 0, layer = 0, inputs = 0, rows = (uint64_t)windows * slots;
+    struct needs pass = {0};
+    forward_needs(kernels, m, DTYPE_F32, (int)slots, &pass);
     for (int i = 0; i < LAYER_UNITS; i++) {
         const struct unit *u = &m->units[i];
-        uint64_t k = (uint64_t)u->k, largest = (uint64_t)most_rows(m, u) * k;
-        /* The unit as it is packed for the pass, or its weights, and one matrix in f64, its difference, two panels and
-         * codes. */
-        uint64_t bytes = 4 * u->parameters + 24 * largest + rows * k * 8 + 8 * ROWS * (uint64_t)most_rows(m, u);
+        uint64_t k = (uint64_t)u->k, tallest = (uint64_t)most_rows(m, u);
+        /* Weights, one matrix in f64, its difference, two panels and codes; inputs twice; outputs twice. */
+        uint64_t bytes = 4 * u->parameters + 24 * tallest * k + rows * k * 8 + 8 * ROWS * tallest;
         most = bytes > most ? bytes : most;
+        layer += 4 * u->parameters;
         inputs += rows * k * 4;
     }
-    return inputs + most;
+    return pass.memory + layer + inputs + most + rows * (uint64_t)m->config.hidden * 4;
 }
 
 /* ---------------------------------------------------------------------------------------------------- in the result */

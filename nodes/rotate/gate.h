@@ -26,8 +26,9 @@ struct gate_spec {
 };
 
 struct gate {
-    int n_matrices, layers;
+    int n_matrices, n_units, layers;
     double *weight_loss, *output_loss; /* [matrix, set of bases]; NaN where the format does not fit, or no text */
+    float *input_amax;                 /* [unit, set of bases]: largest input, for formats with a static scale of it */
     double residual_before, residual_after; /* sums of what decides, NaN if not asked for */
     double *heads_before, *heads_after;     /* [layer], likewise */
     bool residual;                          /* kept */
@@ -41,9 +42,12 @@ bool gate_open(struct gate *out, const struct model *m, unsigned what, struct er
 void gate_close(struct gate *g); /* a zeroed one is fine */
 /* The bases of a layer. */
 unsigned gate_bases(const struct gate *g, int layer);
+/* Is anything rotated? And: from now on nothing is. */
+bool gate_is_open(const struct gate *g);
+void gate_shut(struct gate *g);
 /* /gate, /residual and /heads, as nodes/README.md says. */
 bool gate_write(const struct gate *g, struct writer *w, struct err *e) ERR_CHECK;
-/* Memory of gate_measure beside the model's tables, the forward pass and the states, in bytes. */
-uint64_t gate_memory(const struct model *m, uint64_t rows);
+/* Memory of gate_measure, on windows of `slots` positions. */
+uint64_t gate_memory(const struct kernels *k, const struct model *m, uint32_t windows, uint32_t slots);
 
 #endif

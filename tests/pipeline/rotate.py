@@ -66,12 +66,14 @@ def gated(scout, root, run):
     with h5py.File(f"{run}/run.h5", "r") as f:
         r = f["nodes/rotate/result"]
         kept, before, after = (r[f"heads/{name}"][:] for name in ("kept", "loss_before", "loss_after"))
-        expect(((after < before) == (kept == 1)).all(), f"kept {kept}, losses {before} and {after}")
         stream = [r[f"residual/{name}"][0] for name in ("kept", "loss_before", "loss_after")]
-        expect((stream[2] < stream[1]) == (stream[0] == 1), f"residual stream: {stream}")
-        expect(0 < r.attrs["kl"] < 1e-4, f"KL {r.attrs['kl']}")
-        print(f"heads rotated in {kept.sum()} of {len(kept)} layers, loss {before.sum():.5f} -> "
-              f"{np.where(kept, after, before).sum():.5f}; KL to the original {r.attrs['kl']:.2e}")
+        kl = [r.attrs[f"kl_rounded_{name}"] for name in ("before", "after")]
+        closer = kl[1] < kl[0]
+        expect(((after < before) & closer == (kept == 1)).all(), f"kept {kept}, losses {before} and {after}, KL {kl}")
+        expect((stream[2] < stream[1] and closer) == (stream[0] == 1), f"residual stream: {stream}, KL {kl}")
+        expect(0 <= r.attrs["kl"] < 1e-4, f"KL {r.attrs['kl']}")
+        print(f"heads rotated in {kept.sum()} of {len(kept)} layers, losses {before.sum():.5f} and {after.sum():.5f}, "
+              f"rounded KL {kl[0]:.5f} and {kl[1]:.5f}; KL to the original {r.attrs['kl']:.2e}")
     must([scout, "check", run])
 
 

@@ -83,7 +83,7 @@ static void what_helps_is_kept_layer_by_layer(void **state)
     struct place p;
     struct made made = place_small;
     (void)state;
-    made.weights[0] = MADE_BETWEEN;
+    made.weights[0] = MADE_VALUES;
     made.weights[1] = MADE_EXACT;
     place_open(&p, &made);
     for (int text = 0; text < 2; text++) {
@@ -104,6 +104,36 @@ static void what_helps_is_kept_layer_by_layer(void **state)
         model_close(b);
         object_close(o);
     }
+    place_close(&p);
+}
+
+/* Here the attention of layer 0 loses half as much, but other layers decide, and the model is no closer to the
+ * original. */
+static void what_loses_less_but_comes_no_closer_is_undone(void **state)
+{
+    struct place p;
+    struct made made = place_small;
+    (void)state;
+    made.weights[0] = MADE_BETWEEN;
+    made.weights[1] = MADE_EXACT;
+    place_open(&p, &made);
+    struct object *o = place_run(&p, true, SETTINGS("residual=false"));
+    struct model *a = place_model(p.source), *b = place_model(p.target);
+    uint8_t *heads = place_column(o, "heads/kept", DTYPE_U8, 2);
+    double *before = place_column(o, "heads/loss_before", DTYPE_F64, 2);
+    double *after = place_column(o, "heads/loss_after", DTYPE_F64, 2);
+    double kl_before = place_figure(o, "kl_rounded_before"), kl_after = place_figure(o, "kl_rounded_after");
+    if (!(after[0] < before[0] && !heads[0] && !heads[1] && kl_after >= kl_before && kl_before > 0))
+        fail_msg("kept %d %d, losses %g %g, KL %g and %g", heads[0], heads[1], before[0], after[0], kl_before,
+                 kl_after);
+    for (size_t i = 0; i < a->files->n_tensors; i++)
+        assert_true(place_same_tensor(a, b, a->files->tensors[i].name));
+    mem_free(heads);
+    mem_free(before);
+    mem_free(after);
+    model_close(a);
+    model_close(b);
+    object_close(o);
     place_close(&p);
 }
 
@@ -239,8 +269,8 @@ static double lost_output(const struct place *p, const char *path, const char *f
     return lost / whole;
 }
 
-/* Of outputs, too, as a pass over the written model itself finds them: for a format that leaves inputs alone and for one
- * that quantizes them; where norms have weights of their own, and where they have not. */
+/* Of outputs, too, as a pass over the written model itself finds them: for a format that leaves inputs alone and for
+ * one that quantizes them; where norms have weights of their own, and where they have not. */
 static void losses_of_outputs_are_those_of_what_is_written(void **state)
 {
     static const struct { const char *setting, *format; } formats_tried[] = {{"gate_format=nvfp4_a16", "nvfp4_a16"},
@@ -281,6 +311,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_hurts_is_undone),
         cmocka_unit_test(what_helps_is_kept_layer_by_layer),
+        cmocka_unit_test(what_loses_less_but_comes_no_closer_is_undone),
         cmocka_unit_test(losses_are_those_of_what_is_written),
         cmocka_unit_test(losses_of_outputs_are_those_of_what_is_written),
     };

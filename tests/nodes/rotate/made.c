@@ -43,6 +43,8 @@ static bool fill(const struct st_source *self, void *out, struct err *e)
     int kind = strstr(self->name, "norm") ? 1 : is_other ? 2 : 0, layer;
     (void)e;
     enum made_weights w = sscanf(self->name, "model.layers.%d.", &layer) == 1 ? k->m->weights[layer] : MADE_RANDOM;
+    if (w == MADE_VALUES)
+        w = strstr(self->name, "v_proj") || strstr(self->name, "o_proj") ? MADE_BETWEEN : MADE_EXACT;
     double scale = kind == 2 ? 0.3 : w == MADE_RANDOM ? 1.0 : 0.25;
     int64_t n = (int64_t)(self->bytes / dtype_bytes(self->dtype));
     for (int64_t i = 0; i < n; i++) {

@@ -8,7 +8,8 @@
 enum made_weights {
     MADE_RANDOM, /* near normal */
     MADE_EXACT,  /* numbers that nvfp4 holds exactly: every rotation makes them worse */
-    MADE_BETWEEN /* in every 16 one 6 and else 5, which e2m1 lacks: every rotation makes them better */
+    MADE_BETWEEN, /* in every 16 one 6 and else 5, which e2m1 lacks: every rotation makes them better */
+    MADE_VALUES  /* so are v and o, and the others exact */
 };
 
 struct made {

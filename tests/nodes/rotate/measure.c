@@ -38,41 +38,44 @@ static struct object *teach(struct place *p, const char *type, struct object *mo
     return run_node(&n);
 }
 
-/* Renderings of a rotated model: bf16 alone, so that its units are as they were written. */
-static struct object *render(struct place *p, struct object *rotated, const char *path)
+/* Renderings in one format; bf16 leaves a model as it is. */
+static struct object *render(struct place *p, const char *type, struct object *model, const char *path,
+                             const char *format)
 {
     struct node n;
-    fake_node_init(&n, &node_quantize, p->store, path);
+    char seed[400];
+    snprintf(seed, sizeof seed, "%s %s", path, format);
+    fake_node_init(&n, &node_quantize, p->store, seed);
     n.numerics = "fp32 here";
-    fake_node_connect(&n, "model", "rotate", rotated, path);
-    fake_node_set(&n, "formats", "bf16");
+    fake_node_connect(&n, "model", type, model, path);
+    fake_node_set(&n, "formats", format);
     return run_node(&n);
 }
 
-/* A measuring node on it. */
-static void connect(struct place *p, struct node *n, struct object *rotated, const char *path, struct object *renderings,
-                    struct object *teacher)
+/* A measuring node on them. */
+static void connect(struct place *p, struct node *n, const char *type, struct object *model, const char *path,
+                    struct object *renderings, struct object *teacher)
 {
     fake_node_init(n, &measuring, p->store, "measuring");
     n->numerics = "fp32 here";
-    fake_node_connect(n, "model", "rotate", rotated, path);
+    fake_node_connect(n, "model", type, model, path);
     fake_node_connect(n, "renderings", "quantize", renderings, NULL);
     fake_node_connect(n, "teacher", "teacher", teacher, NULL);
     fake_node_connect_output(n, "tokens", "corpus", "calibration", p->corpus);
     fake_node_depend(n, "model", p->info, p->source);
 }
 
-/* KL of every window of the candidate that has all units as they were written. */
-static void measure(struct place *p, struct object *rotated, const char *path, struct object *teacher,
-                    double kl[WINDOWS])
+/* KL of every window of the candidate that has all units in one format. */
+static void measure(struct place *p, const char *type, struct object *model, const char *path, const char *format,
+                    struct object *teacher, double kl[WINDOWS])
 {
     struct err e;
     struct node n;
     struct evaluator *v;
     struct candidates table;
     uint8_t assignment[MOST_UNITS] = {0};
-    struct object *renderings = render(p, rotated, path);
-    connect(p, &n, rotated, path, renderings, teacher);
+    struct object *renderings = render(p, type, model, path, format);
+    connect(p, &n, type, model, path, renderings, teacher);
     assert_ok(evaluator_open(&v, &n, &e) && evaluator_table(v, &table, &e), e);
     assert_in_range(evaluator_menu(v)->n_units, 1, MOST_UNITS);
     assert_non_null(candidates_add(&table, evaluator_menu(v), assignment, "made", -1, &e));
@@ -96,7 +99,7 @@ static void what_was_not_quantized_has_the_kl_that_the_rotation_told(void **stat
         struct object *teacher = teach(&p, "model", p.info, p.source, "teacher");
         struct object *rotated = place_run(&p, true, SETTINGS("untie=true", "gate=false", "tolerance=0.1", dtypes[i]));
         double kl[WINDOWS], *told = place_column(rotated, "kl/window", DTYPE_F64, WINDOWS);
-        measure(&p, rotated, p.target, teacher, kl);
+        measure(&p, "rotate", rotated, p.target, "bf16", teacher, kl);
         for (int w = 0; w < WINDOWS; w++)
             if (kl[w] != told[w] || (i == 0 && kl[w] > KL_F32) || (i == 1 && kl[w] < KL_F32))
                 fail_msg("%s, window %d: KL %.17g, the node rotate told %.17g", dtypes[i], w, kl[w], told[w]);
@@ -105,6 +108,32 @@ static void what_was_not_quantized_has_the_kl_that_the_rotation_told(void **stat
         object_close(teacher);
         place_close(&p);
     }
+}
+
+/* What decides at last is what a measuring node finds. */
+static void rounded_models_have_the_kl_that_the_rotation_told(void **state)
+{
+    struct place p;
+    struct made made = place_small;
+    (void)state;
+    made.weights[0] = made.weights[1] = MADE_VALUES;
+    place_open(&p, &made);
+    struct object *teacher = teach(&p, "model", p.info, p.source, "teacher");
+    struct object *rotated = place_run(&p, true, SETTINGS("residual=false"));
+    double kl[2][WINDOWS], *before = place_column(rotated, "kl/rounded_before", DTYPE_F64, WINDOWS);
+    double *after = place_column(rotated, "kl/rounded_after", DTYPE_F64, WINDOWS);
+    assert_true(place_figure(rotated, "kl_rounded_after") < place_figure(rotated, "kl_rounded_before"));
+    measure(&p, "model", p.info, p.source, "nvfp4_a16", teacher, kl[0]);
+    measure(&p, "rotate", rotated, p.target, "nvfp4_a16", teacher, kl[1]);
+    for (int w = 0; w < WINDOWS; w++)
+        if (kl[0][w] != before[w] || kl[1][w] != after[w])
+            fail_msg("window %d: KL %.17g and %.17g, the node rotate told %.17g and %.17g", w, kl[0][w], kl[1][w],
+                     before[w], after[w]);
+    mem_free(before);
+    mem_free(after);
+    object_close(rotated);
+    object_close(teacher);
+    place_close(&p);
 }
 
 /* In its own teacher's eyes it is the same to the bit. */
@@ -116,7 +145,7 @@ static void a_rotated_model_may_teach_itself(void **state)
     place_open(&p, &place_small);
     struct object *rotated = place_run(&p, true, SETTINGS("gate=false", "tolerance=0.1", "dtype=bf16"));
     struct object *teacher = teach(&p, "rotate", rotated, p.target, "teacher");
-    measure(&p, rotated, p.target, teacher, kl);
+    measure(&p, "rotate", rotated, p.target, "bf16", teacher, kl);
     for (int w = 0; w < WINDOWS; w++)
         assert_true(kl[w] == 0);
     object_close(teacher);
@@ -142,7 +171,7 @@ static void rotated_twice_it_is_still_of_the_first_teacher(void **state)
     fake_node_set(&n, "seed", "3");
     fake_node_set(&n, "directory", path);
     struct object *twice = run_node(&n);
-    measure(&p, twice, path, teacher, kl);
+    measure(&p, "rotate", twice, path, "bf16", teacher, kl);
     for (int w = 0; w < WINDOWS; w++)
         assert_true(kl[w] >= 0 && kl[w] < KL_F32);
     object_close(twice);
@@ -166,9 +195,10 @@ static void another_teacher_and_a_changed_directory_are_refused(void **state)
     struct object *right = teach(&p, "model", p.info, p.source, "right");
     struct object *wrong = teach(&p, "model", other.info, other.source, "wrong");
     struct object *rotated = place_run(&p, true, SETTINGS("gate=false"));
-    struct object *renderings = render(&p, rotated, p.target);
-    connect(&p, &n, rotated, p.target, renderings, wrong);
-    assert_err(evaluator_open(&v, &n, &e), e, ERR_INPUT, "of another model than the candidates, which were not rotated");
+    struct object *renderings = render(&p, "rotate", rotated, p.target, "bf16");
+    connect(&p, &n, "rotate", rotated, p.target, renderings, wrong);
+    assert_err(evaluator_open(&v, &n, &e), e, ERR_INPUT,
+               "of another model than the candidates, which were not rotated");
     fake_node_fini(&n);
     /* Candidates of the original are not measured against a teacher of the rotated model either. */
     struct object *backward = teach(&p, "rotate", rotated, p.target, "backward");
@@ -182,7 +212,7 @@ static void another_teacher_and_a_changed_directory_are_refused(void **state)
     FILE *f = fopen(path, "a");
     assert_non_null(f);
     assert_true(fputs(" ", f) >= 0 && fclose(f) == 0);
-    connect(&p, &n, rotated, p.target, renderings, right);
+    connect(&p, &n, "rotate", rotated, p.target, renderings, right);
     assert_err(evaluator_open(&v, &n, &e), e, ERR_INPUT, "config.json is not what node 'rotate' wrote");
     fake_node_fini(&n);
     object_close(backward);
@@ -198,6 +228,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_not_quantized_has_the_kl_that_the_rotation_told),
+        cmocka_unit_test(rounded_models_have_the_kl_that_the_rotation_told),
         cmocka_unit_test(a_rotated_model_may_teach_itself),
         cmocka_unit_test(rotated_twice_it_is_still_of_the_first_teacher),
         cmocka_unit_test(another_teacher_and_a_changed_directory_are_refused),
