@@ -16,7 +16,7 @@
  * the one of least loss; the first is what was there.
  *
  * A step takes one product of the errors with the moment. It is dominated: what it comes to, gptq and scale_search
- * under the whole moment undercut by some 15 to 25 % in a twentieth of the time, and after gptq it gains a few per cent
+ * under the whole moment undercut by some 12 to 25 % in a twentieth of the time, and after gptq it gains a few per cent
  * where scale_search gains ten (tests/benchmarks.md). It is here to compare with. */
 #include <math.h>
 #include <string.h>
