@@ -74,7 +74,8 @@ def generate(folder, ids_file, out, emulated):
     layers = {n: m for n, m in worker.model_runner.model.named_modules() if getattr(m, "scheme", None)}
     schemes = {type(m.scheme).__name__ for m in layers.values()}
     with torch.no_grad():
-        answers = {n: m(inputs_of(m.input_size)) for n, m in layers.items()}
+        answers = {n: m.quant_method.apply(m, inputs_of(m.embedding_dim)) if n == "lm_head" else
+                   m(inputs_of(m.input_size)) for n, m in layers.items()}  # the head is not called like the others
     layers = {f"layer/{n}": (y[0] if isinstance(y, tuple) else y).float().numpy() for n, y in answers.items()}
     asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=TOP)
     answers = llm.generate([{"prompt_token_ids": row.tolist()} for row in ids], asked, use_tqdm=False)
@@ -138,8 +139,8 @@ def largest_of_layers(answer, model, fmts, rules):
 
     modules, largest = dict(model.named_modules()), 0.0
     for name in (f.removeprefix("layer/") for f in answer.files if f.startswith("layer/")):
-        stem, last = name.rsplit(".", 1)
-        shards = [f"{stem}.{s}" for s in SHARDS.get(last, (last,))]
+        stem, dot, last = name.rpartition(".")
+        shards = [f"{stem}{dot}{s}" for s in SHARDS.get(last, (last,))]
         y = torch.from_numpy(answer[f"layer/{name}"]).double()
         x = inputs_of(modules[shards[0]].in_features).float()
         ours = []
@@ -147,6 +148,7 @@ def largest_of_layers(answer, model, fmts, rules):
             rounded = formats.round_input(fmts[shard], x, modules[shard].input_global_scale) if rules else x
             ours.append(rounded.double() @ modules[shard].weight.double().T)
         ours = torch.cat(ours, 1)
+        y = y[:, :ours.shape[1]]  # the head's rows are padded
         largest = max(largest, float((y - ours).norm() / ours.norm()))
     return largest
 
