@@ -17,13 +17,15 @@
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
 #include "nodes/search/refit.h"
+#include "nodes/search/surrogate.h"
 
 #define STRETCH 2 /* points of the measured frontier on either side of the knee between which points are proposed */
 
 struct frontier {
     struct node *n;
     struct menu menu;
-    double *cost; /* [unit, format] */
+    struct surrogate surrogate;
+    double *cost; /* [unit, format]: the surrogate's, refitted in place */
     struct archive *archive;
     const struct archive_point *points;
     size_t n_points;
@@ -39,21 +41,9 @@ struct frontier {
 static bool read_costs(struct frontier *f, struct err *e)
 {
     const struct input *in = node_input(f->n, "surrogate", 0);
-    uint64_t count;
-    if (!menu_check(&f->menu, in->object, in->node, e) ||
-        !object_load(in->object, "cost", DTYPE_F64, &f->cost, &count, e))
+    if (!surrogate_read(&f->surrogate, &f->menu, in->object, in->node, e))
         return false;
-    if (count != (uint64_t)f->menu.n_units * (uint64_t)f->menu.n_formats)
-        return err_set(e, ERR_INPUT, "'%s' has %llu costs for %d units in %d formats", in->node,
-                       (unsigned long long)count, f->menu.n_units, f->menu.n_formats);
-    for (uint64_t i = 0; i < count; i++) {
-        if (!f->menu.available[i])
-            f->cost[i] = NAN;
-        else if (!(f->cost[i] >= 0 && f->cost[i] < INFINITY))
-            return err_set(e, ERR_NUMERIC, "'%s': the cost of unit '%s' in format '%s' is %g", in->node,
-                           f->menu.unit_names[i / (uint64_t)f->menu.n_formats],
-                           f->menu.format_names[i % (uint64_t)f->menu.n_formats], f->cost[i]);
-    }
+    f->cost = f->surrogate.cost;
     return true;
 }
 
@@ -361,7 +351,7 @@ static bool run(struct node *n, struct err *e)
     candidates_fini(&f.proposals);
     candidates_fini(&f.rows);
     archive_free(f.archive);
-    mem_free(f.cost);
+    surrogate_fini(&f.surrogate);
     menu_fini(&f.menu);
     return ok;
 }
