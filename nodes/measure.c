@@ -59,7 +59,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_measure = {
     .name = "measure",
     .summary = "the KL divergence of rebuilt candidates from the teacher, on real text, with prefix replay",
-    .version = 2,
+    .version = 3,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"candidates", (const char *const[]){"frontier", "measure", "select", "polish", NULL}, true, false,

@@ -184,17 +184,15 @@ static const char *set_name(const json_t *splits, const char *digest)
 
 json_t *recipe_measured(const struct candidates *table, const struct candidate *c, const json_t *splits, struct err *e)
 {
-    uint64_t positions = 0;
     double low, high;
-    for (uint32_t w = 0; w < table->n_windows; w++)
-        positions += table->window_tokens[w];
     if (!candidate_interval(table, c, &low, &high, e))
         return NULL;
-    json_t *out = json_pack("{s:s?, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set",
+    json_t *out = json_pack("{s:s?, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I}", "set",
                             set_name(splits, table->tokens), "tokens_digest", table->tokens, "numeric", table->numeric,
-                            "kl_mean", number(c->kl_mean), "kl_low", number(low), "kl_high", number(high), "kl_p99",
-                            number(c->kl_p99), "kl_max", number(c->kl_max), "top1", number(c->top1), "windows",
+                            "kl_mean", number(c->kl_mean), "kl_low", number(low), "kl_high", number(high), "kl_p95",
+                            number(c->kl_p95), "kl_p99", number(c->kl_p99), "kl_p999", number(c->kl_p999), "kl_max",
+                            number(c->kl_max), "nll_delta", number(c->nll_delta), "top1", number(c->top1), "windows",
                             (json_int_t)c->n_windows, "of_windows", (json_int_t)table->n_windows, "scored_tokens",
-                            (json_int_t)positions);
+                            (json_int_t)c->tokens);
     return out ? out : out_of_memory(e);
 }

@@ -320,7 +320,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 2,
+    .version = 3,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},

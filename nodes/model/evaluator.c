@@ -38,7 +38,6 @@ struct worker {
     struct tensor teacher_head; /* panels, where the teacher is of another model */
     struct pass pass;
     float *slots;               /* [window - 1], to see that a row is whole */
-    uint32_t *windows;          /* [windows]: those of a pass */
     size_t positions;           /* of a pass at most: pass_positions until the device was found too small */
     bool ok;
     struct err error;
@@ -282,7 +281,7 @@ static bool open_worker(struct worker *w, const struct shares *share, struct err
     struct evaluator *v = w->v;
     bool reuse = node_bool(v->n, "replay");
     w->positions = pass_positions(w->q->k);
-    if (!mem_new(&w->slots, v->tokens.window, e) || !mem_new(&w->windows, v->tokens.n, e) || !w->q->k->enter(w->q, e) ||
+    if (!mem_new(&w->slots, v->tokens.window, e) || !w->q->k->enter(w->q, e) ||
         !forward_open(&w->f, v->model, w->q, numeric_begin(w->q, node_string(v->n, "numeric")), (int)v->tokens.window,
                       e) ||
         (v->teacher_model && !forward_head(w->q, v->teacher_model, w->f.mode, &w->teacher_head, e)) ||
@@ -309,7 +308,6 @@ static void close_worker(struct worker *w)
     if (w->ahead)
         w->q->k->twin_free(w->ahead);
     mem_free(w->slots);
-    mem_free(w->windows);
 }
 
 static bool open_workers(struct evaluator *v, struct err *e)
@@ -525,26 +523,23 @@ static bool has_row(struct worker *w, const struct job *j, uint32_t window)
 
 /* A batch of lanes over one group of windows: those that lack every window go in one pass; those that were interrupted
  * in the middle, window by window. So no row that is there is computed again. */
-static bool measure_group(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t count,
+static bool measure_group(struct worker *w, const struct job *jobs, size_t n, const uint32_t *windows, size_t count,
                           const struct job **chosen, struct err *e)
 {
-    uint32_t *windows = w->windows;
     size_t whole = 0;
-    for (uint32_t i = 0; i < count; i++)
-        windows[i] = first + i;
     for (size_t i = 0; i < n; i++) {
-        uint32_t missing = 0;
-        for (uint32_t k = 0; k < count; k++)
-            missing += !has_row(w, &jobs[i], first + k);
+        size_t missing = 0;
+        for (size_t k = 0; k < count; k++)
+            missing += !has_row(w, &jobs[i], windows[k]);
         if (missing == count)
             chosen[whole++] = &jobs[i];
     }
     if (whole && !measure_rows(w, chosen, whole, windows, count, e))
         return false;
-    for (uint32_t k = 0; k < count; k++) {
+    for (size_t k = 0; k < count; k++) {
         size_t some = 0;
         for (size_t i = 0; i < n; i++)
-            if (!has_row(w, &jobs[i], first + k))
+            if (!has_row(w, &jobs[i], windows[k]))
                 chosen[some++] = &jobs[i];
         if (some && !measure_rows(w, chosen, some, windows + k, 1, e))
             return false;
@@ -579,21 +574,21 @@ static bool others_failed(struct evaluator *v)
     return failed;
 }
 
-/* Windows [first, end) for a batch of lanes, as many windows and lanes at a time as a pass may have. A pass that did
- * not fit is gone through again in smaller ones; rows that are there are not computed again. */
-static bool measure_windows(struct worker *w, const struct job *jobs, size_t n, uint32_t first, uint32_t end,
-                            const struct job **chosen, struct err *e)
+/* A batch of lanes on its windows, as many windows and lanes at a time as a pass may have. A pass that did not fit is
+ * gone through again in smaller ones; rows that are there are not computed again. */
+static bool measure_batch(struct worker *w, const struct job *jobs, size_t n, const uint32_t *windows,
+                          size_t n_windows, const struct job **chosen, struct err *e)
 {
-    size_t lane = 0, slots = w->v->tokens.window;
-    while (first < end) {
+    size_t lane = 0, first = 0, slots = w->v->tokens.window;
+    while (first < n_windows) {
         size_t most = w->positions / slots ? w->positions / slots : 1, lanes = n - lane < most ? n - lane : most;
-        size_t group = w->positions / ((n < most ? n : most) * slots);
-        uint32_t count = group < 1 ? 1 : group < end - first ? (uint32_t)group : end - first;
+        size_t group = w->positions / ((n < most ? n : most) * slots), left = n_windows - first;
+        size_t count = group < 1 ? 1 : group < left ? group : left;
         if (node_stopping(w->v->n))
             return node_stopped(e);
         if (others_failed(w->v))
             return false;
-        if (!measure_group(w, jobs + lane, lanes, first, count, chosen, e)) {
+        if (!measure_group(w, jobs + lane, lanes, windows + first, count, chosen, e)) {
             if (!shrink(w, e))
                 return false;
             continue;
@@ -607,38 +602,45 @@ static bool measure_windows(struct worker *w, const struct job *jobs, size_t n, 
     return true;
 }
 
-/* One worker's share of all windows for jobs [0, n), which are sorted: neighbours share prefixes, so batches of
- * neighbours share most. With several workers each has windows of its own, for which it alone keeps states; when
- * windows are few, the batches are dealt out instead. */
-static bool measure_share(struct worker *w, const struct job *jobs, size_t n, struct err *e)
+/* What a call of evaluator_measure_windows measures: jobs that are sorted, so that neighbours share prefixes and batches
+ * of neighbours share most. */
+struct work {
+    const struct job *jobs;
+    size_t n;
+    const uint32_t *windows;
+    size_t n_windows;
+};
+
+/* One worker's share. With several workers each has windows of its own, for which it alone keeps states; when windows
+ * are few, the batches are dealt out instead. */
+static bool measure_share(struct worker *w, const struct work *all, struct err *e)
 {
     const struct evaluator *v = w->v;
     const struct job **chosen;
     size_t batch = 0, workers = (size_t)v->n_workers, index = (size_t)w->index;
     if (!mem_new(&chosen, v->lanes, e))
         return false;
-    bool ok = true, by_windows = v->tokens.n >= 2 * workers;
-    for (size_t at = 0; ok && at < n; at += v->lanes, batch++) {
-        size_t lanes = n - at < v->lanes ? n - at : v->lanes;
-        if (by_windows)
-            ok = measure_windows(w, jobs + at, lanes, (uint32_t)(v->tokens.n * index / workers),
-                                 (uint32_t)(v->tokens.n * (index + 1) / workers), chosen, e);
-        else if (batch % workers == index)
-            ok = measure_windows(w, jobs + at, lanes, 0, v->tokens.n, chosen, e);
+    bool ok = true, by_windows = all->n_windows >= 2 * workers;
+    size_t first = by_windows ? all->n_windows * index / workers : 0;
+    size_t end = by_windows ? all->n_windows * (index + 1) / workers : all->n_windows;
+    for (size_t at = 0; ok && at < all->n; at += v->lanes, batch++) {
+        size_t lanes = all->n - at < v->lanes ? all->n - at : v->lanes;
+        if (by_windows || batch % workers == index)
+            ok = measure_batch(w, all->jobs + at, lanes, all->windows + first, end - first, chosen, e);
     }
     mem_free(chosen);
     return ok;
 }
 
 /* All workers at once. The first failure counts, by the workers' order. */
-static bool measure_jobs(struct evaluator *v, const struct job *jobs, size_t n, struct err *e)
+static bool measure_jobs(struct evaluator *v, const struct work *work, struct err *e)
 {
     v->failed = false;
 #pragma omp parallel for num_threads(v->n_workers) schedule(static, 1) if (v->n_workers > 1)
     for (int i = 0; i < v->n_workers; i++) {
         struct worker *w = &v->workers[i];
         w->error = (struct err){0};
-        w->ok = w->q->k->enter(w->q, &w->error) && measure_share(w, jobs, n, &w->error);
+        w->ok = w->q->k->enter(w->q, &w->error) && measure_share(w, work, &w->error);
         if (!w->ok) {
             pthread_mutex_lock(&v->lock);
             v->failed = true;
@@ -661,28 +663,58 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The measured columns of a candidate, from its rows; kl has room for every scored token. */
-static bool fill_columns(struct evaluator *v, const struct job *j, struct candidate *c, float *kl, struct err *e)
+static float percentile(const float *sorted, size_t n, double share)
 {
-    double sum = 0, top1 = 0;
+    return sorted[(size_t)ceil(share * (double)n) - 1]; /* nearest rank */
+}
+
+static bool find_row(struct evaluator *v, const struct job *j, uint32_t window, struct ledger_row *row, float *kl,
+                     struct err *e)
+{
+    return ledger_find(v->ledger, j->digest, window, row, kl) ||
+           err_set(e, ERR_BUG, "ledger: row of window %u is missing after it was measured", window);
+}
+
+/* The columns of a candidate that is measured on all windows, from its rows; kl has room for every scored token. */
+static bool fill_complete(struct evaluator *v, const struct job *j, struct candidate *c, float *kl, struct err *e)
+{
+    double sum = 0, top1 = 0, nll = 0, most = 0;
     size_t tokens = 0;
-    c->kl_max = 0;
     for (uint32_t w = 0; w < v->tokens.n; w++) {
         struct ledger_row row;
-        if (!ledger_find(v->ledger, j->digest, w, &row, kl + tokens))
-            return err_set(e, ERR_BUG, "ledger: row of window %u is missing after it was measured", w);
-        c->kl_window[w] = row.kl_sum / row.n_tokens;
-        c->kl_max = row.kl_max > c->kl_max ? row.kl_max : c->kl_max;
+        if (!find_row(v, j, w, &row, kl + tokens, e))
+            return false;
+        most = row.kl_max > most ? row.kl_max : most;
         sum += row.kl_sum;
         top1 += row.top1;
+        nll += row.nll_candidate - row.nll_teacher;
         tokens += row.n_tokens;
     }
     qsort(kl, tokens, sizeof *kl, ascending);
     c->kl_mean = sum / (double)tokens;
-    c->kl_p99 = kl[(size_t)ceil(0.99 * (double)tokens) - 1]; /* nearest rank */
+    c->kl_p95 = percentile(kl, tokens, 0.95);
+    c->kl_p99 = percentile(kl, tokens, 0.99);
+    c->kl_p999 = percentile(kl, tokens, 0.999);
+    c->kl_max = most;
+    c->nll_delta = nll / (double)tokens;
     c->top1 = top1 / (double)tokens;
-    c->n_windows = v->tokens.n;
     return true;
+}
+
+/* What the rows of these windows add to a candidate's columns. */
+static bool fill_columns(struct evaluator *v, const struct job *j, struct candidate *c, const uint32_t *windows,
+                         size_t n, float *kl, struct err *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct ledger_row row;
+        if (!find_row(v, j, windows[i], &row, kl, e))
+            return false;
+        double *to = &c->kl_window[windows[i]];
+        c->n_windows += isnan(*to);
+        c->tokens += isnan(*to) ? row.n_tokens : 0;
+        *to = row.kl_sum / row.n_tokens;
+    }
+    return c->n_windows < v->tokens.n || fill_complete(v, j, c, kl, e);
 }
 
 static bool check_assignment(const struct evaluator *v, const struct candidate *c, struct err *e)
@@ -699,41 +731,84 @@ static bool check_assignment(const struct evaluator *v, const struct candidate *
     return true;
 }
 
-bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t first, struct err *e)
+static bool check_windows(const struct evaluator *v, const uint32_t *windows, size_t n, struct err *e)
 {
-    size_t n = table->n - first, units = (size_t)v->menu.n_units, missing = 0;
-    struct job *jobs = NULL, *wanted = NULL;
-    float *kl = NULL;
-    bool ok = mem_new(&jobs, n, e) && mem_new(&wanted, n, e) &&
-              mem_raw(&kl, (size_t)v->tokens.n * v->tokens.window, e);
+    uint8_t *seen;
+    if (!mem_new(&seen, v->tokens.n, e))
+        return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i < n; i++)
+        ok = (windows[i] < v->tokens.n && !seen[windows[i]]++) ||
+             err_set(e, ERR_BUG, "window %u of %u is to be measured: there is none, or twice", windows[i], v->tokens.n);
+    mem_free(seen);
+    return ok;
+}
+
+/* The jobs of the candidates from `first` on that are not dropped, with the index of each in at[]; those that lack rows,
+ * equal ones once, in wanted[]. All have room. */
+static bool find_jobs(struct evaluator *v, const struct candidates *table, size_t first, struct job *jobs, size_t *at,
+                      size_t *n, struct job *wanted, struct work *work, struct err *e)
+{
+    size_t units = (size_t)v->menu.n_units;
+    *n = work->n = 0;
     v->rows_wanted = v->rows_done = 0;
-    ledger_hold(v->ledger);
-    for (size_t i = 0; ok && i < n; i++) {
+    for (size_t i = first; i < table->n; i++) {
+        const struct candidate *c = &table->list[i];
+        struct job *job = &jobs[*n];
         struct key digest;
-        jobs[i].assignment = table->list[first + i].assignment;
-        ok = check_assignment(v, &table->list[first + i], e) &&
-             key_of_bytes(jobs[i].assignment, units, &digest, e);
-        memcpy(jobs[i].digest, digest.bytes, KEY_BYTES);
+        if (c->dropped_at >= 0)
+            continue;
+        if (!check_assignment(v, c, e) || !key_of_bytes(c->assignment, units, &digest, e))
+            return false;
+        *job = (struct job){.assignment = c->assignment};
+        memcpy(job->digest, digest.bytes, KEY_BYTES);
+        at[(*n)++] = i;
         uint64_t lacks = 0;
-        for (uint32_t w = 0; ok && w < v->tokens.n; w++)
-            lacks += !has_row(&v->workers[0], &jobs[i], w);
-        for (size_t j = 0; j < missing && lacks; j++) /* an equal one is on the list already */
-            if (memcmp(wanted[j].digest, jobs[i].digest, KEY_BYTES) == 0)
+        for (size_t w = 0; w < work->n_windows; w++)
+            lacks += !has_row(&v->workers[0], job, work->windows[w]);
+        for (size_t j = 0; j < work->n && lacks; j++) /* an equal one is on the list already */
+            if (memcmp(wanted[j].digest, job->digest, KEY_BYTES) == 0)
                 lacks = 0;
         if (lacks)
-            wanted[missing++] = jobs[i];
+            wanted[work->n++] = *job;
         v->rows_wanted += lacks;
-        v->rows_reused += v->tokens.n - lacks;
+        v->rows_reused += work->n_windows - lacks;
     }
-    if (ok)
-        qsort_r(wanted, missing, sizeof *wanted, by_assignment, &units);
-    ok = ok && (!missing || measure_jobs(v, wanted, missing, e));
+    qsort_r(wanted, work->n, sizeof *wanted, by_assignment, &units);
+    return true;
+}
+
+bool evaluator_measure_windows(struct evaluator *v, struct candidates *table, size_t first, const uint32_t *windows,
+                               size_t n, struct err *e)
+{
+    size_t most = table->n - first, n_jobs = 0, *at = NULL;
+    struct job *jobs = NULL, *wanted = NULL;
+    float *kl = NULL;
+    bool ok = check_windows(v, windows, n, e) && mem_new(&jobs, most, e) && mem_new(&at, most, e) &&
+              mem_new(&wanted, most, e) && mem_raw(&kl, (size_t)v->tokens.n * v->tokens.window, e);
+    struct work work = {.jobs = wanted, .windows = windows, .n_windows = n};
+    ledger_hold(v->ledger);
+    ok = ok && find_jobs(v, table, first, jobs, at, &n_jobs, wanted, &work, e);
+    ok = ok && (!work.n || measure_jobs(v, &work, e));
     ledger_release(v->ledger);
-    for (size_t i = 0; ok && i < n; i++)
-        ok = fill_columns(v, &jobs[i], &table->list[first + i], kl, e);
-    mem_free(jobs);
-    mem_free(wanted);
+    for (size_t i = 0; ok && i < n_jobs; i++)
+        ok = fill_columns(v, &jobs[i], &table->list[at[i]], windows, n, kl, e);
     mem_free(kl);
+    mem_free(wanted);
+    mem_free(at);
+    mem_free(jobs);
+    return ok;
+}
+
+bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t first, struct err *e)
+{
+    uint32_t *all;
+    if (!mem_new(&all, v->tokens.n, e))
+        return false;
+    for (uint32_t w = 0; w < v->tokens.n; w++)
+        all[w] = w;
+    bool ok = evaluator_measure_windows(v, table, first, all, v->tokens.n, e);
+    mem_free(all);
     return ok;
 }
 

@@ -32,9 +32,18 @@ void evaluator_close(struct evaluator *v); /* NULL is fine; tells the node's sta
 const struct menu *evaluator_menu(const struct evaluator *v);
 /* An empty table with the evaluator's windows, numeric mode and measuring context. */
 bool evaluator_table(const struct evaluator *v, struct candidates *out, struct err *e) ERR_CHECK;
-/* Measure the candidates with index [first, table->n) of a table made by evaluator_table on all windows, and fill their
- * measured columns. An assignment that uses a format its unit cannot have is ERR_INPUT. ERR_STOPPED when the run was
- * interrupted; what was measured by then is in the ledger. */
+/* Measure the candidates with index [first, table->n) of a table made by evaluator_table, but for those that were
+ * dropped (dropped_at >= 0), on windows[0..n): indices below the table's n_windows, each once, in any order. It adds to
+ * what earlier calls on this table measured: kl_window of these windows, n_windows and tokens. The other columns are
+ * filled once all windows are measured, and the row is then complete (candidate_is_complete); until then they are NaN.
+ * Columns know of the windows that were asked for and of no others, whatever the ledger has: so a test that stops early
+ * may read kl_window and depends on nothing but the calls made. A caller that gives a candidate up sets its dropped_at
+ * (to n_windows) and dropped_by; its columns then stay as they are.
+ * An assignment that uses a format its unit cannot have is ERR_INPUT. ERR_STOPPED when the run was interrupted; what was
+ * measured by then is in the ledger. */
+bool evaluator_measure_windows(struct evaluator *v, struct candidates *table, size_t first, const uint32_t *windows,
+                               size_t n, struct err *e) ERR_CHECK;
+/* The same on all windows. */
 bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t first, struct err *e) ERR_CHECK;
 /* Memory wanted by a node that opens an evaluator, for its `needs`. */
 bool evaluator_needs(struct node *n, struct needs *out, struct err *e);

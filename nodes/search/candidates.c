@@ -207,7 +207,8 @@ static struct candidate *append(struct candidates *c, const uint8_t *assignment,
         c->capacity = capacity;
     }
     struct candidate x = {.id = (uint32_t)c->n, .parent = parent, .origin = origin, .bpp = NAN, .kl_mean = NAN,
-                          .kl_p99 = NAN, .kl_max = NAN, .top1 = NAN, .dropped_at = -1, .dropped_by = -1};
+                          .kl_p95 = NAN, .kl_p99 = NAN, .kl_p999 = NAN, .kl_max = NAN, .nll_delta = NAN, .top1 = NAN,
+                          .dropped_at = -1, .dropped_by = -1};
     if (!(x.assignment = arena_new(&c->arena, (size_t)c->n_units, e)))
         return NULL;
     memcpy(x.assignment, assignment, (size_t)c->n_units);
@@ -239,8 +240,8 @@ struct columns {
     uint32_t *id, *n_windows, *window_tokens, *window_document;
     int32_t *parent, *dropped_at, *dropped_by;
     char **origin;
-    double *bpp, *kl_mean, *kl_window, *kl_p99, *kl_max, *top1;
-    uint64_t *bytes;
+    double *bpp, *kl_mean, *kl_window, *kl_p95, *kl_p99, *kl_p999, *kl_max, *nll_delta, *top1;
+    uint64_t *bytes, *tokens;
     uint8_t *assignment;
 };
 
@@ -257,10 +258,14 @@ static void free_columns(struct columns *x)
     mem_free(x->bpp);
     mem_free(x->kl_mean);
     mem_free(x->kl_window);
+    mem_free(x->kl_p95);
     mem_free(x->kl_p99);
+    mem_free(x->kl_p999);
     mem_free(x->kl_max);
+    mem_free(x->nll_delta);
     mem_free(x->top1);
     mem_free(x->bytes);
+    mem_free(x->tokens);
     mem_free(x->assignment);
 }
 
@@ -282,10 +287,14 @@ static bool load_measured(struct columns *x, struct object *o, uint64_t windows,
            load_column(o, "windows/document", DTYPE_U32, windows, (void **)&x->window_document, e) &&
            load_column(o, "candidates/kl_mean", DTYPE_F64, x->n, (void **)&x->kl_mean, e) &&
            load_column(o, "candidates/kl_window", DTYPE_F64, x->n * windows, (void **)&x->kl_window, e) &&
+           load_column(o, "candidates/kl_p95", DTYPE_F64, x->n, (void **)&x->kl_p95, e) &&
            load_column(o, "candidates/kl_p99", DTYPE_F64, x->n, (void **)&x->kl_p99, e) &&
+           load_column(o, "candidates/kl_p999", DTYPE_F64, x->n, (void **)&x->kl_p999, e) &&
            load_column(o, "candidates/kl_max", DTYPE_F64, x->n, (void **)&x->kl_max, e) &&
+           load_column(o, "candidates/nll_delta", DTYPE_F64, x->n, (void **)&x->nll_delta, e) &&
            load_column(o, "candidates/top1", DTYPE_F64, x->n, (void **)&x->top1, e) &&
            load_column(o, "candidates/n_windows", DTYPE_U32, x->n, (void **)&x->n_windows, e) &&
+           load_column(o, "candidates/tokens", DTYPE_U64, x->n, (void **)&x->tokens, e) &&
            load_column(o, "candidates/dropped_at", DTYPE_I32, x->n, (void **)&x->dropped_at, e) &&
            load_column(o, "candidates/dropped_by", DTYPE_I32, x->n, (void **)&x->dropped_by, e);
 }
@@ -352,10 +361,14 @@ static bool fill_table(struct candidates *c, const struct columns *x, struct obj
         if (c->n_windows == 0)
             continue;
         to->kl_mean = x->kl_mean[i];
+        to->kl_p95 = x->kl_p95[i];
         to->kl_p99 = x->kl_p99[i];
+        to->kl_p999 = x->kl_p999[i];
         to->kl_max = x->kl_max[i];
+        to->nll_delta = x->nll_delta[i];
         to->top1 = x->top1[i];
         to->n_windows = x->n_windows[i];
+        to->tokens = x->tokens[i];
         to->dropped_at = x->dropped_at[i];
         to->dropped_by = x->dropped_by[i];
         memcpy(to->kl_window, x->kl_window + i * c->n_windows, c->n_windows * sizeof *to->kl_window);
@@ -398,10 +411,14 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e)
 static void copy_measured(const struct candidates *c, struct candidate *to, const struct candidate *from)
 {
     to->kl_mean = from->kl_mean;
+    to->kl_p95 = from->kl_p95;
     to->kl_p99 = from->kl_p99;
+    to->kl_p999 = from->kl_p999;
     to->kl_max = from->kl_max;
+    to->nll_delta = from->nll_delta;
     to->top1 = from->top1;
     to->n_windows = from->n_windows;
+    to->tokens = from->tokens;
     to->dropped_at = from->dropped_at;
     to->dropped_by = from->dropped_by;
     memcpy(to->kl_window, from->kl_window, c->n_windows * sizeof *to->kl_window);
@@ -552,10 +569,16 @@ static const struct column always[] = {
 static const struct column when_measured[] = {
     {"candidates/kl_mean", DTYPE_F64, FIELD(kl_mean), "nat", "mean KL(teacher || candidate) over all scored positions; "
      "NaN where not every window was measured"},
-    {"candidates/kl_p99", DTYPE_F64, FIELD(kl_p99), "nat", "99th percentile of KL over the scored positions"},
+    {"candidates/kl_p95", DTYPE_F64, FIELD(kl_p95), "nat", "95th percentile of KL over the scored positions, by "
+     "nearest rank"},
+    {"candidates/kl_p99", DTYPE_F64, FIELD(kl_p99), "nat", "99th percentile"},
+    {"candidates/kl_p999", DTYPE_F64, FIELD(kl_p999), "nat", "99.9th percentile"},
     {"candidates/kl_max", DTYPE_F64, FIELD(kl_max), "nat", "largest KL of a scored position"},
+    {"candidates/nll_delta", DTYPE_F64, FIELD(nll_delta), "nat", "mean negative log-likelihood of the text under the "
+     "candidate minus that under the teacher, per scored position"},
     {"candidates/top1", DTYPE_F64, FIELD(top1), "1", "share of scored positions with the teacher's most likely token"},
     {"candidates/n_windows", DTYPE_U32, FIELD(n_windows), "1", "windows measured"},
+    {"candidates/tokens", DTYPE_U64, FIELD(tokens), "token", "scored positions measured"},
     {"candidates/dropped_at", DTYPE_I32, FIELD(dropped_at), "1", "windows after which racing gave it up; -1: never"},
     {"candidates/dropped_by", DTYPE_I32, FIELD(dropped_by), "1", "id of the candidate that beat it then; -1: none"},
 };

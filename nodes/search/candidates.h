@@ -38,12 +38,15 @@ struct candidate {
     uint64_t bytes;
     double bpp;
     /* Measured; NaN and 0 before. */
-    double kl_mean;           /* nats per scored position, over complete rows */
-    double kl_p99, kl_max;    /* over scored positions */
-    double top1;              /* share of scored positions */
     double *kl_window;        /* [window] mean over the window's scored positions; NaN where not measured; NULL if the
                                  table has no windows */
     uint32_t n_windows;       /* measured */
+    uint64_t tokens;          /* scored positions of the windows measured */
+    /* Of complete rows alone; NaN in others, so that nothing compares different windows. */
+    double kl_mean;           /* nats per scored position */
+    double kl_p95, kl_p99, kl_p999, kl_max; /* over scored positions: nearest rank */
+    double nll_delta;         /* its mean negative log-likelihood minus the teacher's, nats per scored position */
+    double top1;              /* share of scored positions */
     int32_t dropped_at, dropped_by; /* racing: -1 */
 };
 

@@ -552,9 +552,13 @@ static struct object *choose_measured(struct world *w, uint32_t measured, const 
     for (uint32_t i = 0; i < measured; i++) {
         x->kl_window[i] = window_kl[i];
         sum += window_kl[i] * window_tokens[i];
+        x->tokens += window_tokens[i];
     }
+    x->kl_p95 = 0.75;
     x->kl_p99 = 1.25;
+    x->kl_p999 = 1.5;
     x->kl_max = 2.0 / 3.0;
+    x->nll_delta = -0.25;
     x->top1 = 0.875;
     if (measured == WINDOWS)
         x->kl_mean = sum / SCORED;
@@ -640,7 +644,8 @@ static void scout_json_has_every_measured_figure(void **state)
     assert_text(m, "set", "selection");
     assert_text(m, "tokens_digest", tokens);
     assert_true(real(m, "kl_mean") == mean && real(m, "kl_p99") == 1.25 && real(m, "kl_max") == 2.0 / 3.0 &&
-                real(m, "top1") == 0.875);
+                real(m, "top1") == 0.875 && real(m, "kl_p95") == 0.75 && real(m, "kl_p999") == 1.5 &&
+                real(m, "nll_delta") == -0.25);
     if (!(fabs(real(m, "kl_low") - low) <= 1e-9 * high && fabs(real(m, "kl_high") - high) <= 1e-9 * high))
         fail_msg("the interval is %.12g to %.12g, expected %.12g to %.12g", real(m, "kl_low"), real(m, "kl_high"), low,
                  high);

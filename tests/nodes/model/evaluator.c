@@ -224,6 +224,99 @@ static void only_what_comes_after_the_first_is_measured(void **state)
     model_world_close(&w);
 }
 
+/* Windows may come in any order and in any number of calls: rows are complete once all have come, with the columns of one
+ * call for all. */
+static void windows_add_up_to_the_whole(void **state)
+{
+    static const uint32_t parts[][2] = {{2, 0}, {0, 1}}; /* window 0 twice: in two calls */
+    (void)state;
+    struct world w;
+    struct run r, all;
+    struct err e;
+    model_world_open(&w, "stories260k");
+    begin(&r, &w, "0");
+    assert_ok(evaluator_measure_windows(r.v, &r.table, 0, &parts[0][0], 1, &e), e);
+    assert_int_equal(ledger_rows(r.n.ledger), DISTINCT);
+    r.table.list[0].dropped_at = 1;
+    r.table.list[0].dropped_by = 2;
+    assert_ok(evaluator_measure_windows(r.v, &r.table, 0, &parts[0][1], 1, &e), e);
+    assert_int_equal(ledger_rows(r.n.ledger), 2 * DISTINCT - 1); /* not of the dropped one */
+    for (size_t c = 0; c < CANDIDATES; c++) {
+        const struct candidate *x = &r.table.list[c];
+        assert_false(candidate_is_complete(&r.table, x));
+        assert_int_equal(x->n_windows, c ? 2 : 1);
+        assert_int_equal(x->tokens, r.table.window_tokens[2] + (c ? r.table.window_tokens[0] : 0));
+        assert_true(isnan(x->kl_mean) && isnan(x->kl_p95) && isnan(x->kl_max) && isnan(x->nll_delta));
+        assert_true(x->kl_window[2] > 0 && isnan(x->kl_window[1]) && isnan(x->kl_window[0]) == (c == 0));
+    }
+    assert_ok(evaluator_measure_windows(r.v, &r.table, 0, parts[1], 2, &e), e);
+    assert_int_equal(ledger_rows(r.n.ledger), 3 * DISTINCT - 2);
+    assert_false(candidate_is_complete(&r.table, &r.table.list[0]));
+    begin(&all, &w, "0");
+    assert_ok(evaluator_measure(all.v, &all.table, 0, &e), e);
+    for (size_t c = 1; c < CANDIDATES; c++) {
+        const struct candidate *x = &r.table.list[c], *y = &all.table.list[c];
+        assert_true(candidate_is_complete(&r.table, x) && x->n_windows == WORLD_WINDOWS);
+        assert_memory_equal(x->kl_window, y->kl_window, WORLD_WINDOWS * sizeof *x->kl_window);
+        assert_true(x->kl_mean == y->kl_mean && x->kl_p95 == y->kl_p95 && x->kl_p99 == y->kl_p99 &&
+                    x->kl_p999 == y->kl_p999 && x->kl_max == y->kl_max && x->nll_delta == y->nll_delta &&
+                    x->top1 == y->top1 && x->tokens == y->tokens);
+    }
+    assert_err(evaluator_measure_windows(r.v, &r.table, 0, (const uint32_t[]){1, 1}, 2, &e), e, ERR_BUG, "twice");
+    assert_err(evaluator_measure_windows(r.v, &r.table, 0, (const uint32_t[]){WORLD_WINDOWS}, 1, &e), e, ERR_BUG,
+               "window 3 of 3");
+    end(&all, 2, CANDIDATES * WORLD_WINDOWS - 2);
+    evaluator_close(r.v);
+    candidates_fini(&r.table);
+    fake_node_fini(&r.n);
+    model_world_close(&w);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The columns of a complete row, taken again from the rows of the ledger. */
+static void tails_and_sums_are_those_of_the_rows(void **state)
+{
+    (void)state;
+    struct world w;
+    struct run r;
+    struct err e;
+    model_world_open(&w, "stories260k");
+    begin(&r, &w, "0");
+    assert_ok(evaluator_measure(r.v, &r.table, 0, &e), e);
+    for (size_t c = 0; c < CANDIDATES; c++) {
+        const struct candidate *x = &r.table.list[c];
+        struct key digest = digest_of(&r, c);
+        float kl[WORLD_WINDOWS * (WORLD_WINDOW - 1)];
+        double nll = 0, sum = 0;
+        size_t n = 0, above[3] = {0};
+        for (uint32_t i = 0; i < WORLD_WINDOWS; i++) {
+            struct ledger_row row;
+            assert_true(ledger_find(r.n.ledger, digest.bytes, i, &row, kl + n));
+            nll += row.nll_candidate - row.nll_teacher;
+            sum += row.kl_sum;
+            n += row.n_tokens;
+        }
+        qsort(kl, n, sizeof *kl, ascending);
+        for (size_t i = 0; i < n; i++) { /* at most the share above, and no smaller value has so few */
+            above[0] += kl[i] > x->kl_p95;
+            above[1] += kl[i] > x->kl_p99;
+            above[2] += kl[i] > x->kl_p999;
+        }
+        assert_int_equal(above[0], n / 20);
+        assert_int_equal(above[1], n / 100);
+        assert_int_equal(above[2], n / 1000);
+        assert_true((float)x->kl_max == kl[n - 1] && x->tokens == n);
+        assert_true(x->nll_delta == nll / (double)n && x->nll_delta != 0 && x->kl_mean == sum / (double)n);
+    }
+    end(&r, ROWS, WORLD_WINDOWS);
+    model_world_close(&w);
+}
+
 /* Rows are put into a fresh ledger from another one, each with a mark that no measurement could give: what has a mark
  * afterwards was not measured again, and all else was. */
 static void exactly_the_missing_windows_are_measured(void **state)
@@ -343,6 +436,8 @@ int main(void)
         cmocka_unit_test(equal_candidates_are_measured_once),
         cmocka_unit_test(candidates_part_at_their_heads),
         cmocka_unit_test(only_what_comes_after_the_first_is_measured),
+        cmocka_unit_test(windows_add_up_to_the_whole),
+        cmocka_unit_test(tails_and_sums_are_those_of_the_rows),
         cmocka_unit_test(exactly_the_missing_windows_are_measured),
         cmocka_unit_test(an_interrupted_measure_goes_on_to_the_same_bytes),
         cmocka_unit_test(a_format_that_a_unit_cannot_have_is_refused),

@@ -40,7 +40,11 @@ static void assert_same(const struct candidates *c, const struct candidate *a, c
     assert_true(a->bytes == b->bytes && a->bpp == b->bpp);
     assert_int_equal(a->n_windows, b->n_windows);
     assert_memory_equal(&a->kl_mean, &b->kl_mean, sizeof a->kl_mean);
+    assert_memory_equal(&a->kl_p95, &b->kl_p95, sizeof a->kl_p95);
     assert_memory_equal(&a->kl_p99, &b->kl_p99, sizeof a->kl_p99);
+    assert_memory_equal(&a->kl_p999, &b->kl_p999, sizeof a->kl_p999);
+    assert_memory_equal(&a->nll_delta, &b->nll_delta, sizeof a->nll_delta);
+    assert_int_equal(a->tokens, b->tokens);
     assert_memory_equal(&a->kl_max, &b->kl_max, sizeof a->kl_max);
     assert_memory_equal(&a->top1, &b->top1, sizeof a->top1);
     for (uint32_t w = 0; w < c->n_windows; w++)

@@ -94,10 +94,14 @@ static inline void made_measure(const struct made *x, struct candidates *table, 
             tokens += table->window_tokens[w];
         }
         c->kl_mean = sum / tokens;
+        c->kl_p95 = 3 * kl;
         c->kl_p99 = 5 * kl;
+        c->kl_p999 = 7 * kl;
         c->kl_max = 9 * kl;
+        c->nll_delta = kl / 2;
         c->top1 = exp(-kl);
         c->n_windows = table->n_windows;
+        c->tokens = (uint64_t)tokens;
     }
 }
 
