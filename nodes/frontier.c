@@ -356,15 +356,13 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-/* The archive at its limit: a merge of all options, and the archives that are kept for the way back. */
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct menu menu;
     if (!menu_read(&menu, node_input(n, "renderings", 0)->object, e))
         return false;
-    double limit = (double)node_int(n, "limit"), units = menu.n_units, formats = menu.n_formats;
-    double bytes = limit * (16 * (2 * formats + 2) + sqrt(units) * (16 + 21)) + units * formats * 128;
-    *out = (struct needs){.cores = 1, .memory = (uint64_t)bytes + (32u << 20),
+    size_t limit = (size_t)node_int(n, "limit");
+    *out = (struct needs){.cores = 1, .memory = archive_memory(menu.n_units, menu.n_formats, limit) + (32u << 20),
                           .disk = (uint64_t)limit * 16 + (1u << 20)};
     menu_fini(&menu);
     return true;

@@ -497,6 +497,12 @@ const struct archive_point *archive_points(const struct archive *a, size_t *n)
 
 const struct archive_quality *archive_quality(const struct archive *a) { return &a->quality; }
 
+uint64_t archive_memory(int n_units, int n_formats, size_t limit)
+{
+    double units = n_units, formats = n_formats;
+    return (uint64_t)((double)limit * (16 * (2 * formats + 2) + sqrt(units) * (16 + 21)) + units * formats * 128);
+}
+
 /* The assignment of vertex v of the hull: each unit's fewest bytes, and the first v steps. */
 static void vertex_assignment(const struct archive *a, size_t v, uint8_t *out)
 {

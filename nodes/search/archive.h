@@ -45,6 +45,8 @@ struct archive;
 bool archive_new(struct archive **out, const struct archive_problem *p, const struct archive_options *o,
                  struct err *e) ERR_CHECK;
 void archive_free(struct archive *a); /* NULL is fine */
+/* Bytes that it takes at most: a merge of all options at the limit, and the archives kept for the way back. */
+uint64_t archive_memory(int n_units, int n_formats, size_t limit);
 /* The points, bytes ascending and cost falling, both strictly. Borrowed from the archive. */
 const struct archive_point *archive_points(const struct archive *a, size_t *n);
 const struct archive_quality *archive_quality(const struct archive *a);
