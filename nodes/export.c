@@ -27,7 +27,7 @@
 static const struct port ports[] = {
     {.name = "model", .types = MODEL_TYPES, .help = "the model that was quantized"},
     {.name = "renderings", .types = (const char *const[]){"quantize", NULL}, .help = "packed weights in every format"},
-    {.name = "assignment", .types = (const char *const[]){"select", "polish", NULL},
+    {.name = "assignment", .types = (const char *const[]){"confirm", "polish", "select", NULL},
      .help = "whose chosen candidate is exported"},
     {0}};
 
@@ -367,8 +367,9 @@ static bool write_recipe(struct export *x, struct err *e)
     json_t *results = source ? recipe_results(x->node, e) : NULL;
     json_t *splits = results ? recipe_splits(x->node, e) : NULL;
     json_t *measured = splits ? recipe_measured(&x->table, x->chosen, splits, e) : NULL;
+    json_t *compared = measured ? recipe_compared(node_input(x->node, "assignment", 0)->object, &x->table, e) : NULL;
     char *text = NULL;
-    bool ok = measured != NULL;
+    bool ok = compared != NULL;
     uint64_t parameters = x->menu.total_parameters;
     for (int u = 0; u < x->menu.n_units; u++)
         json_object_set_new(assignment, x->menu.unit_names[u], json_string(x->formats[u]->name));
@@ -378,19 +379,20 @@ static bool write_recipe(struct export *x, struct err *e)
                                                "sha256", f->digest));
     }
     if (ok)
-        root = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O}",
+        root = json_pack("{s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:f, s:{s:I, s:s}, s:O, s:O, s:O, s:O, s:O, s:O, s:O}",
                          "tool", compressed_writer(), "version", 1, "model_type", x->model->config.model_type,
                          "serving", x->menu.serving, "numeric", x->table.numeric, "bytes",
                          (json_int_t)x->chosen->bytes, "unit_parameters", (json_int_t)parameters, "bpp",
                          menu_bpp(&x->menu, x->chosen->bytes), "candidate", "id", (json_int_t)x->chosen->id,
-                         "origin", x->chosen->origin, "measured", measured, "assignment", assignment, "splits",
-                         splits, "recipe", results, "source_tensors", source, "files", files);
+                         "origin", x->chosen->origin, "measured", measured, "compared", compared, "assignment",
+                         assignment, "splits", splits, "recipe", results, "source_tensors", source, "files", files);
     text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
     if (ok && !text)
         ok = err_set(e, ERR_RESOURCE, "out of memory for " RECIPE);
     ok = ok && publish_write(x->place, RECIPE, text, strlen(text), e);
     free(text);
     json_decref(root);
+    json_decref(compared);
     json_decref(measured);
     json_decref(splits);
     json_decref(results);
@@ -527,7 +529,7 @@ static bool stands(struct node *n, struct object *result, bool quick)
 const struct node_class node_export = {
     .name = "export",
     .summary = "the chosen assignment as a compressed-tensors checkpoint",
-    .version = 4,
+    .version = 5,
     .ports = ports,
     .params = params,
     .needs = needs,

@@ -196,3 +196,67 @@ json_t *recipe_measured(const struct candidates *table, const struct candidate *
                             (json_int_t)c->tokens);
     return out ? out : out_of_memory(e);
 }
+
+/* ---------------------------------------------------------------------------------------------------------- compared */
+
+struct compared {
+    char **name;
+    uint32_t *candidate;
+    double *difference, *low, *high;
+    uint64_t n;
+};
+
+static void free_compared(struct compared *c)
+{
+    mem_free(c->name);
+    mem_free(c->candidate);
+    mem_free(c->difference);
+    mem_free(c->low);
+    mem_free(c->high);
+}
+
+static bool load_compared(struct compared *c, struct object *o, const struct candidates *table, struct err *e)
+{
+    uint64_t n[4];
+    if (!object_read_strings(o, "compared/name", &c->name, &c->n, e) ||
+        !object_load(o, "compared/candidate", DTYPE_U32, &c->candidate, &n[0], e) ||
+        !object_load(o, "compared/difference", DTYPE_F64, &c->difference, &n[1], e) ||
+        !object_load(o, "compared/low", DTYPE_F64, &c->low, &n[2], e) ||
+        !object_load(o, "compared/high", DTYPE_F64, &c->high, &n[3], e))
+        return false;
+    for (int i = 0; i < 4; i++)
+        if (n[i] != c->n)
+            return err_set(e, ERR_INPUT, "%s: its tables of comparisons do not agree on their length",
+                           object_path(o));
+    for (uint64_t i = 0; i < c->n; i++)
+        if (c->candidate[i] >= table->n)
+            return err_set(e, ERR_INPUT, "%s: the choice is compared with candidate %u of %zu", object_path(o),
+                           c->candidate[i], table->n);
+    return true;
+}
+
+json_t *recipe_compared(struct object *assignment, const struct candidates *table, struct err *e)
+{
+    struct compared c = {0};
+    json_t *list, *out = NULL;
+    uint32_t chosen;
+    if (!object_dataset(assignment, "compared/name"))
+        return json_null();
+    bool ok = object_read(assignment, "chosen", DTYPE_U32, 0, 1, &chosen, e) &&
+              load_compared(&c, assignment, table, e);
+    if (ok) {
+        list = json_array();
+        for (uint64_t i = 0; i < c.n; i++) {
+            const struct candidate *x = &table->list[c.candidate[i]];
+            json_array_append_new(list, json_pack("{s:s, s:I, s:f, s:o, s:o, s:o, s:o}", "name", c.name[i], "bytes",
+                                                  (json_int_t)x->bytes, "bpp", x->bpp, "kl_mean", number(x->kl_mean),
+                                                  "difference", number(c.difference[i]), "low", number(c.low[i]),
+                                                  "high", number(c.high[i])));
+        }
+        out = json_pack("{s:b, s:o}", "stands", chosen == 0, "compared", list);
+        if (!out)
+            out_of_memory(e);
+    }
+    free_compared(&c);
+    return out;
+}

@@ -19,4 +19,9 @@ json_t *recipe_splits(const struct node *n, struct err *e);
  * null. `splits` is what recipe_splits gave: it tells which set that was. */
 json_t *recipe_measured(const struct candidates *table, const struct candidate *c, const json_t *splits, struct err *e);
 
+/* Which way the choice's comparison with baselines went, of an object with `compared/name`, a `confirm`: {stands:
+ * bool, compared: [{name, bytes, bpp, kl_mean, difference, low, high}]}, a difference being the baseline's KL minus the
+ * choice's. null of any other object. */
+json_t *recipe_compared(struct object *assignment, const struct candidates *table, struct err *e);
+
 #endif

@@ -291,7 +291,7 @@ const struct node_class node_verify = {
         {"exported", (const char *const[]){"export", NULL}, false, false, "the directory"},
         {"teacher", (const char *const[]){"teacher", NULL}, true, false, "the reference on each token set"},
         {"tokens", (const char *const[]){"corpus", NULL}, true, false, "token sets, in the teachers' order"},
-        {"expect", (const char *const[]){"polish", "select", NULL}, false, true,
+        {"expect", (const char *const[]){"confirm", "polish", "select", NULL}, false, true,
          "the chosen candidate: its rows must equal the directory's, bit for bit"},
         {0}},
     .params = (const struct param[]){

@@ -88,6 +88,22 @@ static void assign(const struct world *w, int uniform, uint8_t out[MOST_UNITS])
         out[u] = (uint8_t)m->fallback[u * m->n_formats + (u + u / m->n_formats) % m->n_formats];
 }
 
+/* What makes it a `confirm`: candidate 0 was the choice, and candidate 1 beat it. */
+static void add_comparison(struct writer *out)
+{
+    static const char *const columns[] = {"compared/difference", "compared/low", "compared/high"};
+    struct err e;
+    struct dataset d = {.name = "compared/candidate", .dtype = DTYPE_U32, .rank = 1, .shape = {1}, .unit = "1",
+                        .axes = "baseline", .description = "id"};
+    assert_ok(writer_add_strings(out, "compared/name", (const char *const[]){"L1 knapsack"}, 1, "baseline", "name",
+                                 &e) && writer_add(out, &d, &(uint32_t){1}, &e), e);
+    d.dtype = DTYPE_F64;
+    for (int i = 0; i < 3; i++) {
+        d.name = columns[i];
+        assert_ok(writer_add(out, &d, (const double[]){-0.5, -0.75, NAN} + i, &e), e);
+    }
+}
+
 /* A selecting node's result whose chosen candidate is the second of two. */
 static struct object *choose(struct world *w, int uniform)
 {
@@ -109,6 +125,7 @@ static struct object *choose(struct world *w, int uniform)
     struct dataset d = {.name = "chosen", .dtype = DTYPE_U32, .rank = 1, .shape = {1}, .unit = "1", .axes = "choice",
                         .description = "id"};
     assert_ok(writer_add(out, &d, &(uint32_t){1}, &e), e);
+    add_comparison(out);
     assert_ok(writer_commit(out, &e) && object_open(&o, w->store, &key, &e) && o, e);
     candidates_fini(&c);
     return o;
@@ -458,6 +475,14 @@ static void scout_json_and_the_result_say_the_same(void **state)
                             menu_names[formats_of[u]]);
     assert_string_equal(json_string_value(json_object_get(recipe, "serving")), "any");
     assert_true(json_is_null(json_object_get(json_object_get(recipe, "measured"), "kl_mean")));
+    const json_t *compared = json_object_get(recipe, "compared");
+    const json_t *baseline = json_array_get(json_object_get(compared, "compared"), 0);
+    assert_true(json_is_false(json_object_get(compared, "stands")));
+    assert_string_equal(json_string_value(json_object_get(baseline, "name")), "L1 knapsack");
+    assert_int_equal(json_integer_value(json_object_get(baseline, "bytes")), bytes);
+    assert_true(json_real_value(json_object_get(baseline, "difference")) == -0.5);
+    assert_true(json_real_value(json_object_get(baseline, "low")) == -0.75);
+    assert_true(json_is_null(json_object_get(baseline, "high")));
     uint64_t n_files, n_digests;
     assert_ok(object_read_strings(o, "files/name", &names, &n_files, &e), e);
     assert_ok(object_read_strings(o, "files/digest", &digests, &n_digests, &e), e);
@@ -637,6 +662,7 @@ static void scout_json_has_every_measured_figure(void **state)
                                           .parameters = "", .inputs = "", .sources = ""}};
     struct object *choice = choose_measured(&w, WINDOWS, tokens, "measured");
     json_t *recipe = export_recipe(&w, choice, ancestors, 1);
+    assert_true(json_is_null(json_object_get(recipe, "compared")));
     const json_t *m = json_object_get(recipe, "measured");
     expect_interval(&mean, &low, &high);
     assert_text(recipe, "numeric", "fp32 here");
