@@ -28,7 +28,10 @@ static const char *const names[] = {"plain", "avx2", "avx512", "avx512bf16", "am
     .rmsnorm = norm_rms_##variant, .add_rmsnorm = norm_add_rms_##variant, .add = add_##variant,                        \
     .add_bias = add_bias_##variant, .rope = rope_##variant, .attention = attention_##variant,                          \
     .swiglu = swiglu_##variant, .fake_quantize = fake_quantize_##variant, .amax = amax_##variant,                      \
-    .kl_tile = kl_tile_##variant
+    .kl_tile = kl_tile_##variant, .rmsnorm_backward = norm_backward_##variant,                                         \
+    .attention_backward = attention_backward_##variant, .swiglu_backward = swiglu_backward_##variant,                  \
+    .transpose = transpose_##variant, .fisher_draw = fisher_draw_##variant, .window_dots = window_dots_##variant,      \
+    .subtract = subtract_##variant
 #define MATMUL(variant) .matmul = matmul, .matmul_part = matmul_part_##variant
 
 #define FP32 "fp32 cpu"          /* equal bits in every variant */

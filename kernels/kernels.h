@@ -75,6 +75,22 @@ struct attention_shape {
     int window; /* rows per sequence: T is a multiple of it, and no row sees another sequence */
 };
 
+/* A draw at the logits (fisher_draw). */
+enum fisher_draw {
+    FISHER_LABEL, /* p - onehot(y), y ~ p */
+    FISHER_SIGN,  /* sqrt(p) z - p (sqrt(p) . z), z independent fair signs */
+};
+
+/* The random numbers of fisher_draw: number `counter` of the stream of `seed`, which is what SplitMix64 (Steele, Lea
+ * and Flood, OOPSLA 2014) gives as its counter-th output when it starts from that seed; from 0. */
+static inline uint64_t fisher_random(uint64_t seed, uint64_t counter)
+{
+    uint64_t z = seed + (counter + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
 /* Per-row running state of the fused KL; row r of every array belongs to token r of the tile. The arrays lie on the
  * queue's device. */
 struct kl_state {
@@ -283,7 +299,8 @@ struct kernels {
     /* y[t] += b for every row; b [N] f32 (the bias of a linear layer). */
     bool (*add_bias)(struct queue *q, struct tensor *y, const struct tensor *b, struct err *e);
     /* Rotate the q and k heads of `qkv` in place ("rotate half", model-architectures 1.3): row t has position t mod
-     * s->window; cosine and sine are [window, head_dim/2] f32. */
+     * s->window; cosine and sine are [window, head_dim/2] f32. With -sine it is its own transpose, which takes a
+     * gradient back: the rotation by the opposite angle, times whatever factor both tables carry. */
     bool (*rope)(struct queue *q, struct tensor *qkv, const struct attention_shape *s, const struct tensor *cosine,
                  const struct tensor *sine, struct err *e);
     /* Causal grouped-query attention per sequence, softmax in f32; out [T, heads*head_dim]. */
@@ -306,6 +323,40 @@ struct kernels {
      * that order. */
     bool (*kl_tile)(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,
                     struct kl_state *state, struct err *e);
+
+    /* -- backward (model-architectures 13.2) ---------------------------------------------------------------------- */
+    /* dx += J^T dy of y = rmsnorm(x): with s = rsqrt(mean(x^2) + eps), x^ = x s and u = dy w it is
+     * s (u - x^ mean(u x^)). x, dy, dx [T,h], w [h]. It accumulates, as the gradient of a residual stream does. */
+    bool (*rmsnorm_backward)(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,
+                             const struct tensor *dy, struct tensor *dx, struct err *e);
+    /* dqkv [T, (heads + 2 kv_heads) head_dim] = the gradient at `qkv`, as `attention` read it (after rope), when `dout`
+     * [T, heads*head_dim] is that at its output. `out` is what `attention` gave for qkv (a head's dout . out is what
+     * normalising the softmax takes off). The probabilities are computed again from qkv. A row's bits depend on its
+     * sequence alone. */
+    bool (*attention_backward)(struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                               const struct tensor *out, const struct tensor *dout, struct tensor *dqkv,
+                               struct err *e);
+    /* dgu [T,2I] = the gradient at gu of y = swiglu(gu), dy [T,I] that at y; dgu may be gu. */
+    bool (*swiglu_backward)(struct queue *q, const struct tensor *gu, const struct tensor *dy, struct tensor *dgu,
+                            struct err *e);
+    /* out, from panels_new(q, out, K, N) in the same mode, = the transpose of panels w {N,K}: matmul(dy, out) is dy W,
+     * the gradient at a linear layer's input. Exact. */
+    bool (*transpose)(struct queue *q, const struct tensor *w, struct tensor *out, struct err *e);
+    /* In place: a row of logits s [T,V] becomes a draw v with E[v] = 0 and E[v v^T] = diag(p) - p p^T, p = softmax(s)
+     * (13.1). seeds [T] are in host memory; row r takes from the stream of seeds[r] (fisher_random), and becomes zero
+     * where that is 0. FISHER_LABEL: y is the first column at which p's cumulative sum exceeds the upper 53 bits of
+     * number 0, as a fraction. FISHER_SIGN: z_j = -1 where bit j mod 64 of number j / 64 is set. So a row's draw
+     * depends on its logits and seed only. p in f32, sums in f64. A logit that is not finite makes its row NaN, but
+     * that -infinity has p = 0. */
+    bool (*fisher_draw)(struct queue *q, struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,
+                        struct err *e);
+    /* Of each of the T / window sequences i of a and b [T,N] f32: dot[i] = the sum of a b over its rows and columns,
+     * square[i] = that of (a b)^2; f64 [T / window] on the queue's device, overwritten. square may be NULL. Products
+     * are exact in f64, and bits depend on the sequence alone. */
+    bool (*window_dots)(struct queue *q, const struct tensor *a, const struct tensor *b, int64_t window,
+                        struct tensor *dot, struct tensor *square, struct err *e);
+    /* d = a - b, all [T,N]; d may be a or b. */
+    bool (*subtract)(struct queue *q, const struct tensor *a, const struct tensor *b, struct tensor *d, struct err *e);
 };
 
 /* The best CPU table that this machine can run, chosen by CPUID bits. The environment variable SCOUT_CPU (plain, avx2,

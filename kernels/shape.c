@@ -142,6 +142,75 @@ bool shape_attention(const struct queue *q, const struct tensor *qkv, const stru
     return true;
 }
 
+bool shape_attention_backward(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                              const struct tensor *out, const struct tensor *dout, const struct tensor *dqkv, int most,
+                              struct err *e)
+{
+    return (shape_attention(q, qkv, s, out, most, e) || err_context(e, "attention_backward")) &&
+           shape_matrix(q, "attention_backward", "dout", dout, DTYPE_F32, out->shape[0], out->shape[1], e) &&
+           shape_matrix(q, "attention_backward", "dqkv", dqkv, DTYPE_F32, qkv->shape[0], qkv->shape[1], e);
+}
+
+bool shape_rmsnorm_backward(const struct queue *q, const struct tensor *x, const struct tensor *w,
+                            const struct tensor *dy, const struct tensor *dx, struct err *e)
+{
+    const char *name = "rmsnorm_backward";
+    return shape_queue(q, name, e) && shape_matrix(q, name, "x", x, DTYPE_F32, -1, -1, e) &&
+           shape_vector(q, name, "w", w, DTYPE_F32, x->shape[1], e) &&
+           shape_matrix(q, name, "dy", dy, DTYPE_F32, x->shape[0], x->shape[1], e) &&
+           shape_matrix(q, name, "dx", dx, DTYPE_F32, x->shape[0], x->shape[1], e);
+}
+
+bool shape_swiglu_backward(const struct queue *q, const struct tensor *gu, const struct tensor *dy,
+                           const struct tensor *dgu, struct err *e)
+{
+    const char *name = "swiglu_backward";
+    return shape_queue(q, name, e) && shape_matrix(q, name, "dy", dy, DTYPE_F32, -1, -1, e) &&
+           shape_matrix(q, name, "gu", gu, DTYPE_F32, dy->shape[0], 2 * dy->shape[1], e) &&
+           shape_matrix(q, name, "dgu", dgu, DTYPE_F32, dy->shape[0], 2 * dy->shape[1], e);
+}
+
+bool shape_transpose(const struct queue *q, const struct tensor *w, const struct tensor *out, struct err *e)
+{
+    if (!shape_queue(q, "transpose", e) || !shape_panels(q, "transpose", "w", w, -1, -1, e) ||
+        !shape_panels(q, "transpose", "out", out, w->shape[1], w->shape[0], e))
+        return false;
+    return w->dtype == out->dtype || err_set(e, ERR_BUG, "transpose: from %s to %s, expected the same mode",
+                                             dtype_info(w->dtype)->name, dtype_info(out->dtype)->name);
+}
+
+bool shape_fisher_draw(const struct queue *q, const struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,
+                       struct err *e)
+{
+    if (!shape_queue(q, "fisher_draw", e) || !shape_matrix(q, "fisher_draw", "s", s, DTYPE_F32, -1, -1, e))
+        return false;
+    if (kind != FISHER_LABEL && kind != FISHER_SIGN)
+        return err_set(e, ERR_BUG, "fisher_draw: there is no draw %d", (int)kind);
+    return seeds || s->shape[0] == 0 || err_set(e, ERR_BUG, "fisher_draw: no seeds");
+}
+
+bool shape_window_dots(const struct queue *q, const struct tensor *a, const struct tensor *b, int64_t window,
+                       const struct tensor *dot, const struct tensor *square, struct err *e)
+{
+    if (!shape_queue(q, "window_dots", e) || !shape_matrix(q, "window_dots", "a", a, DTYPE_F32, -1, -1, e) ||
+        !shape_matrix(q, "window_dots", "b", b, DTYPE_F32, a->shape[0], a->shape[1], e))
+        return false;
+    if (window < 1 || a->shape[0] % window != 0)
+        return err_set(e, ERR_BUG, "window_dots: %lld rows, expected a multiple of the window %lld",
+                       (long long)a->shape[0], (long long)window);
+    int64_t n = a->shape[0] / window;
+    return shape_vector(q, "window_dots", "dot", dot, DTYPE_F64, n, e) &&
+           (!square || shape_vector(q, "window_dots", "square", square, DTYPE_F64, n, e));
+}
+
+bool shape_subtract(const struct queue *q, const struct tensor *a, const struct tensor *b, const struct tensor *d,
+                    struct err *e)
+{
+    return shape_queue(q, "subtract", e) && shape_matrix(q, "subtract", "a", a, DTYPE_F32, -1, -1, e) &&
+           shape_matrix(q, "subtract", "b", b, DTYPE_F32, a->shape[0], a->shape[1], e) &&
+           shape_matrix(q, "subtract", "d", d, DTYPE_F32, a->shape[0], a->shape[1], e);
+}
+
 static const char *const rule_names[ACT_COUNT] = {
     [ACT_NONE] = "no rule", [ACT_NVFP4] = "nvfp4", [ACT_FP8_TOKEN] = "fp8", [ACT_FP8_GROUP] = "fp8 in groups",
     [ACT_MXFP4] = "mxfp4", [ACT_MXFP8] = "mxfp8", [ACT_INT8_TOKEN] = "int8"};

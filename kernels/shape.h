@@ -22,6 +22,20 @@ bool shape_rope(const struct queue *q, const struct tensor *qkv, const struct at
 /* `most`: the largest head_dim that the back end has; above it is ERR_INPUT, for the model says it. */
 bool shape_attention(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
                      const struct tensor *out, int most, struct err *e) ERR_CHECK;
+bool shape_attention_backward(const struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                              const struct tensor *out, const struct tensor *dout, const struct tensor *dqkv, int most,
+                              struct err *e) ERR_CHECK;
+bool shape_rmsnorm_backward(const struct queue *q, const struct tensor *x, const struct tensor *w,
+                            const struct tensor *dy, const struct tensor *dx, struct err *e) ERR_CHECK;
+bool shape_swiglu_backward(const struct queue *q, const struct tensor *gu, const struct tensor *dy,
+                           const struct tensor *dgu, struct err *e) ERR_CHECK;
+bool shape_transpose(const struct queue *q, const struct tensor *w, const struct tensor *out, struct err *e) ERR_CHECK;
+bool shape_fisher_draw(const struct queue *q, const struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,
+                       struct err *e) ERR_CHECK;
+bool shape_window_dots(const struct queue *q, const struct tensor *a, const struct tensor *b, int64_t window,
+                       const struct tensor *dot, const struct tensor *square, struct err *e) ERR_CHECK;
+bool shape_subtract(const struct queue *q, const struct tensor *a, const struct tensor *b, const struct tensor *d,
+                    struct err *e) ERR_CHECK;
 bool shape_fake_quantize(const struct queue *q, const struct tensor *x, enum act_rule rule, float scale,
                          enum dtype mode, const struct tensor *y, struct err *e) ERR_CHECK;
 bool shape_encode(const struct queue *q, const struct tensor *w, const struct packed_matrix *out,

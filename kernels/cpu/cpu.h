@@ -63,6 +63,20 @@ CPU_DECLARE_MATMUL(amx);
     bool amax_##variant(struct queue *q, const struct tensor *x, float *amax, struct err *e) ERR_CHECK;                \
     bool kl_tile_##variant(struct queue *q, const struct tensor *s_t, const struct tensor *s_c, int64_t first,         \
                            struct kl_state *state, struct err *e) ERR_CHECK;                                           \
+    bool norm_backward_##variant(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,           \
+                                 const struct tensor *dy, struct tensor *dx, struct err *e) ERR_CHECK;                 \
+    bool attention_backward_##variant(struct queue *q, const struct tensor *qkv, const struct attention_shape *s,      \
+                                      const struct tensor *out, const struct tensor *dout, struct tensor *dqkv,        \
+                                      struct err *e) ERR_CHECK;                                                        \
+    bool swiglu_backward_##variant(struct queue *q, const struct tensor *gu, const struct tensor *dy,                  \
+                                   struct tensor *dgu, struct err *e) ERR_CHECK;                                       \
+    bool transpose_##variant(struct queue *q, const struct tensor *w, struct tensor *out, struct err *e) ERR_CHECK;    \
+    bool fisher_draw_##variant(struct queue *q, struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,        \
+                               struct err *e) ERR_CHECK;                                                               \
+    bool window_dots_##variant(struct queue *q, const struct tensor *a, const struct tensor *b, int64_t window,        \
+                               struct tensor *dot, struct tensor *square, struct err *e) ERR_CHECK;                    \
+    bool subtract_##variant(struct queue *q, const struct tensor *a, const struct tensor *b, struct tensor *d,         \
+                            struct err *e) ERR_CHECK;                                                                  \
     /* For the tests: y[i] = e^x[i] by lanes_exp. */                                                                   \
     void exp_##variant(const float *x, float *y, int64_t n)
 CPU_DECLARE(plain);

@@ -76,6 +76,12 @@ LANES_INLINE struct lanes lanes_and(struct lanes a, uint32_t mask)
         _mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32((int32_t)mask)))};
 }
 LANES_INLINE struct lanes lanes_or(struct lanes a, struct lanes b) { return (struct lanes){_mm512_or_ps(a.v, b.v)}; }
+LANES_INLINE struct lanes lanes_sqrt(struct lanes a) { return (struct lanes){_mm512_sqrt_ps(a.v)}; }
+LANES_INLINE struct lanes lanes_negate(struct lanes a, uint32_t where)
+{
+    __m512i u = _mm512_castps_si512(a.v), sign = _mm512_set1_epi32(INT32_MIN);
+    return (struct lanes){_mm512_castsi512_ps(_mm512_mask_xor_epi32(u, (__mmask16)where, u, sign))};
+}
 LANES_INLINE struct lanes lanes_pow2(struct lanes t)
 {
     __m512i u = _mm512_slli_epi32(_mm512_castps_si512(t.v), 23);
@@ -164,6 +170,20 @@ LANES_INLINE struct lanes lanes_and(struct lanes a, uint32_t mask)
 LANES_INLINE struct lanes lanes_or(struct lanes a, struct lanes b)
 {
     return (struct lanes){_mm256_or_ps(a.a, b.a), _mm256_or_ps(a.b, b.b)};
+}
+LANES_INLINE struct lanes lanes_sqrt(struct lanes a)
+{
+    return (struct lanes){_mm256_sqrt_ps(a.a), _mm256_sqrt_ps(a.b)};
+}
+LANES_INLINE __m256 lanes_half_negate(__m256 a, uint32_t where)
+{
+    __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24); /* bit j of `where` to the sign of lane j */
+    __m256i sign = _mm256_sllv_epi32(_mm256_set1_epi32((int32_t)where), shift);
+    return _mm256_xor_ps(a, _mm256_and_ps(_mm256_castsi256_ps(sign), _mm256_set1_ps(-0.0f)));
+}
+LANES_INLINE struct lanes lanes_negate(struct lanes a, uint32_t where)
+{
+    return (struct lanes){lanes_half_negate(a.a, where), lanes_half_negate(a.b, where >> 8)};
 }
 LANES_INLINE __m256 lanes_half_pow2(__m256 t)
 {
@@ -282,6 +302,19 @@ LANES_INLINE struct lanes lanes_or(struct lanes a, struct lanes b)
 {
     for (int j = 0; j < LANES; j++)
         a.f[j] = f32_from_bits(f32_bits(a.f[j]) | f32_bits(b.f[j]));
+    return a;
+}
+LANES_INLINE struct lanes lanes_sqrt(struct lanes a)
+{
+    for (int j = 0; j < LANES; j++)
+        a.f[j] = sqrtf(a.f[j]);
+    return a;
+}
+/* -a in the lanes j whose bit of `where` is set; the sign alone changes. */
+LANES_INLINE struct lanes lanes_negate(struct lanes a, uint32_t where)
+{
+    for (int j = 0; j < LANES; j++)
+        a.f[j] = f32_from_bits(f32_bits(a.f[j]) ^ (where >> j & 1u) << 31);
     return a;
 }
 /* 2^n where t = n + 1.5 * 2^23 and -127 < n < 128: n is in the low bits of t. */

@@ -26,6 +26,8 @@ static void every_table_is_complete_and_says_its_numeric_mode(void **state)
         assert_true(k[i]->rmsnorm && k[i]->add_rmsnorm && k[i]->add && k[i]->add_bias && k[i]->rope && k[i]->attention);
         assert_true(k[i]->swiglu && k[i]->fake_quantize && k[i]->amax && k[i]->kl_tile);
         assert_true(k[i]->unpack && k[i]->encode && k[i]->energy);
+        assert_true(k[i]->rmsnorm_backward && k[i]->attention_backward && k[i]->swiglu_backward && k[i]->transpose);
+        assert_true(k[i]->fisher_draw && k[i]->window_dots && k[i]->subtract);
         assert_string_equal(k[i]->numeric_fp32, "fp32 cpu");
         if (strcmp(k[i]->name, "cpu avx512bf16") == 0 || strcmp(k[i]->name, "cpu amx") == 0)
             assert_string_not_equal(k[i]->numeric_bf16, "bf16 cpu fma");
