@@ -1,34 +1,178 @@
-/* The moves from a base, their order, and the choice among what was measured. */
+/* The moves from a base, their order, when one is given up, and the choice among what was measured. */
 #include "nodes/search/descent.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SWAP_SIDES 256 /* most single changes of each direction that are paired into swaps */
-#define PER_UNIT 2     /* most moves of a batch that change the same unit, while there are others */
+#include "nodes/search/stats.h"
 
-/* One unit's change from the base. */
+#define FLIP_SIDES 256  /* most changes of one unit, of each direction, that are paired */
+#define BLOCK_SIDES 64  /* most changes of a block, likewise */
+#define SIDES (FLIP_SIDES + BLOCK_SIDES)
+#define PER_UNIT 2      /* most moves of a batch that change the same unit, while there are others */
+#define LOOK_DOCUMENTS 4 /* least documents of a look */
+
+static const int block_units[] = {2, 4, 8};
+#define BLOCKS (sizeof block_units / sizeof *block_units)
+static const double look_shares[DESCENT_LOOKS] = {0.125, 0.25, 0.5};
+
+/* Units [place, place + units) of the order by role that go from one format to another. */
 struct change {
-    int unit, from, to;
-    double gain;  /* predicted fall of the cost; negative: it rises */
+    int place, units, from, to;
+    double gain;   /* predicted fall of the cost; negative: it rises */
     int64_t bytes; /* added */
 };
 
-/* A flip (second.unit -1) or a swap. */
+/* A move: one change (second.units 0), or two. */
 struct proposal {
     struct change first, second;
     double gain;
     int64_t bytes;
+    enum { FREE, PAID, LOSS } kind; /* gains without bytes, gains for bytes, does not gain */
+    double steepness;               /* within its kind the largest comes first */
 };
 
 struct proposals {
     struct proposal *list;
     size_t n;
-    bool is_cut; /* there are swaps that are not on the list */
+    bool is_cut; /* there are pairs that are not on the list */
 };
 
-/* Best gain first; of equal ones the smaller result; then by unit and format, so that the order is one. */
+/* What stays the same during a run. */
+struct search {
+    struct descent *d;
+    int32_t *unit;       /* [place]: units by role, then by layer */
+    int32_t *role;       /* [place] */
+    uint32_t *windows;   /* [window]: in the order in which they are measured */
+    uint32_t documents, seen[DESCENT_LOOKS]; /* of the whole set, and by each look */
+    uint8_t *assignment; /* [unit]: scratch */
+    uint8_t *used;       /* [place]: moves of the batch that change it */
+    double *value, *weight; /* [window]: scratch */
+    uint32_t *document;
+};
+
+/* ------------------------------------------------------------------------------------------------------------ roles */
+
+struct named {
+    char *role; /* the name without the number of the layer */
+    int32_t layer, unit;
+};
+
+/* The dot-separated part of the name that is the number of the unit's layer is taken out; a name without one is a role
+ * of its own. */
+static void make_role(const char *name, int32_t layer, char *out)
+{
+    char number[16];
+    size_t n = (size_t)snprintf(number, sizeof number, "%d", layer);
+    strcpy(out, name);
+    for (char *part = out; part; part = strchr(part, '.')) {
+        part += *part == '.';
+        if (strncmp(part, number, n) == 0 && (part[n] == '.' || part[n] == '\0')) {
+            memmove(part, part + n, strlen(part + n) + 1);
+            return;
+        }
+    }
+}
+
+static int by_role(const void *a, const void *b)
+{
+    const struct named *x = a, *y = b;
+    int c = strcmp(x->role, y->role);
+    if (c)
+        return c;
+    if (x->layer != y->layer)
+        return x->layer < y->layer ? -1 : 1;
+    return (x->unit > y->unit) - (x->unit < y->unit);
+}
+
+static bool order_units(struct search *s, struct err *e)
+{
+    const struct menu *m = s->d->menu;
+    size_t n = (size_t)m->n_units;
+    struct arena arena = {0};
+    struct named *named = arena_new(&arena, n * sizeof *named, e);
+    bool ok = named != NULL;
+    for (size_t u = 0; ok && u < n; u++) {
+        named[u] = (struct named){arena_new(&arena, strlen(m->unit_names[u]) + 1, e), m->layers[u], (int32_t)u};
+        ok = named[u].role != NULL;
+        if (ok)
+            make_role(m->unit_names[u], m->layers[u], named[u].role);
+    }
+    if (ok)
+        qsort(named, n, sizeof *named, by_role);
+    for (size_t i = 0, role = 0; ok && i < n; i++) {
+        role += i > 0 && strcmp(named[i].role, named[i - 1].role) != 0;
+        s->unit[i] = named[i].unit;
+        s->role[i] = (int32_t)role;
+    }
+    arena_free(&arena);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ looks */
+
+/* The documents in an order drawn by the seed, each with its windows in their order; and where the looks are. */
+static bool order_windows(struct search *s, struct err *e)
+{
+    struct descent *d = s->d;
+    uint32_t n = d->table->n_windows, *index = NULL, *order = NULL, at = 0;
+    uint64_t state = d->seed;
+    bool ok = mem_new(&index, n, e) && stats_documents(d->table->window_document, n, index, &s->documents, e) &&
+              mem_new(&order, s->documents, e);
+    for (uint32_t i = 0; ok && i < s->documents; i++)
+        order[i] = i;
+    for (uint32_t i = ok ? s->documents : 0; i > 1; i--) { /* Fisher and Yates */
+        uint32_t j = (uint32_t)stats_below(&state, i), last = order[i - 1];
+        order[i - 1] = order[j];
+        order[j] = last;
+    }
+    d->n_looks = 0;
+    for (uint32_t i = 0; ok && i < s->documents; i++) {
+        uint32_t seen = i + 1;
+        for (uint32_t w = 0; w < n; w++)
+            if (index[w] == order[i])
+                s->windows[at++] = w;
+        for (int k = 0; d->give_up > 0 && k < DESCENT_LOOKS; k++)
+            if (seen >= LOOK_DOCUMENTS && seen < s->documents && seen == ceil(look_shares[k] * s->documents)) {
+                s->seen[d->n_looks] = seen;
+                d->look_windows[d->n_looks++] = at;
+            }
+    }
+    mem_free(order);
+    mem_free(index);
+    return ok;
+}
+
+/* The paired difference of the move on the windows of look k, and whether that excludes a gain. */
+static bool test_move(struct search *s, struct descent_move *m, int k, bool *is_lost, struct err *e)
+{
+    const struct candidates *t = s->d->table;
+    const struct candidate *base = &t->list[m->base], *x = &t->list[m->candidate];
+    double level = 1 - 2 * s->d->give_up / s->d->n_looks, values = 0, weights = 0, low, high;
+    uint32_t n = s->d->look_windows[k];
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t w = s->windows[i];
+        s->weight[i] = t->window_tokens[w];
+        s->value[i] = (x->kl_window[w] - base->kl_window[w]) * s->weight[i];
+        s->document[i] = t->window_document[w];
+        values += s->value[i];
+        weights += s->weight[i];
+    }
+    if (!stats_cluster_interval(s->value, s->weight, s->document, n, level, &low, &high, e))
+        return false;
+    double difference = values / weights;
+    low = difference - (difference - low) * sqrt(1 - (double)s->seen[k] / s->documents);
+    m->estimate = m->kl_before + difference;
+    m->bound = -low;
+    *is_lost = low > 0;
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------- proposals */
+
+/* Best gain first; of equal ones the smaller result; then by place, length and format, so that the order is one. */
 static int by_gain(const void *a, const void *b)
 {
     const struct change *x = a, *y = b;
@@ -36,83 +180,186 @@ static int by_gain(const void *a, const void *b)
         return x->gain > y->gain ? -1 : 1;
     if (x->bytes != y->bytes)
         return x->bytes < y->bytes ? -1 : 1;
-    if (x->unit != y->unit)
-        return x->unit < y->unit ? -1 : 1;
+    if (x->place != y->place)
+        return x->place < y->place ? -1 : 1;
+    if (x->units != y->units)
+        return x->units < y->units ? -1 : 1;
     return (x->to > y->to) - (x->to < y->to);
 }
 
 static int by_prospect(const void *a, const void *b)
 {
     const struct proposal *x = a, *y = b;
-    if (x->gain != y->gain)
-        return x->gain > y->gain ? -1 : 1;
+    if (x->kind != y->kind)
+        return x->kind < y->kind ? -1 : 1;
+    if (x->steepness != y->steepness)
+        return x->steepness > y->steepness ? -1 : 1;
     if (x->bytes != y->bytes)
         return x->bytes < y->bytes ? -1 : 1;
     int c = by_gain(&x->first, &y->first);
     return c ? c : by_gain(&x->second, &y->second);
 }
 
-/* All changes of one unit of the base, best gain first. `out` has room for [unit, format]. */
-static size_t list_changes(const struct descent *d, const struct candidate *base, struct change *out)
+static struct proposal propose(const struct change *first, const struct change *second)
 {
-    const struct menu *m = d->menu;
+    struct proposal p = {.first = *first, .gain = first->gain, .bytes = first->bytes};
+    if (second) {
+        p.second = *second;
+        p.gain += second->gain;
+        p.bytes += second->bytes;
+    }
+    p.kind = !(p.gain > 0) ? LOSS : p.bytes > 0 ? PAID : FREE;
+    p.steepness = p.kind == PAID ? p.gain / (double)p.bytes : p.gain;
+    return p;
+}
+
+/* Append the change of `units` units from `place` on to format `to`, if all of them can have it. */
+static void add_change(const struct search *s, int place, int units, int from, int to, struct change *out, size_t *n)
+{
+    const struct menu *m = s->d->menu;
+    struct change c = {.place = place, .units = units, .from = from, .to = to};
+    for (int i = place; i < place + units; i++) {
+        int row = s->unit[i] * m->n_formats;
+        if (!m->available[row + to])
+            return;
+        c.gain += s->d->cost[row + from] - s->d->cost[row + to];
+        c.bytes += (int64_t)(m->bytes[row + to] - m->bytes[row + from]);
+    }
+    out[(*n)++] = c;
+}
+
+/* The changes of the units [first, end) of one role, which all have format `from`. */
+static void list_run(const struct search *s, int first, int end, int from, struct change *out, size_t *n)
+{
+    for (int to = 0; to < s->d->menu->n_formats; to++) {
+        if (to == from)
+            continue;
+        for (int i = first; i < end; i++)
+            add_change(s, i, 1, from, to, out, n);
+        for (size_t k = 0; k < BLOCKS; k++)
+            for (int i = first; block_units[k] < end - first && i + block_units[k] <= end; i++)
+                add_change(s, i, block_units[k], from, to, out, n);
+        if (end - first > 1)
+            add_change(s, first, end - first, from, to, out, n);
+    }
+}
+
+/* All changes from the base, best gain first. `out` has room for [unit, format, 2 + BLOCKS]. */
+static size_t list_changes(const struct search *s, const struct candidate *base, struct change *out)
+{
     size_t n = 0;
-    for (int u = 0; u < m->n_units; u++) {
-        int row = u * m->n_formats, from = base->assignment[u];
-        for (int to = 0; to < m->n_formats; to++)
-            if (to != from && m->available[row + to])
-                out[n++] = (struct change){u, from, to, d->cost[row + from] - d->cost[row + to],
-                                           (int64_t)(m->bytes[row + to] - m->bytes[row + from])};
+    for (int i = 0, units = s->d->menu->n_units, end; i < units; i = end) {
+        uint8_t from = base->assignment[s->unit[i]];
+        for (end = i + 1; end < units && s->role[end] == s->role[i] && base->assignment[s->unit[end]] == from; end++)
+            ;
+        list_run(s, i, end, from, out, &n);
     }
     qsort(out, n, sizeof *out, by_gain);
     return n;
 }
 
-/* The flips and swaps from the base that fit, best first. */
-static bool list_proposals(const struct descent *d, const struct candidate *base, struct proposals *out, struct err *e)
+/* The best changes of one direction, which are paired with those of the other. */
+struct side {
+    struct change list[SIDES];
+    size_t n, flips, blocks;
+    bool is_cut;
+};
+
+static void add_side(struct side *s, const struct change *c)
 {
-    const struct menu *m = d->menu;
-    size_t cells = (size_t)m->n_units * (size_t)m->n_formats, n_up = 0, n_down = 0, all_up = 0, all_down = 0;
-    struct change *changes = NULL, *up = NULL, *down = NULL;
-    int64_t room = (int64_t)(d->most_bytes - base->bytes);
+    size_t *of = c->units > 1 ? &s->blocks : &s->flips;
+    if (*of == (c->units > 1 ? BLOCK_SIDES : FLIP_SIDES)) {
+        s->is_cut = true;
+        return;
+    }
+    ++*of;
+    s->list[s->n++] = *c;
+}
+
+static void pair(const struct side *up, const struct side *down, int64_t room, struct proposals *out)
+{
+    for (size_t i = 0; i < up->n; i++)
+        for (size_t j = 0; j < down->n; j++) {
+            const struct change *a = &up->list[i], *b = &down->list[j];
+            bool is_disjoint = a->place + a->units <= b->place || b->place + b->units <= a->place;
+            if (is_disjoint && a->bytes + b->bytes <= room)
+                out->list[out->n++] = propose(a, b);
+        }
+}
+
+/* From the order by kind: those without bytes and those for bytes take turns, then the rest. */
+static bool take_turns(struct proposals *p, struct err *e)
+{
+    struct proposal *list;
+    size_t kinds[3] = {0}, n = 0;
+    if (!mem_raw(&list, p->n, e))
+        return false;
+    for (size_t i = 0; i < p->n; i++)
+        kinds[p->list[i].kind]++;
+    for (size_t i = 0; i < kinds[FREE] || i < kinds[PAID]; i++) {
+        if (i < kinds[FREE])
+            list[n++] = p->list[i];
+        if (i < kinds[PAID])
+            list[n++] = p->list[kinds[FREE] + i];
+    }
+    memcpy(list + n, p->list + n, kinds[LOSS] * sizeof *list);
+    mem_free(p->list);
+    p->list = list;
+    return true;
+}
+
+/* All moves from the base that fit, in the order in which they are to be tried. */
+static bool list_proposals(const struct search *s, const struct candidate *base, struct proposals *out, struct err *e)
+{
+    size_t most = (size_t)s->d->menu->n_units * (size_t)s->d->menu->n_formats * (2 + BLOCKS);
+    struct change *changes = NULL;
+    struct side *up = NULL, *down = NULL;
+    int64_t room = (int64_t)(s->d->most_bytes - base->bytes);
     *out = (struct proposals){0};
-    bool ok = mem_raw(&changes, cells, e) && mem_raw(&up, SWAP_SIDES, e) && mem_raw(&down, SWAP_SIDES, e) &&
-              mem_raw(&out->list, cells + (size_t)SWAP_SIDES * SWAP_SIDES, e);
-    size_t n = ok ? list_changes(d, base, changes) : 0;
+    bool ok = mem_raw(&changes, most, e) && mem_new(&up, 1, e) && mem_new(&down, 1, e) &&
+              mem_raw(&out->list, most + (size_t)SIDES * SIDES, e);
+    size_t n = ok ? list_changes(s, base, changes) : 0;
     for (size_t i = 0; i < n; i++) {
         if (changes[i].bytes <= room)
-            out->list[out->n++] = (struct proposal){changes[i], {.unit = -1, .from = -1, .to = -1}, changes[i].gain,
-                                                    changes[i].bytes};
-        all_up += changes[i].bytes > 0;
-        all_down += changes[i].bytes < 0;
-        if (changes[i].bytes > 0 && n_up < SWAP_SIDES)
-            up[n_up++] = changes[i];
-        else if (changes[i].bytes < 0 && n_down < SWAP_SIDES)
-            down[n_down++] = changes[i];
+            out->list[out->n++] = propose(&changes[i], NULL);
+        if (changes[i].bytes != 0)
+            add_side(changes[i].bytes > 0 ? up : down, &changes[i]);
     }
-    out->is_cut = all_up > 0 && all_down > 0 && (n_up < all_up || n_down < all_down);
-    for (size_t i = 0; i < n_up; i++)
-        for (size_t j = 0; j < n_down; j++)
-            if (up[i].unit != down[j].unit && up[i].bytes + down[j].bytes <= room)
-                out->list[out->n++] = (struct proposal){up[i], down[j], up[i].gain + down[j].gain,
-                                                        up[i].bytes + down[j].bytes};
-    if (ok)
+    if (ok) {
+        pair(up, down, room, out);
+        out->is_cut = up->n > 0 && down->n > 0 && (up->is_cut || down->is_cut);
         qsort(out->list, out->n, sizeof *out->list, by_prospect);
+        ok = take_turns(out, e);
+    }
     mem_free(down);
     mem_free(up);
     mem_free(changes);
     return ok;
 }
 
-/* Append the candidate of a proposal, unless it is in the table already. */
-static bool try_proposal(struct descent *d, uint32_t base, const struct proposal *p, uint8_t *assignment, bool *is_new,
-                         struct err *e)
+/* ---------------------------------------------------------------------------------------------------------- a batch */
+
+static struct descent_change change_of(const struct search *s, const struct change *c)
 {
-    memcpy(assignment, d->table->list[base].assignment, (size_t)d->menu->n_units);
-    assignment[p->first.unit] = (uint8_t)p->first.to;
-    if (p->second.unit >= 0)
-        assignment[p->second.unit] = (uint8_t)p->second.to;
-    *is_new = candidates_find(d->table, assignment) < 0;
+    if (c->units == 0)
+        return (struct descent_change){.unit = -1, .units = 0, .from = -1, .to = -1};
+    return (struct descent_change){s->unit[c->place], c->units, c->from, c->to};
+}
+
+static void apply(const struct search *s, const struct change *c)
+{
+    for (int i = c->place; i < c->place + c->units; i++)
+        s->assignment[s->unit[i]] = (uint8_t)c->to;
+}
+
+/* Append the candidate of a proposal, unless it is in the table already. */
+static bool try_proposal(struct search *s, uint32_t base, const struct proposal *p, bool *is_new, struct err *e)
+{
+    struct descent *d = s->d;
+    memcpy(s->assignment, d->table->list[base].assignment, (size_t)d->menu->n_units);
+    apply(s, &p->first);
+    apply(s, &p->second);
+    *is_new = candidates_find(d->table, s->assignment) < 0;
     if (!*is_new)
         return true;
     if (d->n_moves == d->capacity) {
@@ -121,51 +368,110 @@ static bool try_proposal(struct descent *d, uint32_t base, const struct proposal
             return false;
         d->capacity = capacity;
     }
-    const struct candidate *c = candidates_add(d->table, d->menu, assignment, "polish", (int32_t)base, e);
+    const struct candidate *c = candidates_add(d->table, d->menu, s->assignment, "polish", (int32_t)base, e);
     if (!c)
         return false;
     d->moves[d->n_moves++] = (struct descent_move){
-        .base = base, .candidate = c->id, .unit = p->first.unit, .from = p->first.from, .to = p->first.to,
-        .unit2 = p->second.unit, .from2 = p->second.from, .to2 = p->second.to,
-        .kl_before = d->table->list[base].kl_mean, .kl_after = NAN};
+        .base = base, .candidate = c->id, .first = change_of(s, &p->first), .second = change_of(s, &p->second),
+        .gain = p->gain, .kl_before = d->table->list[base].kl_mean, .kl_after = NAN, .estimate = NAN, .bound = NAN,
+        .look = -1};
     return true;
 }
 
+/* Does one of the units change in as many moves of the batch as may be? Counts it in if not. */
+static bool is_crowded(const struct search *s, const struct proposal *p)
+{
+    const struct change *both[] = {&p->first, &p->second};
+    for (int k = 0; k < 2; k++)
+        for (int i = both[k]->place; i < both[k]->place + both[k]->units; i++)
+            if (s->used[i] >= PER_UNIT)
+                return true;
+    return false;
+}
+
+static void count_used(struct search *s, const struct proposal *p)
+{
+    const struct change *both[] = {&p->first, &p->second};
+    for (int k = 0; k < 2; k++)
+        for (int i = both[k]->place; i < both[k]->place + both[k]->units; i++)
+            s->used[i]++;
+}
+
 /* Put the next untried moves into the table: at first no more than PER_UNIT that change the same unit, so that a batch
- * does not hang on one guess; then any. `used` counts by unit, zeroed. */
-static bool fill_batch(struct descent *d, uint32_t base, const struct proposals *list, size_t wanted,
-                       uint8_t *assignment, uint8_t *used, struct err *e)
+ * does not hang on one guess; then any. */
+static bool fill_batch(struct search *s, uint32_t base, const struct proposals *list, size_t wanted, struct err *e)
 {
     size_t got = 0;
+    memset(s->used, 0, (size_t)s->d->menu->n_units);
     for (int strict = 1; strict >= 0; strict--)
         for (size_t i = 0; i < list->n && got < wanted; i++) {
             const struct proposal *p = &list->list[i];
-            bool is_new, is_crowded = used[p->first.unit] >= PER_UNIT ||
-                                      (p->second.unit >= 0 && used[p->second.unit] >= PER_UNIT);
-            if (strict && is_crowded)
+            bool is_new;
+            if (strict && is_crowded(s, p))
                 continue;
-            if (!try_proposal(d, base, p, assignment, &is_new, e))
+            if (!try_proposal(s, base, p, &is_new, e))
                 return false;
             if (!is_new)
                 continue;
             got++;
             if (strict)
-                used[p->first.unit]++;
-            if (strict && p->second.unit >= 0)
-                used[p->second.unit]++;
+                count_used(s, p);
         }
     return true;
 }
 
-/* Measure the moves from `first` on, and accept the best of them if it is below the base. */
-static bool measure_batch(struct descent *d, uint32_t base, size_t first, struct err *e)
+/* Give up those of the moves from `first` on that no longer can gain; *left: how many are not given up. */
+static bool look(struct search *s, int k, size_t first, size_t *left, struct err *e)
 {
+    struct descent *d = s->d;
+    *left = 0;
+    for (size_t i = first; i < d->n_moves; i++) {
+        struct descent_move *m = &d->moves[i];
+        struct candidate *c = &d->table->list[m->candidate];
+        bool is_lost;
+        if (m->look >= 0)
+            continue;
+        if (!test_move(s, m, k, &is_lost, e))
+            return false;
+        *left += !is_lost;
+        if (is_lost) {
+            m->look = k;
+            c->dropped_at = (int32_t)c->n_windows;
+            c->dropped_by = (int32_t)m->base;
+        }
+    }
+    return true;
+}
+
+/* Measure the moves from `first` on, look by look. */
+static bool measure_moves(struct search *s, size_t first, struct err *e)
+{
+    struct descent *d = s->d;
+    uint32_t from = 0;
+    size_t left = 1, candidate = d->moves[first].candidate;
+    for (int k = 0; k <= d->n_looks && left > 0; k++) {
+        uint32_t end = k < d->n_looks ? d->look_windows[k] : d->table->n_windows;
+        if (!d->measure(d->context, d->table, candidate, s->windows + from, end - from, e) ||
+            (k < d->n_looks && !look(s, k, first, &left, e)))
+            return false;
+        from = end;
+    }
+    return true;
+}
+
+/* Measure the moves from `first` on, and accept the best of them if it is below the base. */
+static bool measure_batch(struct search *s, uint32_t base, size_t first, struct err *e)
+{
+    struct descent *d = s->d;
     size_t best = d->n_moves;
-    if (!d->measure(d->context, d->table, d->moves[first].candidate, e))
+    if (!measure_moves(s, first, e))
         return false;
     for (size_t i = first; i < d->n_moves; i++) {
-        const struct candidate *c = &d->table->list[d->moves[i].candidate];
-        d->moves[i].kl_after = c->kl_mean;
+        struct descent_move *m = &d->moves[i];
+        const struct candidate *c = &d->table->list[m->candidate];
+        if (m->look >= 0)
+            continue;
+        m->kl_after = m->estimate = c->kl_mean;
         if (candidate_is_complete(d->table, c) && c->kl_mean < d->table->list[base].kl_mean &&
             (best == d->n_moves || c->kl_mean < d->moves[best].kl_after))
             best = i;
@@ -180,42 +486,73 @@ static bool measure_batch(struct descent *d, uint32_t base, size_t first, struct
 }
 
 /* One batch from the base. If there is no move for it, says why. */
-static bool run_batch(struct descent *d, struct err *e)
+static bool run_batch(struct search *s, struct err *e)
 {
+    struct descent *d = s->d;
     struct proposals list = {0};
-    uint8_t *assignment = NULL, *used = NULL;
     uint32_t base = d->chosen;
-    size_t units = (size_t)d->menu->n_units, first = d->n_moves;
-    size_t left = (size_t)d->most_moves - d->n_moves, wanted = left < (size_t)d->batch ? left : (size_t)d->batch;
-    bool ok = (!d->refit || d->refit(d->context, d, e)) && list_proposals(d, &d->table->list[base], &list, e) &&
-              mem_new(&assignment, units, e) && mem_new(&used, units, e) &&
-              fill_batch(d, base, &list, wanted, assignment, used, e) &&
-              (d->n_moves == first || measure_batch(d, base, first, e));
+    size_t first = d->n_moves, left = (size_t)d->most_moves - d->n_moves;
+    size_t wanted = left < (size_t)d->batch ? left : (size_t)d->batch;
+    bool ok = (!d->refit || d->refit(d->context, d, e)) && list_proposals(s, &d->table->list[base], &list, e) &&
+              fill_batch(s, base, &list, wanted, e) && (d->n_moves == first || measure_batch(s, base, first, e));
     d->is_exhausted = ok && d->n_moves == first && !list.is_cut;
     d->is_cut = ok && d->n_moves == first && list.is_cut;
-    mem_free(used);
-    mem_free(assignment);
     mem_free(list.list);
     return ok;
 }
 
-bool descent_run(struct descent *d, struct err *e)
+/* ------------------------------------------------------------------------------------------------------------ a run */
+
+static bool open_search(struct search *s, struct descent *d, struct err *e)
+{
+    size_t units = (size_t)d->menu->n_units, windows = d->table->n_windows;
+    *s = (struct search){.d = d};
+    return mem_new(&s->unit, units, e) && mem_new(&s->role, units, e) && mem_new(&s->windows, windows, e) &&
+           mem_new(&s->assignment, units, e) && mem_new(&s->used, units, e) && mem_new(&s->value, windows, e) &&
+           mem_new(&s->weight, windows, e) && mem_new(&s->document, windows, e) && order_units(s, e) &&
+           order_windows(s, e);
+}
+
+static void close_search(struct search *s)
+{
+    mem_free(s->document);
+    mem_free(s->weight);
+    mem_free(s->value);
+    mem_free(s->used);
+    mem_free(s->assignment);
+    mem_free(s->windows);
+    mem_free(s->role);
+    mem_free(s->unit);
+}
+
+static bool check(const struct descent *d, struct err *e)
 {
     if (d->table->n != 1 || !candidate_is_complete(d->table, &d->table->list[0]) || d->batch < 1 || d->most_moves < 0)
         return err_set(e, ERR_BUG, "a descent starts from one measured candidate, with batches of at least 1 move");
+    if (!(d->give_up >= 0 && d->give_up < 1))
+        return err_set(e, ERR_BUG, "a descent gives moves up at level %g", d->give_up);
     if (d->table->list[0].bytes > d->most_bytes)
         return err_set(e, ERR_BUG, "a descent to at most %llu bytes starts at %llu", (unsigned long long)d->most_bytes,
                        (unsigned long long)d->table->list[0].bytes);
+    return true;
+}
+
+bool descent_run(struct descent *d, struct err *e)
+{
+    struct search s = {0};
+    if (!check(d, e))
+        return false;
+    bool ok = open_search(&s, d, e);
     d->chosen = 0;
-    for (int pass = 0; pass < d->most_passes && !d->is_exhausted && !d->is_cut;) {
+    for (int pass = 0; ok && pass < d->most_passes && !d->is_exhausted && !d->is_cut;) {
         uint32_t base = d->chosen;
         if (d->n_moves >= (size_t)d->most_moves)
             break;
-        if (!run_batch(d, e))
-            return false;
+        ok = run_batch(&s, e);
         pass += d->chosen != base;
     }
-    return true;
+    close_search(&s);
+    return ok;
 }
 
 void descent_fini(struct descent *d)
@@ -223,4 +560,11 @@ void descent_fini(struct descent *d)
     mem_free(d->moves);
     d->moves = NULL;
     d->n_moves = d->capacity = 0;
+}
+
+const char *descent_kind(const struct descent_move *m)
+{
+    if (m->first.units > 1 || m->second.units > 1)
+        return "block";
+    return m->second.unit < 0 ? "flip" : "swap";
 }

@@ -14,19 +14,25 @@ struct trial {
     size_t n_told;
 };
 
-static bool measure(void *context, struct candidates *table, size_t first, struct err *e)
+static bool measure(void *context, struct candidates *table, size_t first, const uint32_t *windows, size_t n,
+                    struct err *e)
 {
     struct trial *t = context;
     t->calls++;
     if (t->fail_at && (long)t->calls == t->fail_at)
         return err_set(e, ERR_STOPPED, "interrupted");
     t->most_batch = table->n - first > t->most_batch ? table->n - first : t->most_batch;
-    made_measure(&t->made, table, first);
+    made_measure_windows(&t->made, table, first, windows, n);
     for (size_t i = first; i < table->n; i++) {
+        struct candidate *c = &table->list[i];
         uint64_t hash = 1;
         for (int u = 0; u < table->n_units; u++)
-            hash = hash * 1099511628211u + table->list[i].assignment[u];
-        table->list[i].kl_mean *= 1 + t->noise * (double)stats_random(&hash) * 0x1p-64;
+            hash = hash * 1099511628211u + c->assignment[u];
+        double factor = 1 + t->noise * (double)stats_random(&hash) * 0x1p-64;
+        for (size_t k = 0; k < n && c->dropped_at < 0; k++)
+            c->kl_window[windows[k]] *= factor;
+        if (c->dropped_at < 0 && c->n_windows == table->n_windows)
+            c->kl_mean *= factor;
     }
     return true;
 }
@@ -63,6 +69,19 @@ static void finish(struct trial *t)
     made_fini(&t->made);
 }
 
+/* Apply a change of a move; its units are those of one role (every fourth) in successive layers. */
+static void apply(const struct descent_change *c, const struct menu *m, uint8_t *assignment)
+{
+    for (int i = 0; i < c->units; i++) {
+        int unit = c->unit + 4 * i;
+        assert_in_range(unit, 0, m->n_units - 1);
+        assert_int_equal(assignment[unit], c->from);
+        assert_int_not_equal(c->from, c->to);
+        assert_true(m->available[unit * MADE_FORMATS + c->to]);
+        assignment[unit] = (uint8_t)c->to;
+    }
+}
+
 /* What must hold of any run: accepted moves form a chain of strict falls within the size, and every entry is a move. */
 static void assert_sound(const struct trial *t)
 {
@@ -73,22 +92,21 @@ static void assert_sound(const struct trial *t)
     for (size_t i = 0; i < d->n_moves; i++) {
         const struct descent_move *m = &d->moves[i];
         const struct candidate *from = &t->table.list[m->base], *to = &t->table.list[m->candidate];
+        uint8_t expected[1024];
         assert_int_equal(m->candidate, i + 1);
         assert_int_equal(to->parent, m->base);
         assert_string_equal(to->origin, "polish");
-        assert_true(m->kl_before == from->kl_mean && m->kl_after == to->kl_mean);
-        int changed = 0;
-        for (int u = 0; u < t->table.n_units; u++) {
-            if (from->assignment[u] == to->assignment[u])
-                continue;
-            changed++;
-            bool is_first = u == m->unit;
-            assert_true(is_first || u == m->unit2);
-            assert_int_equal(from->assignment[u], is_first ? m->from : m->from2);
-            assert_int_equal(to->assignment[u], is_first ? m->to : m->to2);
-            assert_true(t->made.menu.available[u * MADE_FORMATS + to->assignment[u]]);
-        }
-        assert_int_equal(changed, m->unit2 < 0 ? 1 : 2);
+        assert_true(m->kl_before == from->kl_mean);
+        assert_int_equal(m->look >= 0, to->dropped_at >= 0);
+        if (m->look < 0)
+            assert_true(m->kl_after == to->kl_mean && m->estimate == to->kl_mean);
+        memcpy(expected, from->assignment, (size_t)t->table.n_units);
+        apply(&m->first, &t->made.menu, expected);
+        apply(&m->second, &t->made.menu, expected);
+        assert_memory_equal(expected, to->assignment, (size_t)t->table.n_units);
+        assert_string_equal(descent_kind(m), m->first.units + m->second.units > 2 ||
+                                             (m->second.units == 0 && m->first.units > 1) ? "block" :
+                                             m->second.units ? "swap" : "flip");
         assert_true(to->bytes <= d->most_bytes);
         assert_int_equal(candidates_find(&t->table, to->assignment), m->candidate); /* nothing is measured twice */
         if (!m->is_accepted)
@@ -119,35 +137,203 @@ static void kl_falls_strictly_and_size_never_grows(void **state)
     }
 }
 
-/* When it ends by itself, no flip and no swap that fits is better. */
+/* One unit, or a block of 2, 4, 8 or all units of a run of one role in one format, to another format: found by trying
+ * every stretch of layers. */
+static size_t all_changes(const struct menu *m, const uint8_t *a, struct descent_change *out)
+{
+    size_t n = 0;
+    int layers = m->n_units / 4;
+    for (int role = 0; role < 4; role++)
+        for (int i = 0; i < layers; i++)
+            for (int k = 1; i + k <= layers; k++) {
+                bool is_run = true;
+                for (int l = i; l < i + k; l++)
+                    is_run = is_run && a[4 * l + role] == a[4 * i + role];
+                bool is_whole = (i == 0 || a[4 * (i - 1) + role] != a[4 * i + role]) &&
+                                (i + k == layers || a[4 * (i + k) + role] != a[4 * i + role]);
+                if (!is_run || !(k == 1 || k == 2 || k == 4 || k == 8 || is_whole))
+                    continue;
+                for (int to = 0; to < MADE_FORMATS; to++) {
+                    bool fits = to != a[4 * i + role];
+                    for (int l = i; l < i + k; l++)
+                        fits = fits && m->available[(4 * l + role) * MADE_FORMATS + to];
+                    if (fits)
+                        out[n++] = (struct descent_change){4 * i + role, k, a[4 * i + role], to};
+                }
+            }
+    return n;
+}
+
+static int64_t bytes_of(const struct menu *m, const struct descent_change *c)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < c->units; i++) {
+        const uint64_t *bytes = m->bytes + (c->unit + 4 * i) * MADE_FORMATS;
+        sum += (int64_t)(bytes[c->to] - bytes[c->from]);
+    }
+    return sum;
+}
+
+static bool are_disjoint(const struct descent_change *x, const struct descent_change *y)
+{
+    for (int i = 0; i < x->units; i++)
+        for (int j = 0; j < y->units; j++)
+            if (x->unit + 4 * i == y->unit + 4 * j)
+                return false;
+    return true;
+}
+
+#define MOST_CHANGES 2000
+
+/* Call `each` with every move from the assignment that fits. */
+static void all_moves(const struct menu *m, const uint8_t *a, uint64_t most,
+                      void (*each)(void *context, const struct descent_change *x, const struct descent_change *y),
+                      void *context)
+{
+    struct descent_change *c, none = {-1, 0, -1, -1};
+    struct err e;
+    assert_ok(mem_new(&c, MOST_CHANGES, &e), e);
+    size_t n = all_changes(m, a, c);
+    int64_t room = (int64_t)(most - menu_bytes(m, a));
+    assert_in_range(n, 1, MOST_CHANGES);
+    for (size_t i = 0; i < n; i++) {
+        if (bytes_of(m, &c[i]) <= room)
+            each(context, &c[i], &none);
+        for (size_t j = 0; j < n; j++)
+            if (bytes_of(m, &c[i]) > 0 && bytes_of(m, &c[j]) < 0 && are_disjoint(&c[i], &c[j]) &&
+                bytes_of(m, &c[i]) + bytes_of(m, &c[j]) <= room)
+                each(context, &c[i], &c[j]);
+    }
+    mem_free(c);
+}
+
+struct visit {
+    const struct trial *t;
+    size_t n;
+};
+
+static void must_not_be_better(void *context, const struct descent_change *x, const struct descent_change *y)
+{
+    struct visit *v = context;
+    const struct candidate *end = &v->t->table.list[v->t->d.chosen];
+    uint8_t a[64];
+    memcpy(a, end->assignment, (size_t)v->t->table.n_units);
+    apply(x, &v->t->made.menu, a);
+    apply(y, &v->t->made.menu, a);
+    if (made_kl(&v->t->made, a) < made_kl(&v->t->made, end->assignment) * (1 - 1e-12))
+        fail_msg("units %d and %d to formats %d and %d, %d and %d of them, are better", x->unit, y->unit, x->to, y->to,
+                 x->units, y->units);
+    v->n++;
+}
+
+/* When it ends by itself, no flip, swap or block that fits is better. */
 static void the_end_is_a_local_optimum(void **state)
+{
+    (void)state;
+    static const int units[] = {8, 16, 20};
+    for (size_t i = 0; i < COUNT(units); i++) {
+        struct err e;
+        struct trial t;
+        start(&t, units[i], 5, 21);
+        assert_ok(descent_run(&t.d, &e), e);
+        assert_true(t.d.is_exhausted);
+        struct visit v = {&t, 0};
+        all_moves(&t.made.menu, t.table.list[t.d.chosen].assignment, t.d.most_bytes, must_not_be_better, &v);
+        assert_true(v.n > 20);
+        finish(&t);
+    }
+}
+
+struct prediction {
+    double gain;
+    int64_t bytes;
+};
+
+struct predictions {
+    const struct trial *t;
+    struct prediction list[MOST_CHANGES * 20];
+    size_t n;
+};
+
+static double cost_of(const struct trial *t, const struct descent_change *c)
+{
+    double fall = 0;
+    for (int i = 0; i < c->units; i++) {
+        const double *cost = t->cost + (c->unit + 4 * i) * MADE_FORMATS;
+        fall += cost[c->from] - cost[c->to];
+    }
+    return fall;
+}
+
+static void predict(void *context, const struct descent_change *x, const struct descent_change *y)
+{
+    struct predictions *p = context;
+    const struct menu *m = &p->t->made.menu;
+    assert_in_range(p->n, 0, COUNT(p->list) - 1);
+    p->list[p->n++] = (struct prediction){cost_of(p->t, x) + cost_of(p->t, y), bytes_of(m, x) + bytes_of(m, y)};
+}
+
+/* Where a move stands: 0 gains without bytes, 1 gains for bytes, 2 does not gain; and how steep it is. */
+static int standing(double gain, int64_t bytes, double *steepness)
+{
+    int kind = !(gain > 0) ? 2 : bytes > 0;
+    *steepness = kind == 1 ? gain / (double)bytes : gain;
+    return kind;
+}
+
+static int falling(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
+/* One move at a time, of which none is accepted: then all moves from the start are tried, in the order of the header,
+ * which here comes from a list that was made and sorted in another way. */
+static void moves_are_tried_steepest_first(void **state)
 {
     (void)state;
     struct err e;
     struct trial t;
-    start(&t, 10, 5, 21);
+    struct predictions *p;
+    double *sorted[3];
+    size_t n[3] = {0}, at[3] = {0}, blocks = 0;
+    start(&t, 12, 2, 5);
+    t.noise = 1e6;
+    t.d.batch = 1;
+    t.d.most_bytes += 60000;
+    assert_ok(mem_new(&p, 1, &e), e);
+    p->t = &t;
+    all_moves(&t.made.menu, t.table.list[0].assignment, t.d.most_bytes, predict, p);
+    for (int k = 0; k < 3; k++)
+        assert_ok(mem_new(&sorted[k], p->n, &e), e);
+    for (size_t i = 0; i < p->n; i++) {
+        double steepness;
+        int kind = standing(p->list[i].gain, p->list[i].bytes, &steepness);
+        sorted[kind][n[kind]++] = steepness;
+    }
+    for (int k = 0; k < 3; k++)
+        qsort(sorted[k], n[k], sizeof **sorted, falling);
+    assert_true(n[0] > 10 && n[1] > 10 && n[2] > 10);
     assert_ok(descent_run(&t.d, &e), e);
-    const struct menu *m = &t.made.menu;
-    const struct candidate *end = &t.table.list[t.d.chosen];
-    uint8_t a[10];
-    double least = made_kl(&t.made, end->assignment);
-    memcpy(a, end->assignment, sizeof a);
-    for (int u = 0; u < 10; u++)
-        for (int v = 0; v < u; v++)
-            for (int f = 0; f < MADE_FORMATS * MADE_FORMATS; f++) {
-                a[u] = (uint8_t)(f / MADE_FORMATS);
-                a[v] = (uint8_t)(f % MADE_FORMATS);
-                const uint64_t *at_u = m->bytes + u * MADE_FORMATS, *at_v = m->bytes + v * MADE_FORMATS;
-                int64_t du = (int64_t)(at_u[a[u]] - at_u[end->assignment[u]]);
-                int64_t dv = (int64_t)(at_v[a[v]] - at_v[end->assignment[v]]);
-                bool fits = m->available[u * MADE_FORMATS + a[u]] && m->available[v * MADE_FORMATS + a[v]] &&
-                            menu_bytes(m, a) <= t.d.most_bytes;
-                bool is_move = a[u] == end->assignment[u] || a[v] == end->assignment[v] || (du > 0) != (dv > 0);
-                if (fits && is_move && du != 0 && dv != 0 && made_kl(&t.made, a) < least * (1 - 1e-12))
-                    fail_msg("units %d and %d in formats %d and %d are better", u, v, a[u], a[v]);
-                a[u] = end->assignment[u];
-                a[v] = end->assignment[v];
-            }
+    assert_sound(&t);
+    assert_int_equal(t.d.n_moves, p->n);
+    for (size_t i = 0; i < t.d.n_moves; i++) {
+        const struct descent_move *m = &t.d.moves[i];
+        double steepness;
+        int64_t bytes = bytes_of(&t.made.menu, &m->first) + bytes_of(&t.made.menu, &m->second);
+        int kind = standing(m->gain, bytes, &steepness);
+        int expected = at[0] == n[0] && at[1] == n[1] ? 2 :
+                       at[1] == n[1] || (at[0] < n[0] && at[0] == at[1]) ? 0 : 1;
+        assert_int_equal(kind, expected);
+        assert_true(fabs(steepness - sorted[kind][at[kind]]) <= 1e-12 * fabs(steepness));
+        assert_true(fabs(m->gain - cost_of(&t, &m->first) - cost_of(&t, &m->second)) <= 1e-15);
+        at[kind]++;
+        blocks += strcmp(descent_kind(m), "block") == 0;
+    }
+    assert_true(blocks > 10);
+    for (int k = 0; k < 3; k++)
+        mem_free(sorted[k]);
+    mem_free(p);
     finish(&t);
 }
 
@@ -241,6 +427,7 @@ static void a_descent_that_left_swaps_out_does_not_say_that_it_is_exhausted(void
                 t.cost[at] = t.made.truth[at] = f == 2 ? 0 : u == 0 ? 0.01 : u == n - 1 ? 0.1 : 1;
             }
             t.table.list[0].assignment[u] = u == 0 ? 2 : 1;
+            t.made.menu.layers[u] = -1; /* no block: each name is a role of its own */
         }
         t.table.list[0].bytes = menu_bytes(&t.made.menu, t.table.list[0].assignment);
         made_measure(&t.made, &t.table, 0);
@@ -251,6 +438,19 @@ static void a_descent_that_left_swaps_out_does_not_say_that_it_is_exhausted(void
         assert_int_equal(t.d.is_exhausted, n == 200);
         assert_int_equal(t.n_told, n == 200);
         finish(&t);
+    }
+}
+
+static void assert_same_moves(const struct descent *a, const struct descent *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct descent_move *x = &a->moves[i], *y = &b->moves[i];
+        assert_memory_equal(&x->first, &y->first, sizeof x->first);
+        assert_memory_equal(&x->second, &y->second, sizeof x->second);
+        assert_true(x->base == y->base && x->candidate == y->candidate && x->look == y->look);
+        assert_memory_equal(&x->kl_after, &y->kl_after, sizeof x->kl_after); /* NaN too */
+        assert_memory_equal(&x->bound, &y->bound, sizeof x->bound);
+        assert_true(x->gain == y->gain && x->kl_before == y->kl_before && x->is_accepted == y->is_accepted);
     }
 }
 
@@ -265,9 +465,241 @@ static void an_interruption_is_handed_on_and_a_second_run_takes_the_same_steps(v
     cut.fail_at = 3;
     assert_err(descent_run(&cut.d, &e), e, ERR_STOPPED, "interrupted");
     assert_int_equal(cut.d.n_moves, 12); /* two batches measured, and the one in hand */
-    assert_memory_equal(cut.d.moves, whole.d.moves, 8 * sizeof *cut.d.moves);
+    assert_same_moves(&cut.d, &whole.d, 8);
     finish(&cut);
     finish(&whole);
+}
+
+/* ------------------------------------------------------------------------------------------------------- giving up */
+
+#define DOCUMENTS 40
+#define WINDOWS (2 * DOCUMENTS)
+
+/* Measured KL is that of the base plus `shift` plus noise by document, of which the mean over the whole set is taken
+ * out if it is `is_centred`. What was asked for is counted. */
+struct survey {
+    struct made made;
+    struct candidates table;
+    double *cost, shift, noise;
+    bool is_centred, is_heavy;
+    uint64_t seed;
+    size_t windows; /* measured, over all candidates */
+    struct descent d;
+};
+
+static double normal(uint64_t *state)
+{
+    double u = ((double)stats_random(state) + 1) * 0x1p-64, v = (double)stats_random(state) * 0x1p-64;
+    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+}
+
+/* Of candidate c: a number per document. Heavy: Student's t with 4 degrees of freedom. */
+static void draw(const struct survey *s, const struct candidate *c, double *out)
+{
+    uint64_t state = s->seed;
+    double mean = 0;
+    for (int u = 0; u < s->table.n_units; u++)
+        state = state * 1099511628211u + c->assignment[u] + 1;
+    for (int i = 0; i < DOCUMENTS; i++) {
+        double x = normal(&state), chi = 0;
+        for (int k = 0; k < 4 && s->is_heavy; k++) {
+            double y = normal(&state);
+            chi += y * y / 4;
+        }
+        out[i] = s->noise * (s->is_heavy ? x / sqrt(chi) : x);
+        mean += out[i] / DOCUMENTS;
+    }
+    for (int i = 0; i < DOCUMENTS && s->is_centred; i++)
+        out[i] -= mean;
+}
+
+static bool measure_survey(void *context, struct candidates *table, size_t first, const uint32_t *windows, size_t n,
+                           struct err *e)
+{
+    struct survey *s = context;
+    double noise[DOCUMENTS];
+    (void)e;
+    for (size_t i = first; i < table->n; i++) {
+        struct candidate *c = &table->list[i];
+        if (c->dropped_at >= 0)
+            continue;
+        draw(s, c, noise);
+        for (size_t k = 0; k < n; k++) {
+            assert_true(isnan(c->kl_window[windows[k]])); /* nothing is asked for twice */
+            c->kl_window[windows[k]] = 1 + s->shift + noise[windows[k] / 2];
+        }
+        c->n_windows += (uint32_t)n;
+        s->windows += n;
+        if (c->n_windows < WINDOWS)
+            continue;
+        c->kl_mean = 0;
+        for (uint32_t w = 0; w < WINDOWS; w++)
+            c->kl_mean += c->kl_window[w] / WINDOWS;
+    }
+    return true;
+}
+
+/* A start with KL 1 everywhere; up to 2,000 moves, whatever they are. */
+static void start_survey(struct survey *s, double shift, double noise, double give_up)
+{
+    struct err e;
+    uint32_t tokens[WINDOWS], document[WINDOWS];
+    uint64_t seed = 3;
+    *s = (struct survey){.shift = shift, .noise = noise, .seed = 17};
+    made_init(&s->made, 40, 2, 8);
+    for (uint32_t w = 0; w < WINDOWS; w++) {
+        tokens[w] = 255;
+        document[w] = 900 - w / 2;
+    }
+    assert_ok(candidates_init(&s->table, 40, WINDOWS, tokens, document, &e), e);
+    struct candidate *c = made_random(&s->made, &s->table, &seed);
+    for (uint32_t w = 0; w < WINDOWS; w++)
+        c->kl_window[w] = 1;
+    c->kl_mean = 1;
+    c->n_windows = WINDOWS;
+    s->d = (struct descent){.menu = &s->made.menu, .table = &s->table, .cost = s->made.cost,
+                            .most_bytes = c->bytes + 1000000, .most_passes = 1000, .most_moves = 2000, .batch = 50,
+                            .give_up = give_up, .seed = 5, .context = s, .measure = measure_survey};
+}
+
+static void finish_survey(struct survey *s)
+{
+    descent_fini(&s->d);
+    candidates_fini(&s->table);
+    made_fini(&s->made);
+}
+
+static size_t count_given_up(const struct descent *d)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < d->n_moves; i++)
+        n += d->moves[i].look >= 0;
+    return n;
+}
+
+/* A move that gains nothing, but next to it, is given up at no more than the stated level: the simulation's own error
+ * is two standard deviations. */
+static void a_move_that_gains_is_lost_at_the_stated_level(void **state)
+{
+    (void)state;
+    for (int heavy = 0; heavy < 2; heavy++) {
+        struct err e;
+        struct survey s;
+        start_survey(&s, 1e-9, 0.01, 0.1);
+        s.is_centred = true;
+        s.is_heavy = heavy;
+        assert_ok(descent_run(&s.d, &e), e);
+        assert_int_equal(s.d.n_moves, 2000);
+        assert_int_equal(s.d.chosen, 0);
+        double rate = (double)count_given_up(&s.d) / 2000;
+        if (rate > 0.1 + 2 * sqrt(0.1 * 0.9 / 2000) || rate < 0.01)
+            fail_msg("%.4f given up at level 0.1 (%s tails)", rate, heavy ? "heavy" : "normal");
+        finish_survey(&s);
+    }
+}
+
+/* What clearly loses goes at the first look that it can; what clearly gains is measured in full. */
+static void losers_are_given_up_early_and_gainers_are_not(void **state)
+{
+    (void)state;
+    struct err e;
+    struct survey s;
+    start_survey(&s, 0.05, 0.01, 0.05);
+    assert_ok(descent_run(&s.d, &e), e);
+    assert_int_equal(s.d.n_looks, 3); /* 5, 10 and 20 documents of 40 */
+    assert_int_equal(s.d.look_windows[0], 10);
+    assert_int_equal(s.d.look_windows[1], 20);
+    assert_int_equal(s.d.look_windows[2], 40);
+    assert_true(count_given_up(&s.d) > 1990);
+    assert_true(s.windows < 2000 * 12);
+    for (size_t i = 0; i < s.d.n_moves; i++) {
+        const struct descent_move *m = &s.d.moves[i];
+        const struct candidate *c = &s.table.list[m->candidate];
+        if (m->look < 0)
+            continue;
+        double mean = 0;
+        for (uint32_t w = 0; w < WINDOWS; w++)
+            mean += isnan(c->kl_window[w]) ? 0 : (c->kl_window[w] - 1) / c->n_windows;
+        assert_int_equal(c->n_windows, s.d.look_windows[m->look]);
+        assert_int_equal(c->dropped_at, c->n_windows);
+        assert_int_equal(c->dropped_by, m->base);
+        assert_true(isnan(m->kl_after) && isnan(c->kl_mean) && m->bound < 0 && !m->is_accepted);
+        assert_true(fabs(m->estimate - 1 - mean) < 1e-12 && m->bound > -mean);
+    }
+    finish_survey(&s);
+    start_survey(&s, -0.05, 0.01, 0.05);
+    s.d.most_passes = 1;
+    assert_ok(descent_run(&s.d, &e), e);
+    assert_int_equal(count_given_up(&s.d), 0);
+    assert_int_equal(s.windows, 50 * WINDOWS);
+    double least = 1;
+    for (size_t i = 0; i < s.d.n_moves; i++)
+        least = fmin(least, s.d.moves[i].kl_after);
+    assert_true(s.table.list[s.d.chosen].kl_mean == least && least < 1);
+    finish_survey(&s);
+}
+
+/* The bound of the last look, by the formula of the header, for one move. */
+static void the_bound_is_that_of_a_sample_without_replacement(void **state)
+{
+    (void)state;
+    struct err e;
+    struct survey s;
+    start_survey(&s, 0.05, 0.01, 0.06);
+    s.d.most_moves = 1;
+    assert_ok(descent_run(&s.d, &e), e);
+    const struct descent_move *m = &s.d.moves[0];
+    const struct candidate *c = &s.table.list[1];
+    assert_int_equal(m->look, 0);
+    double mean = 0, squares = 0, seen = 5;
+    for (uint32_t w = 0; w < WINDOWS; w += 2)
+        mean += isnan(c->kl_window[w]) ? 0 : (c->kl_window[w] - 1) / seen;
+    for (uint32_t w = 0; w < WINDOWS; w += 2)
+        squares += isnan(c->kl_window[w]) ? 0 : (c->kl_window[w] - 1 - mean) * (c->kl_window[w] - 1 - mean);
+    double t = 2.998527820; /* Student's t, 4 degrees of freedom, 0.98: a third of 0.06 at each of three looks */
+    double low = mean - t * sqrt(squares / (seen - 1) / seen * (1 - seen / DOCUMENTS));
+    assert_true(fabs(m->bound + low) < 1e-8);
+    finish_survey(&s);
+}
+
+static void without_a_level_or_documents_all_are_measured_in_full(void **state)
+{
+    (void)state;
+    struct err e;
+    struct survey s;
+    struct trial t;
+    start_survey(&s, 0.05, 0.01, 0);
+    s.d.most_moves = 100;
+    assert_ok(descent_run(&s.d, &e), e);
+    assert_int_equal(s.d.n_looks, 0);
+    assert_int_equal(s.windows, 100 * WINDOWS);
+    finish_survey(&s);
+    start(&t, 12, 4, 2); /* six documents */
+    t.d.give_up = 0.05;
+    assert_ok(descent_run(&t.d, &e), e);
+    assert_sound(&t);
+    assert_int_equal(t.d.n_looks, 0);
+    finish(&t);
+}
+
+/* The same moves with the same numbers for one seed; for another the documents come in another order, and the result
+ * is sound all the same. */
+static void the_seed_decides_which_documents_are_seen_first(void **state)
+{
+    (void)state;
+    struct err e;
+    struct survey s[3];
+    for (int i = 0; i < 3; i++) {
+        start_survey(&s[i], 0.003, 0.01, 0.1);
+        s[i].d.most_moves = 200;
+        s[i].d.seed = i < 2 ? 5 : 6;
+        assert_ok(descent_run(&s[i].d, &e), e);
+    }
+    assert_int_equal(s[0].windows, s[1].windows);
+    assert_same_moves(&s[0].d, &s[1].d, 200);
+    assert_true(s[2].windows != s[0].windows);
+    for (int i = 0; i < 3; i++)
+        finish_survey(&s[i]);
 }
 
 int main(void)
@@ -275,12 +707,18 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kl_falls_strictly_and_size_never_grows),
         cmocka_unit_test(the_end_is_a_local_optimum),
+        cmocka_unit_test(moves_are_tried_steepest_first),
         cmocka_unit_test(an_optimum_stays_where_it_is),
         cmocka_unit_test(equal_kl_is_not_accepted),
         cmocka_unit_test(limits_are_kept),
         cmocka_unit_test(growth_lets_bytes_be_added),
         cmocka_unit_test(a_descent_that_left_swaps_out_does_not_say_that_it_is_exhausted),
         cmocka_unit_test(an_interruption_is_handed_on_and_a_second_run_takes_the_same_steps),
+        cmocka_unit_test(a_move_that_gains_is_lost_at_the_stated_level),
+        cmocka_unit_test(losers_are_given_up_early_and_gainers_are_not),
+        cmocka_unit_test(the_bound_is_that_of_a_sample_without_replacement),
+        cmocka_unit_test(without_a_level_or_documents_all_are_measured_in_full),
+        cmocka_unit_test(the_seed_decides_which_documents_are_seen_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -82,26 +82,59 @@ static inline void made_table(const struct made *x, struct candidates *out)
     snprintf(out->context, sizeof out->context, "made context");
 }
 
-/* "Measure" the entries from `first` on: windows differ by a factor that candidates share. */
+/* The KL of a window: windows differ by a factor that candidates share. */
+static inline double made_window(const struct candidates *table, double kl, uint32_t w)
+{
+    return kl * (0.8 + 0.05 * (table->window_document[w] % 8));
+}
+
+/* Fill the columns of a whole row from its windows. */
+static inline void made_finish(const struct made *x, const struct candidates *table, struct candidate *c)
+{
+    double kl = made_kl(x, c->assignment), sum = 0, tokens = 0;
+    for (uint32_t w = 0; w < table->n_windows; w++) {
+        sum += c->kl_window[w] * table->window_tokens[w];
+        tokens += table->window_tokens[w];
+    }
+    c->kl_mean = sum / tokens;
+    c->kl_p95 = 3 * kl;
+    c->kl_p99 = 5 * kl;
+    c->kl_p999 = 7 * kl;
+    c->kl_max = 9 * kl;
+    c->nll_delta = kl / 2;
+    c->top1 = exp(-kl);
+}
+
+/* "Measure" the entries from `first` on that were not dropped on these windows, as evaluator_measure_windows. */
+static inline void made_measure_windows(const struct made *x, struct candidates *table, size_t first,
+                                        const uint32_t *windows, size_t n)
+{
+    for (size_t i = first; i < table->n; i++) {
+        struct candidate *c = &table->list[i];
+        if (c->dropped_at >= 0)
+            continue;
+        for (size_t k = 0; k < n; k++) {
+            c->kl_window[windows[k]] = made_window(table, made_kl(x, c->assignment), windows[k]);
+            c->tokens += table->window_tokens[windows[k]];
+        }
+        c->n_windows += (uint32_t)n;
+        if (c->n_windows == table->n_windows)
+            made_finish(x, table, c);
+    }
+}
+
+/* The same on all windows, from the start. */
 static inline void made_measure(const struct made *x, struct candidates *table, size_t first)
 {
     for (size_t i = first; i < table->n; i++) {
         struct candidate *c = &table->list[i];
-        double kl = made_kl(x, c->assignment), sum = 0, tokens = 0;
-        for (uint32_t w = 0; w < table->n_windows; w++) {
-            c->kl_window[w] = kl * (0.8 + 0.05 * (table->window_document[w] % 8));
-            sum += c->kl_window[w] * table->window_tokens[w];
-            tokens += table->window_tokens[w];
-        }
-        c->kl_mean = sum / tokens;
-        c->kl_p95 = 3 * kl;
-        c->kl_p99 = 5 * kl;
-        c->kl_p999 = 7 * kl;
-        c->kl_max = 9 * kl;
-        c->nll_delta = kl / 2;
-        c->top1 = exp(-kl);
         c->n_windows = table->n_windows;
-        c->tokens = (uint64_t)tokens;
+        c->tokens = 0;
+        for (uint32_t w = 0; w < table->n_windows; w++) {
+            c->kl_window[w] = made_window(table, made_kl(x, c->assignment), w);
+            c->tokens += table->window_tokens[w];
+        }
+        made_finish(x, table, c);
     }
 }
 
