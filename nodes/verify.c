@@ -156,7 +156,7 @@ static bool finish_set(struct verify *v, const struct token_set *tokens, const c
         sum += s->kl_sum[w];
     }
     s->mean = sum / s->total;
-    bool ok = stats_cluster_interval(s->kl_sum, s->tokens, tokens->document, s->n, 0.95, &s->low, &s->high, e) &&
+    bool ok = stats_positive_interval(s->kl_sum, s->tokens, tokens->document, s->n, 0.95, &s->low, &s->high, e) &&
               compare(v, tokens, set, kl_window, e) && write_set(v, set, kl_window, e);
     mem_free(kl_window);
     return ok;
@@ -286,7 +286,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_verify = {
     .name = "verify",
     .summary = "decode the exported directory again and take its KL, perplexity and agreement on each token set",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"exported", (const char *const[]){"export", NULL}, false, false, "the directory"},
         {"teacher", (const char *const[]){"teacher", NULL}, true, false, "the reference on each token set"},

@@ -26,6 +26,12 @@ def interval(kl_window, tokens, document):
     return T[min(n - 1, len(T) - 1)] * np.sqrt(n / (n - 1) * (d**2).sum()) / tokens.sum()
 
 
+def with_ends(kl, half):
+    """A mean KL with its interval, which is taken on the scale of the logarithm (nodes/search/stats.h)."""
+    factor = np.exp(half / kl) if kl > 0 else 1.0
+    return f"{kl:.6f} ({kl / factor:.6f} to {kl * factor:.6f})"
+
+
 def columns(result):
     c = result["candidates"]
     w = result["windows"]
@@ -47,12 +53,11 @@ def main():
         chosen = int(r["chosen"][0])
         numeric = r.attrs["numeric"]
         print(f"frontier of {f.filename} [{numeric.decode() if isinstance(numeric, bytes) else numeric}]; KL in nats")
-        print(f"{'id':>5}  {'origin':8} {'bpp':>8}  {'KL selection':>26}  {'KL report':>26}")
+        print(f"{'id':>5}  {'origin':8} {'bpp':>8}  {'KL selection':>32}  {'KL report':>32}")
         for i in sorted(r["frontier"][:], key=lambda i: c["bpp"][i]):
-            text = f"{kl[i]:.6f} +- {half[i]:.6f}"
             other = report.get(c["assignment"][i].tobytes())
-            other = f"{other[0]:.6f} +- {other[1]:.6f}" if other else ""
-            print(f"{i:5d}  {c['origin'][i].decode():8} {c['bpp'][i]:8.4f}  {text:>26}  {other:>26}"
+            print(f"{i:5d}  {c['origin'][i].decode():8} {c['bpp'][i]:8.4f}  {with_ends(kl[i], half[i]):>32}  "
+                  f"{with_ends(*other) if other else '':>32}"
                   f"{'  chosen' if i == chosen else ''}")
 
 

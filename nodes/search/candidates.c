@@ -178,7 +178,7 @@ bool candidate_interval(const struct candidates *c, const struct candidate *x, d
         positions[w] = c->window_tokens[w];
         sums[w] = x->kl_window[w] * positions[w];
     }
-    ok = ok && stats_cluster_interval(sums, positions, c->window_document, c->n_windows, LEVEL, low, high, e);
+    ok = ok && stats_positive_interval(sums, positions, c->window_document, c->n_windows, LEVEL, low, high, e);
     mem_free(positions);
     mem_free(sums);
     return ok;

@@ -69,7 +69,7 @@ bool candidates_init(struct candidates *c, int n_units, uint32_t n_windows, cons
 void candidates_fini(struct candidates *c);
 /* Measured on all of the table's windows, with a finite KL? Only such rows may decide anything. */
 bool candidate_is_complete(const struct candidates *c, const struct candidate *x);
-/* 95 % interval of its mean KL over the documents of the table's windows (stats_cluster_interval), nats; both NaN when
+/* 95 % interval of its mean KL over the documents of the table's windows (stats_positive_interval), nats; both NaN when
  * it is not complete, or when there is one document. */
 bool candidate_interval(const struct candidates *c, const struct candidate *x, double *low, double *high,
                         struct err *e) ERR_CHECK;

@@ -109,48 +109,123 @@ static double beta(double x, double a, double b)
     return x < (a + 1) / (a + b + 2) ? front * beta_fraction(x, a, b) / a : 1 - front * beta_fraction(1 - x, b, a) / b;
 }
 
+/* P(|T| > t) = I_{v / (v + t^2)}(v / 2, 1 / 2), falling in t >= 0. */
+static double two_tails(double t, double freedom) { return beta(freedom / (freedom + t * t), freedom / 2, 0.5); }
+
+double stats_student_tail(double t, double freedom)
+{
+    return t < 0 ? 1 - two_tails(t, freedom) / 2 : two_tails(t, freedom) / 2;
+}
+
 double stats_student(double q, double freedom)
 {
-    if (q < 0.5)
+    if (q > 0.5)
         return -stats_student(1 - q, freedom);
-    double tail = 2 * (1 - q), low = 0, high = 1; /* P(|t| > x) = I_{v/(v+x^2)}(v/2, 1/2), falling in x */
-    while (beta(freedom / (freedom + high * high), freedom / 2, 0.5) > tail && high < 1e150)
+    double low = 0, high = 1;
+    while (two_tails(high, freedom) > 2 * q && high < 1e150)
         high *= 2;
     for (int i = 0; i < 200 && high - low > 1e-13 * high; i++) {
-        double x = low + (high - low) / 2;
-        if (beta(freedom / (freedom + x * x), freedom / 2, 0.5) > tail)
-            low = x;
+        double t = low + (high - low) / 2;
+        if (two_tails(t, freedom) > 2 * q)
+            low = t;
         else
-            high = x;
+            high = t;
     }
-    return low + (high - low) / 2;
+    return -(low + (high - low) / 2);
+}
+
+void stats_ratio(const double *value, const double *weight, uint32_t n, struct stats_ratio *out)
+{
+    double values = 0, weights = 0, squares = 0;
+    for (uint32_t d = 0; d < n; d++) {
+        values += value[d];
+        weights += weight[d];
+    }
+    *out = (struct stats_ratio){.mean = values / weights, .error = NAN, .documents = n};
+    for (uint32_t d = 0; d < n; d++) {
+        double residual = value[d] - out->mean * weight[d];
+        squares += residual * residual;
+    }
+    if (n > 1)
+        out->error = sqrt((double)n / ((double)n - 1) * squares) / weights;
+}
+
+/* The ratio over clusters of windows. A window of weight 0 takes no part, nor does a cluster without another. */
+static bool cluster_ratio(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
+                          struct stats_ratio *out, struct err *e)
+{
+    uint32_t *index, n_clusters = 0, used = 0;
+    double *sums = NULL, *weights = NULL;
+    if (!mem_new(&index, n, e))
+        return false;
+    bool ok = stats_documents(cluster, n, index, &n_clusters, e) && mem_new(&sums, n_clusters, e) &&
+              mem_new(&weights, n_clusters, e);
+    for (uint32_t w = 0; ok && w < n; w++) {
+        sums[index[w]] += weight[w] > 0 ? value[w] : 0;
+        weights[index[w]] += weight[w];
+    }
+    for (uint32_t c = 0; ok && c < n_clusters; c++) {
+        if (!(weights[c] > 0))
+            continue;
+        sums[used] = sums[c];
+        weights[used++] = weights[c];
+    }
+    if (ok)
+        stats_ratio(sums, weights, used, out);
+    mem_free(weights);
+    mem_free(sums);
+    mem_free(index);
+    return ok;
+}
+
+/* Half of the interval; NaN where there is no error. */
+static double half_width(const struct stats_ratio *r, double level)
+{
+    return r->documents < 2 ? NAN : stats_student(0.5 + level / 2, r->documents - 1) * r->error;
 }
 
 bool stats_cluster_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
                             double level, double *low, double *high, struct err *e)
 {
-    uint32_t *index, n_clusters;
-    double *residual = NULL, values = 0, weights = 0, squares = 0;
-    if (!mem_new(&index, n, e))
+    struct stats_ratio r;
+    if (!cluster_ratio(value, weight, cluster, n, &r, e))
         return false;
-    bool ok = stats_documents(cluster, n, index, &n_clusters, e) && mem_new(&residual, n_clusters, e);
+    *low = r.mean - half_width(&r, level);
+    *high = r.mean + half_width(&r, level);
+    return true;
+}
+
+bool stats_positive_interval(const double *value, const double *weight, const uint32_t *cluster, uint32_t n,
+                             double level, double *low, double *high, struct err *e)
+{
+    struct stats_ratio r;
+    if (!cluster_ratio(value, weight, cluster, n, &r, e))
+        return false;
+    double half = half_width(&r, level);
+    bool is_positive = r.mean > 0;
+    *low = is_positive ? r.mean * exp(-half / r.mean) : r.mean - half;
+    *high = is_positive ? r.mean * exp(half / r.mean) : r.mean + half;
+    return true;
+}
+
+bool stats_paired_interval(const double *a, const double *b, const uint32_t *positions, const uint32_t *document,
+                           uint32_t n, double level, struct stats_difference *out, struct err *e)
+{
+    double *value = NULL, *weight = NULL;
+    struct stats_ratio r;
+    bool ok = mem_new(&value, n, e) && mem_new(&weight, n, e);
     for (uint32_t w = 0; ok && w < n; w++) {
-        values += value[w];
-        weights += weight[w];
+        bool is_shared = !isnan(a[w]) && !isnan(b[w]);
+        weight[w] = is_shared ? positions[w] : 0;
+        value[w] = is_shared ? (a[w] - b[w]) * positions[w] : 0;
     }
-    for (uint32_t w = 0; ok && w < n; w++)
-        residual[index[w]] += value[w] - values / weights * weight[w];
-    for (uint32_t c = 0; ok && c < n_clusters; c++)
-        squares += residual[c] * residual[c];
-    if (ok && n_clusters < 2) {
-        *low = *high = NAN;
-    } else if (ok) {
-        double d = n_clusters, error = sqrt(d / (d - 1) * squares) / weights;
-        double half = stats_student(0.5 + level / 2, d - 1) * error;
-        *low = values / weights - half;
-        *high = values / weights + half;
+    ok = ok && cluster_ratio(value, weight, document, n, &r, e);
+    if (ok) {
+        double half = half_width(&r, level);
+        *out = (struct stats_difference){.mean = r.mean, .low = r.mean - half, .high = r.mean + half,
+                                         .error = r.error, .documents = r.documents};
     }
-    mem_free(residual);
-    mem_free(index);
+    mem_free(weight);
+    mem_free(value);
     return ok;
 }

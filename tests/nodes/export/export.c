@@ -646,8 +646,8 @@ static void expect_interval(double *mean, double *low, double *high)
         squares += off * off;
     }
     double half = 4.302652729911275 * sqrt(3.0 / 2.0 * squares) / SCORED;
-    *low = *mean - half;
-    *high = *mean + half;
+    *low = *mean * exp(-half / *mean); /* on the scale of the logarithm */
+    *high = *mean * exp(half / *mean);
 }
 
 static void scout_json_has_every_measured_figure(void **state)

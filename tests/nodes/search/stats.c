@@ -69,6 +69,23 @@ static void students_t_agrees_with_the_tables(void **state)
                      stats_student(cases[i].q, cases[i].freedom), cases[i].expected);
 }
 
+/* With one degree of freedom it is Cauchy's: P(T > t) = atan(1 / t) / pi. */
+static void tails_are_those_of_the_quantiles_however_far_out(void **state)
+{
+    (void)state;
+    static const double tails[] = {0.4, 0.025, 1e-3, 1e-6, 1e-12};
+    for (size_t i = 0; i < COUNT(tails); i++) {
+        double cauchy = 1 / tan(M_PI * tails[i]);
+        assert_true(fabs(-stats_student(tails[i], 1) - cauchy) < 1e-9 * cauchy);
+        for (double freedom = 1; freedom < 200; freedom *= 3) {
+            double t = -stats_student(tails[i], freedom);
+            if (fabs(stats_student_tail(t, freedom) - tails[i]) > 1e-9 * tails[i])
+                fail_msg("P(t(%g) > %g) = %.12g, expected %g", freedom, t, stats_student_tail(t, freedom), tails[i]);
+            assert_true(fabs(stats_student_tail(-t, freedom) - (1 - tails[i])) < 1e-9);
+        }
+    }
+}
+
 static void windows_of_their_own_documents_give_the_interval_of_a_mean(void **state)
 {
     (void)state;
@@ -110,6 +127,94 @@ static void intervals_over_documents_cover_as_they_say(void **state)
     assert_in_range(covered, 1860, 1940); /* 1900 +- 4 standard deviations */
 }
 
+static void a_positive_mean_has_its_interval_on_the_scale_of_the_logarithm(void **state)
+{
+    (void)state;
+    struct err e;
+    static const double value[] = {2, 4, 6, 8}, weight[] = {1, 1, 1, 1}, none[] = {0, 0, 0, 0};
+    static const uint32_t own[] = {0, 1, 2, 3}, one[] = {5, 5, 5, 5};
+    double low, high, half = 3.182446305 * 2.5819888975 / 2;
+    assert_ok(stats_positive_interval(value, weight, own, 4, 0.95, &low, &high, &e), e);
+    assert_true(fabs(low - 5 * exp(-half / 5)) < 1e-8 && fabs(high - 5 * exp(half / 5)) < 1e-7);
+    assert_ok(stats_positive_interval(none, weight, own, 4, 0.95, &low, &high, &e), e);
+    assert_true(low == 0 && high == 0);
+    assert_ok(stats_positive_interval(value, weight, one, 4, 0.95, &low, &high, &e), e);
+    assert_true(isnan(low) && isnan(high));
+}
+
+static void a_paired_difference_is_of_the_windows_that_both_have(void **state)
+{
+    (void)state;
+    struct err e;
+    static const double a[] = {5, 1, 2, NAN, 7, 9, 4}, b[] = {4, 1, NAN, 8, 5, 5, NAN};
+    static const uint32_t positions[] = {10, 20, 5, 5, 10, 40, 7}, document[] = {3, 3, 3, 1, 1, 8, 9};
+    /* Documents 3, 1 and 8 with sums 10, 20 and 160 over 30, 10 and 40 positions; document 9 has nothing. */
+    static const double value[] = {10, 20, 160}, weight[] = {30, 10, 40};
+    static const uint32_t own[] = {0, 1, 2};
+    struct stats_difference d, same;
+    double low, high;
+    assert_ok(stats_paired_interval(a, b, positions, document, 7, 0.9, &d, &e) &&
+              stats_cluster_interval(value, weight, own, 3, 0.9, &low, &high, &e), e);
+    assert_int_equal(d.documents, 3);
+    assert_true(fabs(d.mean - 190.0 / 80) < 1e-12 && fabs(d.low - low) < 1e-9 && fabs(d.high - high) < 1e-9);
+    assert_true(fabs((d.high - d.low) / 2 - 2.919985580 * d.error) < 1e-8); /* t(2) at 0.95 */
+    assert_ok(stats_paired_interval(b, a, positions, document, 7, 0.9, &same, &e), e);
+    assert_true(same.mean == -d.mean && same.low == -d.high && same.high == -d.low);
+    assert_ok(stats_paired_interval(a, a, positions, document, 7, 0.9, &same, &e), e);
+    assert_true(same.mean == 0 && same.low == 0 && same.high == 0);
+    assert_ok(stats_paired_interval(a, b, positions, document, 2, 0.9, &d, &e), e); /* one document */
+    assert_true(fabs(d.mean - 10.0 / 30) < 1e-12 && isnan(d.low) && isnan(d.high) && d.documents == 1);
+    assert_ok(stats_paired_interval(a + 2, b + 2, positions, document, 2, 0.9, &d, &e), e); /* nothing in common */
+    assert_true(isnan(d.mean) && isnan(d.low) && d.documents == 0);
+}
+
+static double normal(uint64_t *s)
+{
+    double sum = -6;
+    for (int i = 0; i < 12; i++)
+        sum += (double)stats_random(s) * 0x1p-64;
+    return sum;
+}
+
+/* Log-normal documents, as heavy as measured (0.26) and twice as heavy, and the difference of two candidates that agree
+ * on which documents are hard. tests/bench/coverage.c has the whole table. */
+static void intervals_cover_when_documents_are_skewed(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 2000, MOST = 32 };
+    static const struct {
+        double spread, least, most; /* share of the intervals that must cover */
+    } cases[] = {{0.26, 0.93, 0.97}, {0.52, 0.92, 0.97}};
+    uint64_t s = 17;
+    for (size_t k = 0; k < COUNT(cases); k++)
+        for (uint32_t n = 4; n <= MOST; n *= 2) {
+            int covered = 0, paired = 0;
+            for (int round = 0; round < ROUNDS; round++) {
+                struct err e;
+                double a[MOST], b[MOST], weight[MOST], low, high, spread = cases[k].spread;
+                uint32_t positions[MOST], document[MOST];
+                struct stats_difference d;
+                for (uint32_t i = 0; i < n; i++) {
+                    double shared = normal(&s);
+                    a[i] = exp(spread * (0.9 * shared + 0.43589 * normal(&s)) - spread * spread / 2);
+                    b[i] = exp(spread * (0.9 * shared + 0.43589 * normal(&s)) - spread * spread / 2);
+                    weight[i] = positions[i] = 255;
+                    document[i] = i;
+                }
+                assert_ok(stats_paired_interval(a, b, positions, document, n, 0.95, &d, &e), e);
+                paired += d.low <= 0 && 0 <= d.high;
+                for (uint32_t i = 0; i < n; i++)
+                    a[i] *= weight[i];
+                assert_ok(stats_positive_interval(a, weight, document, n, 0.95, &low, &high, &e), e);
+                covered += low <= 1 && 1 <= high;
+            }
+            double least = cases[k].least * ROUNDS, most = cases[k].most * ROUNDS;
+            if (covered < least || covered > most || paired < 0.93 * ROUNDS || paired > 0.97 * ROUNDS)
+                fail_msg("spread %g, %u documents: %d and %d of %d are covered", cases[k].spread, n, covered, paired,
+                         ROUNDS);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -118,8 +223,12 @@ int main(void)
         cmocka_unit_test(documents_are_numbered_as_they_come),
         cmocka_unit_test(a_resample_draws_as_many_as_there_are_and_again_the_same),
         cmocka_unit_test(students_t_agrees_with_the_tables),
+        cmocka_unit_test(tails_are_those_of_the_quantiles_however_far_out),
         cmocka_unit_test(windows_of_their_own_documents_give_the_interval_of_a_mean),
+        cmocka_unit_test(a_positive_mean_has_its_interval_on_the_scale_of_the_logarithm),
+        cmocka_unit_test(a_paired_difference_is_of_the_windows_that_both_have),
         cmocka_unit_test(intervals_over_documents_cover_as_they_say),
+        cmocka_unit_test(intervals_cover_when_documents_are_skewed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
