@@ -1,8 +1,10 @@
-/* Node type `select`: the measured frontier, its knee and how sure that is, and the candidate that is chosen. Only
- * complete rows take part: candidates that were measured on every window.
+/* Node type `select`: the measured frontier, its knee and how sure that is, and the candidate that is chosen: the
+ * knee, or the nearest to a budget of bytes or a ceiling of KL. Only complete rows take part: candidates that were
+ * measured on every window.
  *
  * How sure: the documents are drawn again with replacement, all candidates on the same draw; the mass of the knee is
- * the share of draws in which the same candidate is the knee. And each point of the frontier is left out in turn. */
+ * the share of draws in which the same candidate is the knee. And each point of the frontier is left out in turn. Who
+ * beats whom is told with the paired difference over documents: where its interval includes 0, the two tie. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,16 +18,21 @@
 #include "nodes/search/pareto.h"
 #include "nodes/search/stats.h"
 
+#define LEVEL 0.95
 #define SURE 0.5 /* least mass of a knee that is not said to be unsure */
 
-/* The frontier and knee of the candidates for one vector of KLs, with room for all of them. */
+/* Kneedle is run on the KLs and on their logarithms; `scale` says which of the knees counts. */
+enum { LINEAR, LOG, N_SCALES };
+static const char *const scale_names[N_SCALES] = {"linear", "log"};
+
+/* The frontier and knees of the candidates for one vector of KLs, with room for all of them. */
 struct curve {
     double *y;               /* [candidate]: NaN takes no part */
     int32_t *dominated;      /* [candidate] */
     uint32_t *points;        /* [n]: ids, bytes ascending */
     size_t n;
     double *point_x, *point_y; /* [n] */
-    struct knee knee;        /* .at is an index of points */
+    struct knee knee[N_SCALES]; /* .at is an index of points */
 };
 
 struct select {
@@ -34,16 +41,22 @@ struct select {
     struct candidates rows;
     double *x;               /* [candidate]: bpp */
     double *low, *high;      /* [candidate]: interval of the mean KL over documents; NaN where there is none */
-    struct knee_options options;
+    int scale;               /* that counts */
+    double sensitivity;
     struct curve curve;      /* of what was measured */
     struct curve spare;      /* of a resample, or without a point */
     uint32_t *document;      /* [window], from 0 */
     uint32_t n_documents;
-    double mass;
+    double mass[N_SCALES];
     uint32_t *dropped, *dropped_knee;
     size_t n_dropped;
+    struct stats_difference *beaten; /* [candidate]: its KL minus that of the one that beats it; NaN: none does */
+    struct stats_difference *step;   /* [point]: its KL minus that of the point before; NaN: the first */
     uint32_t chosen;
+    const char *chosen_by;   /* "knee", or the parameter */
 };
+
+static const struct stats_difference no_difference = {.mean = NAN, .low = NAN, .high = NAN, .error = NAN};
 
 /* ------------------------------------------------------------------------------------------------ frontier and knee */
 
@@ -62,7 +75,7 @@ static void free_curve(struct curve *c)
     mem_free(c->point_y);
 }
 
-/* Fill the rest of the curve from c->y. With no point at all, n is 0 and there is no knee. */
+/* Fill the rest of the curve from c->y. With no point at all, n is 0 and there are no knees. */
 static bool trace_curve(const struct select *s, struct curve *c, struct err *e)
 {
     if (!pareto_filter(s->x, c->y, s->rows.n, c->dominated, c->points, &c->n, e))
@@ -71,10 +84,15 @@ static bool trace_curve(const struct select *s, struct curve *c, struct err *e)
         c->point_x[i] = s->x[c->points[i]];
         c->point_y[i] = c->y[c->points[i]];
     }
-    return c->n == 0 || knee_find(c->point_x, c->point_y, c->n, &s->options, &c->knee, e);
+    bool ok = true;
+    for (int k = 0; ok && c->n > 0 && k < N_SCALES; k++) {
+        struct knee_options o = {.sensitivity = s->sensitivity, .is_log = k == LOG};
+        ok = knee_find(c->point_x, c->point_y, c->n, &o, &c->knee[k], e);
+    }
+    return ok;
 }
 
-static uint32_t knee_id(const struct curve *c) { return c->points[c->knee.at]; }
+static uint32_t knee_id(const struct curve *c, int scale) { return c->points[c->knee[scale].at]; }
 
 /* --------------------------------------------------------------------------------------------------- how sure it is */
 
@@ -105,11 +123,11 @@ static void draw(struct select *s, const double *sums, const double *positions, 
 
 static bool bootstrap(struct select *s, struct err *e)
 {
-    int64_t draws = node_int(s->n, "bootstrap"), same = 0;
+    int64_t draws = node_int(s->n, "bootstrap"), same[N_SCALES] = {0};
     uint64_t state = (uint64_t)node_int(s->n, "seed");
     double *sums = NULL, *positions = NULL;
     uint32_t *counts = NULL;
-    s->mass = NAN;
+    s->mass[LINEAR] = s->mass[LOG] = NAN;
     if (draws == 0 || s->n_documents < 2)
         return true;
     bool ok = mem_new(&sums, s->rows.n * s->n_documents, e) && mem_new(&positions, s->n_documents, e) &&
@@ -120,12 +138,13 @@ static bool bootstrap(struct select *s, struct err *e)
         stats_resample(&state, counts, s->n_documents);
         draw(s, sums, positions, counts);
         ok = trace_curve(s, &s->spare, e);
-        same += ok && knee_id(&s->spare) == knee_id(&s->curve);
+        for (int k = 0; ok && k < N_SCALES; k++)
+            same[k] += knee_id(&s->spare, k) == knee_id(&s->curve, k);
         if (ok && i % 100 == 0 && node_stopping(s->n))
             ok = node_stopped(e);
     }
-    if (ok)
-        s->mass = (double)same / (double)draws;
+    for (int k = 0; ok && k < N_SCALES; k++)
+        s->mass[k] = (double)same[k] / (double)draws;
     mem_free(counts);
     mem_free(positions);
     mem_free(sums);
@@ -144,7 +163,7 @@ static bool leave_one_out(struct select *s, struct err *e)
         if (s->spare.n == 0) /* it was the only one */
             continue;
         s->dropped[s->n_dropped] = s->curve.points[i];
-        s->dropped_knee[s->n_dropped++] = knee_id(&s->spare);
+        s->dropped_knee[s->n_dropped++] = knee_id(&s->spare, s->scale);
     }
     return true;
 }
@@ -157,69 +176,168 @@ static bool find_intervals(struct select *s, struct err *e)
     return ok;
 }
 
+/* KL of candidate a minus that of b, on the same tokens. */
+static bool compare(const struct select *s, uint32_t a, uint32_t b, struct stats_difference *out, struct err *e)
+{
+    const struct candidates *c = &s->rows;
+    return stats_paired_interval(c->list[a].kl_window, c->list[b].kl_window, c->window_tokens, c->window_document,
+                                 c->n_windows, LEVEL, out, e);
+}
+
+static bool is_tie(const struct stats_difference *d) { return d->low <= 0 && d->high >= 0; }
+
+static bool find_differences(struct select *s, struct err *e)
+{
+    const struct curve *c = &s->curve;
+    bool ok = mem_new(&s->beaten, s->rows.n, e) && mem_new(&s->step, c->n, e);
+    for (uint32_t i = 0; ok && i < s->rows.n; i++) {
+        s->beaten[i] = no_difference;
+        if (c->dominated[i] >= 0)
+            ok = compare(s, i, (uint32_t)c->dominated[i], &s->beaten[i], e);
+    }
+    for (size_t i = 0; ok && i < c->n; i++) {
+        s->step[i] = no_difference;
+        if (i > 0)
+            ok = compare(s, c->points[i], c->points[i - 1], &s->step[i], e);
+    }
+    return ok;
+}
+
 /* --------------------------------------------------------------------------------------------------------- choosing */
 
-/* The most bytes that `budget` and `bpp` allow; UINT64_MAX without either. */
-static uint64_t most_bytes(const struct select *s)
+/* What is asked for instead of the knee. */
+struct wanted {
+    const char *by;   /* the parameter; NULL: none */
+    uint64_t most;    /* bytes */
+    double kl;        /* nats, of the mean on the selection set */
+};
+
+static bool read_wanted(const struct select *s, struct wanted *out, struct err *e)
 {
-    uint64_t budget = node_size(s->n, "budget"), most = budget ? budget : UINT64_MAX;
-    double bpp = node_float(s->n, "bpp");
-    if (bpp > 0) {
-        double bytes = floor(bpp * (double)s->menu.total_parameters / 8);
-        if (bytes < (double)most)
-            most = (uint64_t)bytes;
-    }
-    return most;
+    uint64_t budget = node_size(s->n, "budget");
+    double bpp = node_float(s->n, "bpp"), kl = node_float(s->n, "kl");
+    *out = (struct wanted){.most = UINT64_MAX, .kl = INFINITY};
+    if ((budget > 0) + (bpp > 0) + (kl > 0) > 1)
+        return err_set(e, ERR_INPUT, "more than one of `budget`, `bpp` and `kl` is set (%" PRIu64 ", %g, %g): each "
+                       "says by itself what is chosen, so leave one", budget, bpp, kl);
+    if (budget > 0)
+        *out = (struct wanted){"budget", budget, INFINITY};
+    else if (bpp > 0)
+        *out = (struct wanted){"bpp", (uint64_t)floor(bpp * (double)s->menu.total_parameters / 8), INFINITY};
+    else if (kl > 0)
+        *out = (struct wanted){"kl", UINT64_MAX, kl};
+    return true;
+}
+
+static bool cannot_meet(const struct select *s, const struct wanted *wanted, struct err *e)
+{
+    const struct curve *c = &s->curve;
+    const struct candidate *first = &s->rows.list[c->points[0]], *last = &s->rows.list[c->points[c->n - 1]];
+    char limit[96];
+    if (isinf(wanted->kl))
+        snprintf(limit, sizeof limit, "at most %" PRIu64 " bytes (%.4f bpp)", wanted->most,
+                 menu_bpp(&s->menu, wanted->most));
+    else
+        snprintf(limit, sizeof limit, "KL at most %.6g", wanted->kl);
+    return err_set(e, ERR_INPUT, "no measured candidate has %s, as `%s` asks: the frontier goes from %" PRIu64
+                   " bytes (%.4f bpp) at KL %.6g to %" PRIu64 " bytes (%.4f bpp) at KL %.6g", limit, wanted->by,
+                   first->bytes, first->bpp, first->kl_mean, last->bytes, last->bpp, last->kl_mean);
 }
 
 /* The knee; or, with a ceiling on the size, the frontier's lowest KL within it; with one on KL, its fewest bytes. */
 static bool choose(struct select *s, struct err *e)
 {
     const struct curve *c = &s->curve;
-    const struct candidate *list = s->rows.list, *first = &list[c->points[0]], *last = &list[c->points[c->n - 1]];
-    double kl = node_float(s->n, "kl");
-    uint64_t most = most_bytes(s);
-    s->chosen = knee_id(c);
-    if (most == UINT64_MAX && !(kl > 0))
+    struct wanted wanted;
+    if (!read_wanted(s, &wanted, e))
+        return false;
+    s->chosen = knee_id(c, s->scale);
+    s->chosen_by = wanted.by ? wanted.by : "knee";
+    if (!wanted.by)
         return true;
     bool is_found = false;
-    for (size_t i = 0; i < c->n; i++) {
-        const struct candidate *x = &list[c->points[i]];
-        if (x->bytes > most || (kl > 0 && x->kl_mean > kl) || (kl > 0 && is_found))
+    for (size_t i = 0; i < c->n; i++) { /* bytes ascend, KL falls */
+        const struct candidate *x = &s->rows.list[c->points[i]];
+        if (x->bytes > wanted.most || x->kl_mean > wanted.kl || (is_found && isfinite(wanted.kl)))
             continue;
         s->chosen = x->id;
         is_found = true;
     }
-    if (is_found)
-        return true;
-    char limit[64] = "", ceiling[64] = "";
-    if (most < UINT64_MAX)
-        snprintf(limit, sizeof limit, " at most %" PRIu64 " bytes (%.4f bpp)", most, menu_bpp(&s->menu, most));
-    if (kl > 0)
-        snprintf(ceiling, sizeof ceiling, "%s KL at most %.6g", *limit ? " and" : "", kl);
-    return err_set(e, ERR_INPUT, "no measured candidate has%s%s: the frontier goes from %" PRIu64 " bytes (%.4f bpp) "
-                   "at KL %.6g to %" PRIu64 " bytes (%.4f bpp) at KL %.6g", limit, ceiling, first->bytes, first->bpp,
-                   first->kl_mean, last->bytes, last->bpp, last->kl_mean);
+    return is_found || cannot_meet(s, &wanted, e);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- results */
 
+static bool write_knees(const struct select *s, struct writer *w, struct err *e)
+{
+    bool ok = true;
+    for (int k = -1; ok && k < N_SCALES; k++) { /* -1: the one that counts, without a name of its own */
+        int scale = k < 0 ? s->scale : k;
+        uint32_t knee = knee_id(&s->curve, scale);
+        uint8_t found = s->curve.knee[scale].is_found;
+        char group[32], name[48];
+        snprintf(group, sizeof group, k < 0 ? "knee" : "knee/%s", k < 0 ? "" : scale_names[k]);
+        snprintf(name, sizeof name, "%s/id", group);
+        ok = column_write(w, name, DTYPE_U32, &knee, 1, "1", "value", "id of the knee", e);
+        snprintf(name, sizeof name, "%s/mass", group);
+        ok = ok && column_write(w, name, DTYPE_F64, &s->mass[scale], 1, "1", "value", "share of resamples of documents "
+                                "with the same knee; NaN: not drawn, or one document", e);
+        snprintf(name, sizeof name, "%s/found", group);
+        ok = ok && column_write(w, name, DTYPE_U8, &found, 1, "1", "value", "1: it passes Kneedle's test; 0: the point "
+                                "farthest from the line between the ends", e);
+    }
+    return ok;
+}
+
+/* <group>/kl, <group>/low and <group>/high. */
+static bool write_differences(struct writer *w, const char *group, const struct stats_difference *d, size_t n,
+                              const char *axes, const char *description, struct err *e)
+{
+    static const char *const names[] = {"kl", "low", "high"};
+    double *x;
+    bool ok = mem_new(&x, n, e);
+    for (int k = 0; ok && k < 3; k++) {
+        char name[48];
+        snprintf(name, sizeof name, "%s/%s", group, names[k]);
+        for (size_t i = 0; i < n; i++)
+            x[i] = k == 0 ? d[i].mean : k == 1 ? d[i].low : d[i].high;
+        ok = column_write(w, name, DTYPE_F64, x, n, "nat", axes, k == 0 ? description : k == 1 ?
+                          "lower end of its paired 95 % interval over documents" : "upper end; a tie where 0 is within",
+                          e);
+    }
+    mem_free(x);
+    return ok;
+}
+
+static bool write_dominance(const struct select *s, struct writer *w, struct err *e)
+{
+    size_t n = s->rows.n;
+    uint64_t *more;
+    if (!mem_new(&more, n, e))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (s->curve.dominated[i] >= 0)
+            more[i] = s->rows.list[i].bytes - s->rows.list[s->curve.dominated[i]].bytes;
+    bool ok = column_write(w, "dominated_by", DTYPE_I32, s->curve.dominated, n, "1", "candidate",
+                           "id of the frontier's candidate of lowest KL that beats it; -1: on the frontier, or "
+                           "incomplete", e) &&
+              column_write(w, "dominance/bytes", DTYPE_U64, more, n, "byte", "candidate",
+                           "its bytes minus those of the one that beats it; 0 also where none does", e) &&
+              write_differences(w, "dominance", s->beaten, n, "candidate",
+                                "its KL minus that of the one that beats it; NaN where none does", e);
+    mem_free(more);
+    return ok;
+}
+
 static bool write_result(const struct select *s, struct err *e)
 {
     struct writer *w = node_output(s->n);
-    uint32_t knee = knee_id(&s->curve);
-    uint8_t found = s->curve.knee.is_found;
     return candidates_write(&s->rows, &s->menu, w, e) &&
            column_write(w, "frontier", DTYPE_U32, s->curve.points, s->curve.n, "1", "point",
                         "ids of the candidates that no other one beats in both bpp and KL, bytes ascending", e) &&
-           column_write(w, "dominated_by", DTYPE_I32, s->curve.dominated, s->rows.n, "1", "candidate",
-                        "id of the frontier's candidate of lowest KL that beats it; -1: on the frontier, or incomplete",
-                        e) &&
-           column_write(w, "knee/id", DTYPE_U32, &knee, 1, "1", "value", "id of the knee", e) &&
-           column_write(w, "knee/mass", DTYPE_F64, &s->mass, 1, "1", "value",
-                        "share of resamples of documents with the same knee; NaN: not drawn, or one document", e) &&
-           column_write(w, "knee/found", DTYPE_U8, &found, 1, "1", "value",
-                        "1: it passes Kneedle's test; 0: the point farthest from the line between the ends", e) &&
+           write_differences(w, "step", s->step, s->curve.n, "point",
+                             "KL of the frontier's point minus that of the point before; NaN at the first", e) &&
+           write_dominance(s, w, e) && write_knees(s, w, e) &&
            column_write(w, "leave_one_out/dropped", DTYPE_U32, s->dropped, s->n_dropped, "1", "drop",
                         "id of the frontier's candidate that is left out", e) &&
            column_write(w, "leave_one_out/knee", DTYPE_U32, s->dropped_knee, s->n_dropped, "1", "drop",
@@ -228,40 +346,74 @@ static bool write_result(const struct select *s, struct err *e)
                         "lower end of the 95 % interval of kl_mean over documents; NaN: one document, or incomplete",
                         e) &&
            column_write(w, "interval/high", DTYPE_F64, s->high, s->rows.n, "nat", "candidate", "upper end", e) &&
-           column_write(w, "chosen", DTYPE_U32, &s->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
+           column_write(w, "chosen", DTYPE_U32, &s->chosen, 1, "1", "value", "id of the candidate that is chosen", e) &&
+           writer_text(w, "chosen_by", s->chosen_by, e) && writer_text(w, "scale", scale_names[s->scale], e);
 }
 
-static void tell(const struct select *s)
+static void tell_frontier(const struct select *s)
 {
     const struct candidates *rows = &s->rows;
-    uint32_t knee = knee_id(&s->curve);
+    size_t incomplete = 0, beaten = 0, ties = 0;
+    for (size_t i = 0; i < rows->n; i++) {
+        incomplete += isnan(s->curve.y[i]);
+        beaten += s->curve.dominated[i] >= 0;
+        ties += is_tie(&s->beaten[i]);
+    }
     node_log(s->n, "%zu candidates, %zu on the frontier; KL in nats on %u windows of %u documents [%s]", rows->n,
              s->curve.n, rows->n_windows, s->n_documents, rows->numeric);
     node_log(s->n, "   id  origin      bytes      bpp     KL (95 %% interval)               top-1");
     for (size_t i = 0; i < s->curve.n; i++) {
         const struct candidate *c = &rows->list[s->curve.points[i]];
         char size[16];
-        node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%9.6f to %9.6f)  %6.4f%s%s", c->id, c->origin,
+        node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%9.6f to %9.6f)  %6.4f%s%s%s", c->id, c->origin,
                  str_size(c->bytes, size), c->bpp, c->kl_mean, s->low[c->id], s->high[c->id], c->top1,
-                 c->id == knee ? "  knee" : "", c->id == s->chosen ? "  chosen" : "");
+                 c->id == knee_id(&s->curve, s->scale) ? "  knee" : "", c->id == s->chosen ? "  chosen" : "",
+                 is_tie(&s->step[i]) ? "  ties with the one above" : "");
     }
+    node_log(s->n, "%zu candidates are beaten in size and KL; %zu of them tie with the one that beats them: the paired "
+             "95 %% interval of the difference includes 0", beaten, ties);
+    if (incomplete > 0)
+        node_log(s->n, "%zu candidates were not measured on all windows and take no part", incomplete);
+}
+
+static void tell_knees(const struct select *s)
+{
+    uint32_t knee = knee_id(&s->curve, s->scale);
+    int other = !s->scale;
+    double mass = s->mass[s->scale];
     size_t moved = 0;
     for (size_t i = 0; i < s->n_dropped; i++)
         moved += s->dropped[i] != knee && s->dropped_knee[i] != knee;
-    if (isnan(s->mass))
+    if (isnan(mass))
         node_log(s->n, "the knee is candidate %u; how sure that is cannot be told: %s", knee,
                  s->n_documents < 2 ? "the windows are of one document" : "bootstrap is 0");
     else
-        node_log(s->n, "the knee is candidate %u in %.1f %% of the resamples%s", knee, 100 * s->mass,
-                 s->mass < SURE ? ": it is unsure; a `budget`, `bpp` or `kl` can choose instead" : "");
-    if (!s->curve.knee.is_found)
+        node_log(s->n, "the knee is candidate %u in %.1f %% of the resamples%s", knee, 100 * mass,
+                 mass < SURE ? ": it is unsure; a `budget`, `bpp` or `kl` can choose instead" : "");
+    if (!s->curve.knee[s->scale].is_found)
         node_log(s->n, "no point passes Kneedle's test at sensitivity %g: taken is the one farthest from the line "
-                 "between the ends", s->options.sensitivity);
+                 "between the ends", s->sensitivity);
+    if (knee_id(&s->curve, other) != knee)
+        node_log(s->n, "on the %s scale the knee would be candidate %u at %.4f bpp (%.1f %% of the resamples)",
+                 scale_names[other], knee_id(&s->curve, other), s->rows.list[knee_id(&s->curve, other)].bpp,
+                 100 * s->mass[other]);
     node_log(s->n, "leaving out another point of the frontier moves the knee in %zu of %zu cases", moved,
              s->n_dropped > 0 ? s->n_dropped - 1 : 0);
-    if (!isnan(s->mass))
-        node_stat(s->n, "knee_mass", s->mass, "1");
+    if (!isnan(mass))
+        node_stat(s->n, "knee_mass", mass, "1");
     node_stat(s->n, "frontier_points", (double)s->curve.n, "point");
+}
+
+static void tell(const struct select *s)
+{
+    double kl = node_float(s->n, "kl");
+    tell_frontier(s);
+    tell_knees(s);
+    if (strcmp(s->chosen_by, "knee") != 0)
+        node_log(s->n, "candidate %u is chosen by `%s`", s->chosen, s->chosen_by);
+    if (kl > 0 && s->high[s->chosen] > kl)
+        node_log(s->n, "its mean KL on these windows is within `kl` %g, the upper end of its interval is not: %g", kl,
+                 s->high[s->chosen]);
 }
 
 /* --------------------------------------------------------------------------------------------------------- the node */
@@ -290,11 +442,11 @@ static bool read_rows(struct select *s, struct err *e)
 
 static bool select_candidate(struct select *s, struct err *e)
 {
-    s->options = (struct knee_options){.sensitivity = node_float(s->n, "sensitivity"),
-                                       .is_log = strcmp(node_string(s->n, "scale"), "log") == 0};
+    s->sensitivity = node_float(s->n, "sensitivity");
+    s->scale = strcmp(node_string(s->n, "scale"), scale_names[LOG]) == 0 ? LOG : LINEAR;
     if (!menu_read(&s->menu, node_input(s->n, "renderings", 0)->object, e) || !read_rows(s, e) ||
-        !trace_curve(s, &s->curve, e) || !find_intervals(s, e) || !bootstrap(s, e) || !leave_one_out(s, e) ||
-        !choose(s, e) || !write_result(s, e))
+        !trace_curve(s, &s->curve, e) || !find_intervals(s, e) || !find_differences(s, e) || !choose(s, e) ||
+        !bootstrap(s, e) || !leave_one_out(s, e) || !write_result(s, e))
         return false;
     tell(s);
     return true;
@@ -304,6 +456,8 @@ static bool run(struct node *n, struct err *e)
 {
     struct select s = {.n = n};
     bool ok = select_candidate(&s, e);
+    mem_free(s.step);
+    mem_free(s.beaten);
     mem_free(s.dropped);
     mem_free(s.dropped_knee);
     mem_free(s.document);
@@ -320,7 +474,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 3,
+    .version = 4,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
@@ -332,11 +486,12 @@ const struct node_class node_select = {
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,
          .help = "of the resamples"},
         {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
-         .help = "choose the lowest KL of at most so many bytes of units instead of the knee; 0: none"},
+         .help = "choose the lowest KL of at most so many bytes of units instead of the knee; 0: none. One at most of "
+                 "`budget`, `bpp` and `kl`"},
         {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter; 0: none"},
         {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 1000, .unit = "nat",
-         .help = "choose the fewest bytes of at most this mean KL; 0: none"},
+         .help = "choose the fewest bytes of at most this KL (the mean on the selection set); 0: none"},
         {0}},
     .run = run,
 };

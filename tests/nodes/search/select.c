@@ -32,7 +32,7 @@ static struct object *noisy_rows(double spread)
 }
 
 /* The id of the knee for these KLs, without candidate `dropped` (-1: with all). */
-static uint32_t knee_of(const struct candidates *c, const double *kl, long dropped)
+static uint32_t scaled_knee_of(const struct candidates *c, const double *kl, long dropped, bool is_log)
 {
     struct err e;
     double x[64], y[64];
@@ -54,12 +54,18 @@ static uint32_t knee_of(const struct candidates *c, const double *kl, long dropp
         point_x[i] = x[frontier[i]];
         point_y[i] = y[frontier[i]];
     }
-    assert_ok(knee_find(point_x, point_y, found, &(struct knee_options){.sensitivity = 1}, &knee, &e), e);
+    assert_ok(knee_find(point_x, point_y, found, &(struct knee_options){.sensitivity = 1, .is_log = is_log}, &knee,
+                        &e), e);
     return id[frontier[knee.at]];
 }
 
+static uint32_t knee_of(const struct candidates *c, const double *kl, long dropped)
+{
+    return scaled_knee_of(c, kl, dropped, false);
+}
+
 /* Share of the resamples of that seed with knee `id`. In these rows document d has the windows 2 d and 2 d + 1. */
-static double mass_of(const struct candidates *c, uint32_t id, uint64_t seed, int draws)
+static double mass_of(const struct candidates *c, uint32_t id, uint64_t seed, int draws, bool is_log)
 {
     int same = 0;
     for (int draw = 0; draw < draws; draw++) {
@@ -74,18 +80,20 @@ static double mass_of(const struct candidates *c, uint32_t id, uint64_t seed, in
             }
             kl[i] = sum / tokens;
         }
-        same += knee_of(c, kl, -1) == id;
+        same += scaled_knee_of(c, kl, -1, is_log) == id;
     }
     return (double)same / draws;
 }
 
-static double load_mass(struct object *o)
+static double load_f64(struct object *o, const char *name)
 {
     struct err e;
-    double mass = -1;
-    assert_ok(object_read(o, "knee/mass", DTYPE_F64, 0, 1, &mass, &e), e);
-    return mass;
+    double x = -1;
+    assert_ok(object_read(o, name, DTYPE_F64, 0, 1, &x, &e), e);
+    return x;
 }
+
+static double load_mass(struct object *o) { return load_f64(o, "knee/mass"); }
 
 /* -------------------------------------------------------------------------------------------------------- the tests */
 
@@ -164,7 +172,7 @@ static void the_mass_is_the_share_of_resamples_with_the_same_knee(void **state)
         struct object *o = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
             {"bootstrap", NULL, "400"}, {"seed", NULL, "3"}, {0}});
         assert_ok(candidates_read(&c, o, &e), e);
-        double mass = load_mass(o), expected = mass_of(&c, load_one(o, "knee/id"), 3, 400);
+        double mass = load_mass(o), expected = mass_of(&c, load_one(o, "knee/id"), 3, 400, false);
         if (mass != expected)
             fail_msg("noise %g: mass %g, expected %g", spreads[i], mass, expected);
         assert_true(i == 0 ? mass == 1 : mass > 0 && mass < 1); /* without noise all documents agree */
@@ -183,8 +191,133 @@ static void the_mass_is_the_share_of_resamples_with_the_same_knee(void **state)
     object_close(rows);
 }
 
-/* Every dataset but `except` (NULL: none) has the same bytes in both. */
-static void assert_equal_objects(struct object *a, struct object *b, const char *except)
+/* Both knees are told, and `scale` says which of them counts. */
+static void both_scales_have_a_knee_and_one_of_them_counts(void **state)
+{
+    (void)state;
+    static const char *const scales[] = {"linear", "log"};
+    struct object *rows = noisy_rows(0.5);
+    uint32_t knee[2][2], chosen[2];
+    for (int scale = 0; scale < 2; scale++) {
+        struct err e;
+        struct candidates c;
+        double kl[64];
+        const char *text;
+        uint8_t found[2];
+        struct object *o = run_fine(&node_select, scales[scale], (struct setting[]){{"rows", rows, NULL},
+            {"scale", NULL, scales[scale]}, {"bootstrap", NULL, "200"}, {"seed", NULL, "3"}, {0}});
+        assert_ok(candidates_read(&c, o, &e), e);
+        for (size_t i = 0; i < c.n; i++)
+            kl[i] = c.list[i].kl_mean;
+        for (int k = 0; k < 2; k++) {
+            char id[32], mass[32];
+            snprintf(id, sizeof id, "knee/%s/id", scales[k]);
+            snprintf(mass, sizeof mass, "knee/%s/mass", scales[k]);
+            knee[scale][k] = load_one(o, id);
+            assert_int_equal(knee[scale][k], scaled_knee_of(&c, kl, -1, k == 1));
+            assert_true(load_f64(o, mass) == mass_of(&c, knee[scale][k], 3, 200, k == 1));
+        }
+        chosen[scale] = load_one(o, "chosen");
+        assert_int_equal(load_one(o, "knee/id"), knee[scale][scale]);
+        assert_int_equal(chosen[scale], knee[scale][scale]);
+        assert_true(load_mass(o) == load_f64(o, scale ? "knee/log/mass" : "knee/linear/mass"));
+        assert_ok(object_read(o, "knee/found", DTYPE_U8, 0, 1, &found[0], &e) &&
+                  object_read(o, scale ? "knee/log/found" : "knee/linear/found", DTYPE_U8, 0, 1, &found[1], &e), e);
+        assert_int_equal(found[0], found[1]);
+        assert_true(object_text(o, "chosen_by", &text) && strcmp(text, "knee") == 0);
+        assert_true(object_text(o, "scale", &text) && strcmp(text, scales[scale]) == 0);
+        candidates_fini(&c);
+        object_close(o);
+    }
+    assert_memory_equal(knee[0], knee[1], sizeof knee[0]);
+    assert_int_not_equal(chosen[0], chosen[1]); /* else the rows would prove nothing */
+    object_close(rows);
+}
+
+/* Noisy rows, with one candidate of a middling size that is far worse than all that are smaller. */
+static struct object *with_a_loser(void)
+{
+    struct err e;
+    struct candidates c;
+    struct object *rows = noisy_rows(0.5);
+    assert_ok(candidates_read(&c, rows, &e), e);
+    object_close(rows);
+    struct candidate *loser = &c.list[c.n / 2];
+    for (uint32_t w = 0; w < c.n_windows; w++)
+        loser->kl_window[w] = 1 + 0.01 * w;
+    loser->kl_mean = 0;
+    double tokens = 0;
+    for (uint32_t w = 0; w < c.n_windows; w++) {
+        loser->kl_mean += loser->kl_window[w] * c.window_tokens[w];
+        tokens += c.window_tokens[w];
+    }
+    loser->kl_mean /= tokens;
+    rows = made_object(&world.made, &c, world.store, "with a loser");
+    candidates_fini(&c);
+    return rows;
+}
+
+static void who_is_beaten_is_told_by_how_much_and_ties_are_called_ties(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    uint64_t n;
+    size_t beaten = 0, ties = 0, steps = 0;
+    char text[128];
+    struct object *rows = with_a_loser();
+    struct object *o = run_fine(&node_select, "dominance", (struct setting[]){{"rows", rows, NULL}, {0}});
+    assert_ok(candidates_read(&c, o, &e), e);
+    uint32_t *frontier = load(o, "frontier", DTYPE_U32, &n);
+    int32_t *by = load(o, "dominated_by", DTYPE_I32, NULL);
+    uint64_t *bytes = load(o, "dominance/bytes", DTYPE_U64, NULL);
+    double *kl = load(o, "dominance/kl", DTYPE_F64, NULL), *low = load(o, "dominance/low", DTYPE_F64, NULL);
+    double *high = load(o, "dominance/high", DTYPE_F64, NULL), *step = load(o, "step/kl", DTYPE_F64, NULL);
+    double *step_low = load(o, "step/low", DTYPE_F64, NULL), *step_high = load(o, "step/high", DTYPE_F64, NULL);
+    for (size_t i = 0; i < c.n; i++) {
+        struct stats_difference d;
+        const struct candidate *x = &c.list[i], *y = &c.list[by[i] < 0 ? 0 : by[i]];
+        if (by[i] < 0) {
+            assert_true(isnan(kl[i]) && isnan(low[i]) && isnan(high[i]) && bytes[i] == 0);
+            continue;
+        }
+        assert_ok(stats_paired_interval(x->kl_window, y->kl_window, c.window_tokens, c.window_document, c.n_windows,
+                                        0.95, &d, &e), e);
+        assert_true(kl[i] == d.mean && low[i] == d.low && high[i] == d.high && bytes[i] == x->bytes - y->bytes);
+        assert_true(fabs(kl[i] - (x->kl_mean - y->kl_mean)) < 1e-12 && kl[i] >= 0);
+        beaten++;
+        ties += low[i] <= 0;
+    }
+    assert_true(isnan(step[0]) && isnan(step_low[0]));
+    for (uint64_t i = 1; i < n; i++) {
+        assert_true(fabs(step[i] - (c.list[frontier[i]].kl_mean - c.list[frontier[i - 1]].kl_mean)) < 1e-12);
+        assert_true(step_low[i] <= step[i] && step[i] <= step_high[i] && step[i] < 0);
+        steps += step_high[i] >= 0;
+    }
+    if (beaten <= ties || !ties || !steps || steps >= n - 1) /* all kinds are to be here */
+        fail_msg("%zu are beaten, %zu tie; %zu of %llu steps tie", beaten, ties, steps, (unsigned long long)n - 1);
+    snprintf(text, sizeof text, "%zu candidates are beaten in size and KL; %zu of them tie", beaten, ties);
+    assert_non_null(strstr(world.log, text));
+    size_t told = 0;
+    for (const char *at = world.log; (at = strstr(at, "ties with the one above")); at++)
+        told++;
+    assert_int_equal(told, steps);
+    mem_free(step_high);
+    mem_free(step_low);
+    mem_free(step);
+    mem_free(high);
+    mem_free(low);
+    mem_free(kl);
+    mem_free(bytes);
+    mem_free(by);
+    mem_free(frontier);
+    candidates_fini(&c);
+    object_close(o);
+    object_close(rows);
+}
+
+/* Every dataset has the same bytes in both; but for masses where `seeds` differ. */
+static void assert_equal_objects(struct object *a, struct object *b, bool seeds)
 {
     assert_int_equal(object_datasets(a), object_datasets(b));
     for (size_t i = 0; i < object_datasets(a); i++) {
@@ -192,7 +325,7 @@ static void assert_equal_objects(struct object *a, struct object *b, const char 
         uint64_t n, m;
         char *x = load(a, d->name, d->dtype, &n), *y = load(b, d->name, d->dtype, &m);
         assert_int_equal(n, m);
-        if (!except || strcmp(d->name, except) != 0)
+        if (!seeds || !strstr(d->name, "/mass"))
             if (memcmp(x, y, n * (d->string_bytes ? d->string_bytes : dtype_bytes(d->dtype))) != 0)
                 fail_msg("'%s' differs", d->name);
         mem_free(x);
@@ -207,8 +340,8 @@ static void select_is_the_same_twice_and_other_with_another_seed_only_in_mass(vo
     static const char *const seeds[] = {"1", "1", "2"};
     for (int i = 0; i < 3; i++)
         o[i] = run_fine(&node_select, "seed", (struct setting[]){{"rows", rows, NULL}, {"seed", NULL, seeds[i]}, {0}});
-    assert_equal_objects(o[0], o[1], NULL);
-    assert_equal_objects(o[0], o[2], "knee/mass");
+    assert_equal_objects(o[0], o[1], false);
+    assert_equal_objects(o[0], o[2], true);
     assert_true(load_mass(o[0]) != load_mass(o[2]));
     for (int i = 0; i < 3; i++)
         object_close(o[i]);
@@ -279,12 +412,25 @@ static void select_keeps_budgets_and_ceilings(void **state)
                 assert_true(c.list[j].bytes >= chosen->bytes);
         object_close(o);
     }
-    assert_err(run_node(&node_select, "too small", (struct setting[]){{"rows", rows, NULL}, {"budget", NULL, "1000"},
-                                                                     {0}}, &o, &e), e, ERR_INPUT,
-               "no measured candidate has at most 1000 bytes");
-    assert_err(run_node(&node_select, "both", (struct setting[]){{"rows", rows, NULL}, {"bpp", NULL, "5"},
-                                                                {"kl", NULL, "0.001"}, {0}}, &o, &e), e, ERR_INPUT,
-               "and KL at most 0.001: the frontier goes from");
+    const char *text;
+    char budget[32];
+    snprintf(budget, sizeof budget, "%llu", (unsigned long long)c.list[0].bytes);
+    o = run_fine(&node_select, "budget", (struct setting[]){{"rows", rows, NULL}, {"budget", NULL, budget}, {0}});
+    const struct candidate *chosen = &c.list[load_one(o, "chosen")];
+    assert_true(chosen->bytes <= c.list[0].bytes && chosen->kl_mean <= c.list[0].kl_mean);
+    assert_true(object_text(o, "chosen_by", &text) && strcmp(text, "budget") == 0);
+    object_close(o);
+    static const struct {
+        struct setting set[3];
+        const char *message;
+    } wrong[] = {{{{"budget", NULL, "1000"}}, "no measured candidate has at most 1000 bytes"},
+                 {{{"bpp", NULL, "2"}}, "(2.0000 bpp), as `bpp` asks: the frontier goes from"},
+                 {{{"bpp", NULL, "5"}, {"kl", NULL, "0.001"}}, "more than one of `budget`, `bpp` and `kl` is set"},
+                 {{{"budget", NULL, "1000"}, {"kl", NULL, "0.001"}}, "more than one of"}};
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        struct setting settings[] = {{"rows", rows, NULL}, wrong[i].set[0], wrong[i].set[1], {0}};
+        assert_err(run_node(&node_select, "wrong", settings, &o, &e), e, ERR_INPUT, wrong[i].message);
+    }
     candidates_fini(&c);
     object_close(rows);
 }
@@ -311,6 +457,8 @@ int main(void)
         cmocka_unit_test(select_finds_frontier_and_knee),
         cmocka_unit_test(each_point_of_the_frontier_is_left_out_in_turn),
         cmocka_unit_test(the_mass_is_the_share_of_resamples_with_the_same_knee),
+        cmocka_unit_test(both_scales_have_a_knee_and_one_of_them_counts),
+        cmocka_unit_test(who_is_beaten_is_told_by_how_much_and_ties_are_called_ties),
         cmocka_unit_test(select_is_the_same_twice_and_other_with_another_seed_only_in_mass),
         cmocka_unit_test(the_knee_does_not_hang_on_the_noise_of_a_lossless_candidate),
         cmocka_unit_test(select_keeps_budgets_and_ceilings),
