@@ -29,8 +29,8 @@ static bool check_pairs(const struct surrogate *s, const struct menu *m, const c
                            "are %d", what, i, p[0], p[1], m->n_units);
         const uint32_t *q = i > 0 ? s->pairs[i - 1] : NULL;
         if (q && (q[0] > p[0] || (q[0] == p[0] && q[1] >= p[1])))
-            return err_set(e, ERR_INPUT, "'%s': pair %zu, of units %u and %u, comes after that of units %u and %u; pairs "
-                           "must be sorted, each once", what, i, p[0], p[1], q[0], q[1]);
+            return err_set(e, ERR_INPUT, "'%s': pair %zu, of units %u and %u, comes after that of units %u and %u; "
+                           "they must be sorted, each once", what, i, p[0], p[1], q[0], q[1]);
     }
     return true;
 }

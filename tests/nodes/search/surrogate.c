@@ -162,12 +162,12 @@ static void bad_tables_are_refused(void **state)
     is_refused(t, ERR_INPUT, "'probe': pair 3 is of units 2 and 6; the first must be the lower, and there are 6");
     t = good();
     t.units[1][1] = 1;
-    is_refused(t, ERR_INPUT, "'probe': pair 1, of units 0 and 1, comes after that of units 0 and 1; pairs must be sorted,"
-               " each once");
+    is_refused(t, ERR_INPUT, "'probe': pair 1, of units 0 and 1, comes after that of units 0 and 1; they must be "
+               "sorted, each once");
     t = good();
     t.units[2][0] = 0, t.units[2][1] = 3;
-    is_refused(t, ERR_INPUT, "'probe': pair 2, of units 0 and 3, comes after that of units 0 and 4; pairs must be sorted,"
-               " each once");
+    is_refused(t, ERR_INPUT, "'probe': pair 2, of units 0 and 3, comes after that of units 0 and 4; they must be "
+               "sorted, each once");
     t = good();
     t.pair_cost[3 * TABLE + 5] = NAN;
     is_refused(t, ERR_NUMERIC, "'probe': the cost of the pair of unit 'layer.0.unit.2' in format 'small' and unit "
