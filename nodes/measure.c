@@ -7,12 +7,36 @@
 #include "nodes/search/column.h"
 #include "nodes/search/race.h"
 
-/* Take over the candidates that `which` asks for: all, or those that the selecting node put on its frontier. */
+/* The candidates that the nodes behind the port chose, equal ones once. */
+static bool take_chosen(struct node *n, struct candidates *table, const struct menu *m, struct err *e)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < node_inputs(n, "candidates"); i++) {
+        const struct input *in = node_input(n, "candidates", i);
+        struct candidates known;
+        uint32_t id;
+        if (!object_dataset(in->object, "chosen"))
+            return err_set(e, ERR_INPUT, "`which: chosen`: '%s' chooses none; only select, polish and evolve do",
+                           in->node);
+        if (!object_read(in->object, "chosen", DTYPE_U32, 0, 1, &id, e) || !candidates_read(&known, in->object, e))
+            return false;
+        ok = id < known.n || err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, id, known.n);
+        ok = ok && (candidates_find(table, known.list[id].assignment) >= 0 ||
+                    candidates_add(table, m, known.list[id].assignment, known.list[id].origin, -1, e));
+        candidates_fini(&known);
+    }
+    return ok;
+}
+
+/* Take over the candidates that `which` asks for: all, those that the selecting node put on its frontier, or what each
+ * input chose. */
 static bool take(struct node *n, const struct candidates *proposed, struct candidates *table, const struct menu *m,
                  struct err *e)
 {
     uint32_t *frontier = NULL;
     uint64_t count = proposed->n;
+    if (strcmp(node_string(n, "which"), "chosen") == 0)
+        return take_chosen(n, table, m, e);
     if (strcmp(node_string(n, "which"), "frontier") == 0) {
         const struct input *in = node_input(n, "candidates", 0);
         if (node_inputs(n, "candidates") != 1 || !object_dataset(in->object, "frontier"))
@@ -102,10 +126,10 @@ static void tell_race(struct node *n, const struct race *r, const struct candida
     node_stat(n, "tokens_saved", (double)(all - measured), "token");
 }
 
-/* Candidates of a frontier are chosen already and all their figures are wanted. */
+/* Candidates of a frontier, and chosen ones, are chosen already and all their figures are wanted. */
 static double race_level(const struct node *n)
 {
-    return strcmp(node_string(n, "which"), "frontier") == 0 ? 0 : node_float(n, "race");
+    return strcmp(node_string(n, "which"), "all") == 0 ? node_float(n, "race") : 0;
 }
 
 static bool measure_table(struct node *n, struct evaluator *v, struct candidates *table, struct err *e)
@@ -155,17 +179,18 @@ const struct node_class node_measure = {
     .version = 3,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
-        {"candidates", (const char *const[]){"qubo", "frontier", "measure", "select", "polish", NULL}, true, false,
+        {"candidates", (const char *const[]){"qubo", "frontier", "measure", "select", "polish", "allocate", "evolve",
+                                              NULL}, true, false,
          "tables of candidates; equal assignments are measured once"},
         {0}},
     .params = (const struct param[]){
         EVALUATOR_PARAMS,
         {.name = "which", .type = PARAM_ENUM, .fallback = "all",
-         .choices = (const char *const[]){"all", "frontier", NULL},
-         .help = "all candidates of the tables, or only those on the frontier of one `select`"},
+         .choices = (const char *const[]){"all", "frontier", "chosen", NULL},
+         .help = "all candidates of the tables, only those on the frontier of one `select`, or only what each chose"},
         {.name = "race", .type = PARAM_FLOAT, .fallback = "0.05", .least = 0, .most = 0.5, .unit = "1",
          .help = "most probability that any candidate is given up for one that is no better; 0, and with "
-                 "`which: frontier`: all are measured in full"},
+                 "`which: frontier` or `chosen`: all are measured in full"},
         {.name = "looks", .type = PARAM_INT, .fallback = "3", .least = 0, .most = 64,
          .help = "at which candidates are given up, after equal shares of the documents"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,

@@ -476,7 +476,7 @@ const struct node_class node_select = {
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
     .version = 4,
     .ports = (const struct port[]){
-        {"rows", (const char *const[]){"measure", "polish", NULL}, true, false, "measured candidates"},
+        {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
         {0}},
     .params = (const struct param[]){

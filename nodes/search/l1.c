@@ -40,6 +40,14 @@ static bool load_losses(struct losses *l, const struct menu *m, struct object *o
     return true;
 }
 
+static bool check_loss(const struct menu *m, struct object *o, uint64_t matrix, int unit, int f, double loss,
+                       struct err *e)
+{
+    return (loss >= 0 && loss < INFINITY) ||
+           err_set(e, ERR_NUMERIC, "%s: matrix %llu of unit '%s' has loss %g in format '%s'", object_path(o),
+                   (unsigned long long)matrix, m->unit_names[unit], loss, m->format_names[f]);
+}
+
 /* weight[unit] is zero at the start, and then the parameters of its matrices. */
 static bool add_losses(const struct losses *l, const struct menu *m, struct object *o, double *cost, double *weight,
                        struct err *e)
@@ -53,10 +61,8 @@ static bool add_losses(const struct losses *l, const struct menu *m, struct obje
             double loss = isnan(l->output[from]) ? l->weight[from] : l->output[from];
             if (!m->available[to])
                 continue;
-            if (!(loss >= 0 && loss < INFINITY))
-                return err_set(e, ERR_NUMERIC, "%s: matrix %llu of unit '%s' has loss %g in format '%s'",
-                               object_path(o), (unsigned long long)i, m->unit_names[l->unit[i]], loss,
-                               m->format_names[f]);
+            if (!check_loss(m, o, i, l->unit[i], f, loss, e))
+                return false;
             cost[to] += parameters * loss;
         }
     }
@@ -75,6 +81,29 @@ bool l1_costs(const struct menu *m, struct object *quantize, double *cost, struc
         for (int f = 0; f < m->n_formats; f++)
             cost[u * m->n_formats + f] /= weight[u] > 0 ? weight[u] : 1;
     mem_free(weight);
+    free_losses(&l);
+    return ok;
+}
+
+bool l1_weight_squares(const struct menu *m, struct object *quantize, const double *whole, uint64_t n, double *square,
+                       struct err *e)
+{
+    struct losses l = {0};
+    for (int i = 0; i < m->n_units * m->n_formats; i++)
+        square[i] = m->available[i] ? 0 : NAN;
+    bool ok = load_losses(&l, m, quantize, e);
+    if (ok && l.n != n)
+        ok = err_set(e, ERR_INPUT, "%s: is of %llu matrices, the model has %llu", object_path(quantize),
+                     (unsigned long long)l.n, (unsigned long long)n);
+    for (uint64_t i = 0; ok && i < n; i++)
+        for (int f = 0; ok && f < m->n_formats; f++) {
+            double loss = l.weight[i * (uint64_t)m->n_formats + (uint64_t)f];
+            int to = l.unit[i] * m->n_formats + f;
+            if (!m->available[to])
+                continue;
+            ok = check_loss(m, quantize, i, l.unit[i], f, loss, e);
+            square[to] += loss * whole[i];
+        }
     free_losses(&l);
     return ok;
 }

@@ -114,10 +114,11 @@ static inline void made_measure_windows(const struct made *x, struct candidates 
         if (c->dropped_at >= 0)
             continue;
         for (size_t k = 0; k < n; k++) {
+            bool is_new = isnan(c->kl_window[windows[k]]);
             c->kl_window[windows[k]] = made_window(table, made_kl(x, c->assignment), windows[k]);
-            c->tokens += table->window_tokens[windows[k]];
+            c->tokens += is_new ? table->window_tokens[windows[k]] : 0;
+            c->n_windows += is_new;
         }
-        c->n_windows += (uint32_t)n;
         if (c->n_windows == table->n_windows)
             made_finish(x, table, c);
     }
