@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/devices.h"
 #include "nodes/nodes.h"
@@ -82,6 +83,16 @@ bool cli_load(const struct args *a, struct graph **out, int *code)
         *code = cli_fail(a, &errors.list[i]);
     graph_errors_free(&errors);
     return false;
+}
+
+bool cli_check_run(const char *dir, struct err *e)
+{
+    struct str path = {0};
+    str_printf(&path, "%s/run.h5", dir);
+    bool ok = str_ok(&path, e) && (access(path.text, R_OK) == 0 ||
+              err_errno(e, ERR_INPUT, "there is no run in '%s': cannot open '%s'", dir, path.text));
+    str_free(&path);
+    return ok;
 }
 
 /* The accelerators as the engine wants them; their other texts live as long as the process. */

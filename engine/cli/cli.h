@@ -31,6 +31,8 @@ int cli_fail(const struct args *a, const struct err *e);
 /* Load the graph of the first operand with --variant and --set; prints what is wrong and returns false, with the exit
  * code in *code. */
 bool cli_load(const struct args *a, struct graph **out, int *code);
+/* Is there a run in the directory? ERR_INPUT without its run.h5. */
+bool cli_check_run(const char *dir, struct err *e) ERR_CHECK;
 /* Fill dir, store, targets, device, jobs, threads, memory and the back end from the options that the command has. With
  * --device cpu no accelerator is looked for: the way out when its driver hangs. */
 enum { CLI_DEVICES_MOST = 64 };
@@ -47,8 +49,8 @@ void cli_print_node(int width, const char *name, const char *state, double secon
  * when it went well. */
 bool cli_plan(const struct args *a, struct graph **g, struct run **r, int *code);
 
-extern const struct command command_run, command_plan, command_status, command_explain, command_nodes, command_graph,
-    command_check, command_devices, command_formats, command_inspect, command_decode;
+extern const struct command command_run, command_plan, command_status, command_audit, command_explain, command_nodes,
+    command_graph, command_check, command_devices, command_formats, command_inspect, command_decode;
 
 /* The options that say what to run, shared by run, plan and explain. */
 #define CLI_GRAPH_OPTIONS \

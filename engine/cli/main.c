@@ -5,9 +5,9 @@
 #include "engine/cli/cli.h"
 #include "kernels/devices.h"
 
-static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_explain,
-                                                 &command_nodes, &command_formats, &command_graph, &command_check,
-                                                 &command_devices, &command_inspect, &command_decode};
+static const struct command *const commands[] = {&command_run, &command_plan, &command_status, &command_audit,
+                                                 &command_explain, &command_nodes, &command_formats, &command_graph,
+                                                 &command_check, &command_devices, &command_inspect, &command_decode};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_help(FILE *out)

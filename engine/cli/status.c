@@ -119,12 +119,7 @@ static int status_main(const struct args *a)
     const char *dir = args_operand(a, 0);
     struct err e = {0};
     bool live = true;
-    struct str path = {0};
-    str_printf(&path, "%s/run.h5", dir);
-    if (str_ok(&path, &e) && access(path.text, R_OK) != 0)
-        err_errno(&e, ERR_INPUT, "there is no run in '%s': cannot open '%s'", dir, path.text);
-    str_free(&path);
-    if (e.code != ERR_NONE)
+    if (!cli_check_run(dir, &e))
         return cli_fail(a, &e);
     while (live) {
         if (!show(a, dir, &live, &e))
