@@ -94,10 +94,12 @@ out:
 /* -- the rest ------------------------------------------------------------------------------------------------------ */
 
 /* Shapes of SmolLM2-135M: 9 heads over 3 of 64, hidden 576, intermediate 1536, windows of 256. */
-enum { T = 4096, H = 576, FFN = 1536, QKV = 960, TILE_ROWS = 256, TILE = 1024, V = 49152 };
+enum { T = 4096, H = 576, FFN = 1536, QKV = 960, TILE_ROWS = 256, TILE = 1024, V = 49152, DRAWS = 64, WINDOW = 256 };
 
 struct set {
     struct tensor x, y, d, w, qkv, gu, act, gram, cosine, sine, s_t, s_c, head;
+    struct tensor dqkv, dgu, turned, draws, dots, squares;
+    uint64_t seeds[DRAWS];
     struct kl_state kl;
 };
 
@@ -164,8 +166,72 @@ static bool run_pack(struct bench *b, const void *context)
     return b->q.k->pack(&b->q, &s.act, 0, &s.head, &b->e);
 }
 
-static contender *const runs[] = {run_gram, run_attention, run_rope, run_norm, run_swiglu,
-                                  run_fp8, run_nvfp4, run_amax, run_kl, run_pack};
+static bool run_attention_backward(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->attention_backward(&b->q, &s.qkv, &(struct attention_shape){9, 3, 64, WINDOW}, &s.y, &s.d, &s.dqkv,
+                                      &b->e);
+}
+
+static bool run_norm_backward(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    struct tensor w = tensor_vector(s.w.data, DTYPE_F32, H);
+    return b->q.k->rmsnorm_backward(&b->q, &s.x, &w, 1e-5f, &s.d, &s.y, &b->e);
+}
+
+static bool run_swiglu_backward(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->swiglu_backward(&b->q, &s.gu, &s.act, &s.dgu, &b->e);
+}
+
+static bool run_transpose(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->transpose(&b->q, &s.head, &s.turned, &b->e);
+}
+
+static bool run_label(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->fisher_draw(&b->q, &s.draws, FISHER_LABEL, s.seeds, &b->e);
+}
+
+static bool run_sign(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->fisher_draw(&b->q, &s.draws, FISHER_SIGN, s.seeds, &b->e);
+}
+
+static bool run_dots(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->window_dots(&b->q, &s.gu, &s.dgu, WINDOW, &s.dots, NULL, &b->e);
+}
+
+static bool run_dots_and_squares(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    return b->q.k->window_dots(&b->q, &s.gu, &s.dgu, WINDOW, &s.dots, &s.squares, &b->e);
+}
+
+/* 100 calls with one window of the narrowest linear, which stays in the caches: what a call costs. */
+static bool run_dots_of_one(struct bench *b, const void *context)
+{
+    struct set s = *(const struct set *)context;
+    struct tensor x = tensor_rows(&s.x, 0, WINDOW), d = tensor_rows(&s.d, 0, WINDOW), one = s.dots;
+    bool ok = true;
+    one.shape[0] = 1;
+    for (int i = 0; i < 100 && ok; i++)
+        ok = b->q.k->window_dots(&b->q, &x, &d, WINDOW, &one, NULL, &b->e);
+    return ok;
+}
+
+static contender *const runs[] = {run_gram, run_attention, run_rope, run_norm, run_swiglu, run_fp8, run_nvfp4, run_amax,
+                                  run_kl, run_pack, run_attention_backward, run_norm_backward, run_swiglu_backward,
+                                  run_transpose, run_label, run_sign, run_dots, run_dots_and_squares,
+                                  run_dots_of_one};
 enum { RUNS = sizeof runs / sizeof *runs };
 
 static const struct entry {
@@ -183,6 +249,15 @@ static const struct entry {
     {"amax", 4e-9 * T * FFN, "GB/s"},
     {"kl_tile 256 x 1024", 1e-3 * TILE_ROWS * TILE / V, "thousand tokens/s of V=49152"},
     {"pack f32", 8e-9 * T * FFN, "GB/s"},
+    {"attention_backward, the same", 10e-9 * T * 9 * 64 * 128.5, "GFLOP/s"},
+    {"rmsnorm_backward", 16e-9 * T * H, "GB/s"},
+    {"swiglu_backward", 20e-9 * T * FFN, "GB/s"},
+    {"transpose f32", 8e-9 * T * FFN, "GB/s"},
+    {"fisher_draw, labels", 1e-3 * DRAWS, "thousand tokens/s of V=49152"},
+    {"fisher_draw, signs", 1e-3 * DRAWS, "thousand tokens/s of V=49152"},
+    {"window_dots", 16e-9 * T * FFN, "GB/s"},
+    {"window_dots with squares", 16e-9 * T * FFN, "GB/s"},
+    {"window_dots, 100 of 256 x 576", 800e-9 * WINDOW * H, "GB/s"},
 };
 
 static bool set_init(struct bench *b, struct set *s)
@@ -190,16 +265,22 @@ static bool set_init(struct bench *b, struct set *s)
     static double f64[5][TILE_ROWS];
     static float f32[2][TILE_ROWS];
     static int32_t i32[2][TILE_ROWS];
-    int64_t square[2] = {H, H};
+    int64_t square[2] = {H, H}, windows[1] = {T / WINDOW};
     if (!random_tensor(b, &s->x, T, H) || !random_tensor(b, &s->y, T, H) || !random_tensor(b, &s->d, T, H) ||
         !random_tensor(b, &s->w, 1, H) || !random_tensor(b, &s->qkv, T, QKV) || !random_tensor(b, &s->gu, T, 2 * FFN) ||
         !random_tensor(b, &s->act, T, FFN) || !random_tensor(b, &s->cosine, 256, 32) ||
         !random_tensor(b, &s->sine, 256, 32) || !random_tensor(b, &s->s_t, TILE_ROWS, TILE) ||
         !random_tensor(b, &s->s_c, TILE_ROWS, TILE) ||
-        !b->q.k->panels_new(&b->q, &s->head, T, FFN, DTYPE_F32, &b->e) ||
+        !random_tensor(b, &s->dqkv, T, QKV) || !random_tensor(b, &s->dgu, T, 2 * FFN) ||
+        !random_tensor(b, &s->draws, DRAWS, V) || !b->q.k->panels_new(&b->q, &s->head, T, FFN, DTYPE_F32, &b->e) ||
+        !b->q.k->panels_new(&b->q, &s->turned, FFN, T, DTYPE_F32, &b->e) ||
+        !b->q.k->tensor_new(&b->q, &s->dots, DTYPE_F64, 1, windows, &b->e) ||
+        !b->q.k->tensor_new(&b->q, &s->squares, DTYPE_F64, 1, windows, &b->e) ||
         !b->q.k->tensor_new(&b->q, &s->gram, DTYPE_F64, 2, square, &b->e))
         return false;
     memset(s->gram.data, 0, sizeof(double) * H * H);
+    for (uint64_t i = 0; i < DRAWS; i++)
+        s->seeds[i] = i + 1;
     s->kl = (struct kl_state){.max_t = f64[0], .sum_t = f64[1], .max_c = f64[2], .sum_c = f64[3], .cross = f64[4],
                               .best_t = f32[0], .best_c = f32[1], .arg_t = i32[0], .arg_c = i32[1]};
     kl_state_init(&s->kl, TILE_ROWS);
@@ -209,7 +290,8 @@ static bool set_init(struct bench *b, struct set *s)
 static void set_fini(struct bench *b, struct set *s)
 {
     struct tensor *all[] = {&s->x, &s->y, &s->d, &s->w, &s->qkv, &s->gu, &s->act, &s->gram, &s->cosine, &s->sine,
-                            &s->s_t, &s->s_c, &s->head};
+                            &s->s_t, &s->s_c, &s->head, &s->dqkv, &s->dgu, &s->turned, &s->draws, &s->dots,
+                            &s->squares};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         drop(b, all[i]);
 }

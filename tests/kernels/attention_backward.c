@@ -2,7 +2,10 @@
  * variants, on any number of threads, and of a sequence on its own. */
 #include "tests/kernels/gradient.h"
 
-static int64_t width_of(const struct attention_shape *s) { return (int64_t)(s->heads + 2 * s->kv_heads) * s->head_dim; }
+static int64_t width_of(const struct attention_shape *s)
+{
+    return (int64_t)(s->heads + 2 * s->kv_heads) * s->head_dim;
+}
 
 struct sequences {
     struct attention_shape s;
@@ -11,7 +14,7 @@ struct sequences {
 
 static int64_t rows_of(const struct sequences *c) { return c->n * c->s.window; }
 
-/* ------------------------------------------------------------------------------------------------------ naive, in f64 */
+/* ---------------------------------------------------------------------------------------------------- naive, in f64 */
 
 /* Probabilities of query `row` of a sequence, head h. */
 static void probabilities(const struct attention_shape *s, const double *x, int64_t row, int64_t h, double *p)
@@ -93,7 +96,7 @@ static double *naive_backward(const struct sequences *c, const float *qkv, const
     return dx;
 }
 
-/* --------------------------------------------------------------------------------------------------------- the kernel */
+/* ------------------------------------------------------------------------------------------------------- the kernel */
 
 static void backward(const struct kernels *k, int threads, const struct sequences *c, const float *qkv,
                      const float *dout, float *dqkv)

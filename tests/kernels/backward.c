@@ -1,5 +1,5 @@
-/* The gradients of RMS norm, SwiGLU and rotary positions, and differences: those of a function in f64, equal bits in all
- * variants, at every length, and in a row on its own. */
+/* The gradients of RMS norm, SwiGLU and rotary positions, and subtraction: they agree with differences of a function in
+ * f64, and have equal bits in all variants, at every length, and in a row on its own. */
 #include "tests/kernels/gradient.h"
 
 /* Of the largest element: far below the 1e-3 that a search needs. */

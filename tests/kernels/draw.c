@@ -11,7 +11,7 @@ static void draw(const struct kernels *k, int threads, enum fisher_draw kind, co
     assert_ok(k->fisher_draw(&q, &t, kind, seeds, &e), e);
 }
 
-/* ---------------------------------------------------------------------------------------------------- by the formula */
+/* -------------------------------------------------------------------------------------------------- by the formula */
 
 /* The row that seed and logits give, in f64; *near: the label is within 1e-6 of its neighbour. */
 static void reference(enum fisher_draw kind, uint64_t seed, const float *s, int64_t n, double *v, bool *near)
