@@ -343,11 +343,11 @@ struct kernels {
      * the gradient at a linear layer's input. Exact. */
     bool (*transpose)(struct queue *q, const struct tensor *w, struct tensor *out, struct err *e);
     /* In place: a row of logits s [T,V] becomes a draw v with E[v] = 0 and E[v v^T] = diag(p) - p p^T, p = softmax(s)
-     * (13.1). seeds [T] are in host memory; row r takes from the stream of seeds[r] (fisher_random), and becomes zero
-     * where that is 0. FISHER_LABEL: y is the first column at which p's cumulative sum exceeds the upper 53 bits of
-     * number 0, as a fraction. FISHER_SIGN: z_j = -1 where bit j mod 64 of number j / 64 is set. So a row's draw
-     * depends on its logits and seed only. p in f32, sums in f64. A logit that is not finite makes its row NaN, but
-     * that -infinity has p = 0. */
+     * (13.1). seeds [T] are in host memory, not of host_new, and may change after the call. Row r takes its random
+     * numbers from the stream of seeds[r] (fisher_random), and becomes zero where that is 0. FISHER_LABEL: y is the
+     * first column at which p's cumulative sum exceeds the upper 53 bits of number 0, as a fraction. FISHER_SIGN: z_j =
+     * -1 where bit j mod 64 of number j / 64 is set. So a row's draw depends on its logits and seed only. p in f32,
+     * sums in f64. A logit that is not finite makes its row NaN, but that -infinity has p = 0. */
     bool (*fisher_draw)(struct queue *q, struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,
                         struct err *e);
     /* Of each of the T / window sequences i of a and b [T,N] f32: dot[i] = the sum of a b over its rows and columns,

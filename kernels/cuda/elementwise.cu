@@ -29,6 +29,18 @@ cudaError_t launch_add(struct launch l, float *x, const float *d, int64_t n)
     return cudaGetLastError();
 }
 
+__global__ static void subtract(const float *a, const float *b, float *d, int64_t n)
+{
+    for (int64_t i = flat_first(); i < n; i += flat_step())
+        d[i] = a[i] - b[i];
+}
+
+cudaError_t launch_subtract(struct launch l, const float *a, const float *b, float *d, int64_t n)
+{
+    LAUNCH_FLAT(subtract, flat_blocks(l, n, THREADS), THREADS, l, a, b, d, n);
+    return cudaGetLastError();
+}
+
 __global__ static void add_bias(float *y, const float *b, int64_t rows, int64_t n)
 {
     for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
@@ -72,6 +84,26 @@ cudaError_t launch_swiglu(struct launch l, const float *gu, float *y, int64_t ro
         LAUNCH_FLAT(swiglu4, row_blocks(l, rows), row_threads(n / 4), l, (const float4 *)gu, (float4 *)y, rows, n / 4);
     else
         LAUNCH_FLAT(swiglu, row_blocks(l, rows), row_threads(n), l, gu, y, rows, n);
+    return cudaGetLastError();
+}
+
+/* With g the logistic function and h = 1 - g: silu = a g, silu' = g + a g h. dgu may be gu. */
+__global__ static void swiglu_backward(const float *gu, const float *dy, float *dgu, int64_t rows, int64_t n)
+{
+    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x)
+        for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
+            float a = gu[r * 2 * n + i], b = gu[r * 2 * n + n + i], d = dy[r * n + i];
+            float u = exp_f32(0.0f - fabsf(a)), large = 1.0f / (1.0f + u), small = u * large;
+            float g = a < 0.0f ? small : large, h = a < 0.0f ? large : small, value = a * g;
+            dgu[r * 2 * n + i] = d * b * fmaf(value, h, g);
+            dgu[r * 2 * n + n + i] = d * value;
+        }
+}
+
+cudaError_t launch_swiglu_backward(struct launch l, const float *gu, const float *dy, float *dgu, int64_t rows,
+                                   int64_t n)
+{
+    LAUNCH_FLAT(swiglu_backward, row_blocks(l, rows), row_threads(n), l, gu, dy, dgu, rows, n);
     return cudaGetLastError();
 }
 

@@ -123,6 +123,78 @@ static bool cuda_swiglu(struct queue *q, const struct tensor *gu, struct tensor 
            cuda_ok(q, launch_swiglu(cuda_launch(q), gu->data, y->data, y->shape[0], y->shape[1]), "swiglu", e);
 }
 
+static bool cuda_rmsnorm_backward(struct queue *q, const struct tensor *x, const struct tensor *w, float eps,
+                                  const struct tensor *dy, struct tensor *dx, struct err *e)
+{
+    return shape_rmsnorm_backward(q, x, w, dy, dx, e) &&
+           cuda_ok(q, launch_rmsnorm_backward(cuda_launch(q), x->data, w->data, eps, dy->data, x->shape[0], x->shape[1],
+                                              dx->data), "rmsnorm_backward", e);
+}
+
+static bool cuda_attention_backward(struct queue *q, const struct tensor *qkv, const struct attention_shape *s,
+                                    const struct tensor *out, const struct tensor *dout, struct tensor *dqkv,
+                                    struct err *e)
+{
+    if (!shape_attention_backward(q, qkv, s, out, dout, dqkv, ATTENTION_HEAD_DIM, e))
+        return false;
+    size_t stats = (size_t)(qkv->shape[0] * s->heads) * ATTENTION_STATS * sizeof(float);
+    return cuda_room(q, &cuda_queue(q)->small, stats, e) &&
+           cuda_ok(q, launch_attention_backward(cuda_launch(q), qkv->data, out->data, dout->data, qkv->shape[0],
+                                                s->heads, s->kv_heads, s->head_dim, s->window,
+                                                cuda_queue(q)->small.data, dqkv->data), "attention_backward", e);
+}
+
+static bool cuda_swiglu_backward(struct queue *q, const struct tensor *gu, const struct tensor *dy, struct tensor *dgu,
+                                 struct err *e)
+{
+    return shape_swiglu_backward(q, gu, dy, dgu, e) &&
+           cuda_ok(q, launch_swiglu_backward(cuda_launch(q), gu->data, dy->data, dgu->data, dy->shape[0], dy->shape[1]),
+                   "swiglu_backward", e);
+}
+
+static bool cuda_transpose(struct queue *q, const struct tensor *w, struct tensor *out, struct err *e)
+{
+    return shape_transpose(q, w, out, e) &&
+           cuda_ok(q, launch_transpose(cuda_launch(q), w->data, w->shape[0], w->shape[1], cuda_stride(w->shape[1]),
+                                       cuda_stride(w->shape[0]), w->dtype == DTYPE_BF16, out->data), "transpose", e);
+}
+
+static bool cuda_fisher_draw(struct queue *q, struct tensor *s, enum fisher_draw kind, const uint64_t *seeds,
+                             struct err *e)
+{
+    if (!shape_fisher_draw(q, s, kind, seeds, e))
+        return false;
+    size_t bytes = (size_t)s->shape[0] * sizeof *seeds;
+    if (bytes == 0)
+        return true;
+    if (!cuda_room(q, &cuda_queue(q)->small, bytes, e))
+        return false;
+    void *there = cuda_queue(q)->small.data;
+    return cuda_ok(q, cudaMemcpyAsync(there, seeds, bytes, cudaMemcpyHostToDevice, cuda_queue(q)->stream),
+                   "fisher_draw", e) &&
+           cuda_ok(q, launch_draw(cuda_launch(q), s->data, s->shape[0], s->shape[1], kind == FISHER_SIGN, there),
+                   "fisher_draw", e);
+}
+
+static bool cuda_window_dots(struct queue *q, const struct tensor *a, const struct tensor *b, int64_t window,
+                             struct tensor *dot, struct tensor *square, struct err *e)
+{
+    if (!shape_window_dots(q, a, b, window, dot, square, e))
+        return false;
+    int64_t sequences = a->shape[0] / window, parts = 2 * sequences * ((window + DOT_ROWS - 1) / DOT_ROWS);
+    return cuda_room(q, &cuda_queue(q)->small, (size_t)parts * sizeof(double), e) &&
+           cuda_ok(q, launch_dots(cuda_launch(q), a->data, b->data, sequences, window, a->shape[1],
+                                  cuda_queue(q)->small.data, dot->data, square ? square->data : NULL),
+                   "window_dots", e);
+}
+
+static bool cuda_subtract(struct queue *q, const struct tensor *a, const struct tensor *b, struct tensor *d,
+                          struct err *e)
+{
+    return shape_subtract(q, a, b, d, e) &&
+           cuda_ok(q, launch_subtract(cuda_launch(q), a->data, b->data, d->data, tensor_count(a)), "subtract", e);
+}
+
 /* Those that take nothing but the input. */
 static cudaError_t (*const launch_input[ACT_COUNT])(struct launch, const float *, int64_t, int64_t, int, float *) = {
     [ACT_FP8_TOKEN] = launch_fp8_input,    [ACT_FP8_GROUP] = launch_fp8_group_input,
@@ -212,4 +284,7 @@ void cuda_fill_table(struct kernels *k)
     k->embed = cuda_embed, k->rmsnorm = cuda_rmsnorm, k->add_rmsnorm = cuda_add_rmsnorm;
     k->add = cuda_add, k->add_bias = cuda_add_bias, k->rope = cuda_rope, k->attention = cuda_attention;
     k->swiglu = cuda_swiglu, k->fake_quantize = cuda_fake_quantize, k->amax = cuda_amax, k->kl_tile = cuda_kl_tile;
+    k->rmsnorm_backward = cuda_rmsnorm_backward, k->attention_backward = cuda_attention_backward;
+    k->swiglu_backward = cuda_swiglu_backward, k->transpose = cuda_transpose;
+    k->fisher_draw = cuda_fisher_draw, k->window_dots = cuda_window_dots, k->subtract = cuda_subtract;
 }

@@ -22,8 +22,11 @@ struct launch {
 
 /* -- elementwise.cu: bits of the CPU's ----------------------------------------------------------------------------- */
 cudaError_t launch_add(struct launch l, float *x, const float *d, int64_t n);
+cudaError_t launch_subtract(struct launch l, const float *a, const float *b, float *d, int64_t n);
 cudaError_t launch_add_bias(struct launch l, float *y, const float *b, int64_t rows, int64_t n);
 cudaError_t launch_swiglu(struct launch l, const float *gu, float *y, int64_t rows, int64_t n);
+cudaError_t launch_swiglu_backward(struct launch l, const float *gu, const float *dy, float *dgu, int64_t rows,
+                                   int64_t n);
 /* table [V,h] in a dtype of PLAIN_*. */
 enum plain { PLAIN_F32, PLAIN_BF16, PLAIN_F16 };
 cudaError_t launch_embed(struct launch l, const void *table, enum plain type, const int32_t *ids, int64_t rows,
@@ -39,10 +42,18 @@ cudaError_t launch_rows(struct launch l, const float *x, int64_t given, int64_t 
 cudaError_t launch_rmsnorm(struct launch l, float *x, const float *d, const float *w, float eps, int64_t rows,
                            int64_t h, float *y);
 
-/* -- attention.cu -------------------------------------------------------------------------------------------------- */
+cudaError_t launch_rmsnorm_backward(struct launch l, const float *x, const float *w, float eps, const float *dy,
+                                    int64_t rows, int64_t h, float *dx);
+
+/* -- attention.cu, attention_backward.cu --------------------------------------------------------------------------- */
 #define ATTENTION_HEAD_DIM 256 /* the largest */
 cudaError_t launch_attention(struct launch l, const float *qkv, int64_t rows, int heads, int kv_heads, int head_dim,
                              int window, float *out);
+/* Working memory: ATTENTION_STATS f32 per row and head. */
+#define ATTENTION_STATS 3
+cudaError_t launch_attention_backward(struct launch l, const float *qkv, const float *out, const float *dout,
+                                      int64_t rows, int heads, int kv_heads, int head_dim, int window, float *stats,
+                                      float *dqkv);
 
 /* -- fake_quantize.cu: bits of the CPU's; k a multiple of the columns that share a scale, but for fp8 and int8 ----- */
 cudaError_t launch_round(struct launch l, const float *x, int64_t n, int bf16, float *y);
@@ -61,6 +72,11 @@ cudaError_t launch_amax(struct launch l, const float *x, int64_t n, uint32_t *bi
 cudaError_t launch_gram(struct launch l, const float *x, int64_t rows, int64_t k, double *h);
 /* sums[2 r] = sum of d[r]^2, sums[2 r + 1] = sum of d[r] y[r], in f64. */
 cudaError_t launch_energy(struct launch l, const float *d, const float *y, int64_t rows, int64_t k, double *sums);
+/* Of each sequence of `window` rows the sum of a b in f64 and, unless square is NULL, that of (a b)^2. `part` is for
+ * two f64 per DOT_ROWS rows of a sequence, or what is left of them. */
+#define DOT_ROWS 8
+cudaError_t launch_dots(struct launch l, const float *a, const float *b, int64_t sequences, int64_t window, int64_t n,
+                        double *part, double *dot, double *square);
 
 /* Copies the first row over the others; row_bytes a multiple of 16. */
 cudaError_t launch_repeat(struct launch l, void *x, int64_t rows, int64_t row_bytes);
@@ -77,6 +93,15 @@ struct kl_arrays {
 };
 cudaError_t launch_kl(struct launch l, const float *s_t, const float *s_c, int64_t rows, int64_t columns, int64_t first,
                       struct kl_arrays state);
+
+/* -- draw.cu ------------------------------------------------------------------------------------------------------- */
+/* In place, a draw of fisher_draw for each row of logits s [rows, n]; seeds on the device. */
+cudaError_t launch_draw(struct launch l, float *s, int64_t rows, int64_t n, int signs, const uint64_t *seeds);
+
+/* -- transpose.cu -------------------------------------------------------------------------------------------------- */
+/* out [k, out_stride] = the transpose of w [n, stride], of which k columns count; zeros past n. */
+cudaError_t launch_transpose(struct launch l, const void *w, int64_t n, int64_t k, int64_t stride, int64_t out_stride,
+                             int bf16, void *out);
 
 /* -- unpack.cu, encode.cu ------------------------------------------------------------------------------------------ */
 /* A quantized matrix [n,k] as its format stores it (kernels/grid.h), of any code but CODE_PLAIN. */

@@ -1,4 +1,5 @@
-/* RMS norm, alone and after a residual addition: a block per row, which reads it twice, the second time from cache. */
+/* RMS norm, alone and after a residual addition, and its gradient: a block per row, which reads it twice, the
+ * second time from cache. */
 #include "kernels/cuda/device.cuh"
 
 #define THREADS_MOST 256
@@ -50,15 +51,47 @@ __global__ static void __launch_bounds__(THREADS_MOST)
         y[i] = w[i] * (x[i] * s);
 }
 
+/* Threads of a block that has `wanted` elements, or fours, to share. */
+static int norm_threads(int64_t wanted)
+{
+    int threads = WARP;
+    while (threads < THREADS_MOST && threads < wanted)
+        threads *= 2;
+    return threads;
+}
+
 cudaError_t launch_rmsnorm(struct launch l, float *x, const float *d, const float *w, float eps, int64_t rows,
                            int64_t h, float *y)
 {
     bool fours = h % 4 == 0;
-    int64_t wanted = fours ? h / 4 : h;
-    int threads = WARP;
-    while (threads < THREADS_MOST && threads < wanted)
-        threads *= 2;
     if (rows > 0)
-        LAUNCH_BLOCKS(rmsnorm, (unsigned)rows, threads, 0, l, x, d, w, eps, h, fours, y);
+        LAUNCH_BLOCKS(rmsnorm, (unsigned)rows, norm_threads(fours ? h / 4 : h), 0, l, x, d, w, eps, h, fours, y);
+    return cudaGetLastError();
+}
+
+/* dx += s (u - x^ mean(u x^)), u = dy w and x^ = x s. Sums are chains of fused multiply-adds per thread, then trees. */
+__global__ static void __launch_bounds__(THREADS_MOST)
+    rmsnorm_backward(const float *x, const float *w, float eps, const float *dy, int64_t h, float *dx)
+{
+    __shared__ float room[THREADS_MOST / WARP];
+    float square = 0.0f, dot = 0.0f;
+    x += blockIdx.x * h;
+    dy += blockIdx.x * h;
+    dx += blockIdx.x * h;
+    for (int64_t i = threadIdx.x; i < h; i += blockDim.x) {
+        square = fmaf(x[i], x[i], square);
+        dot = fmaf(dy[i] * w[i], x[i], dot);
+    }
+    float s = 1.0f / sqrtf(block_sum(square, room) / (float)h + eps);
+    float mean = block_sum(dot, room) * s / (float)h;
+    for (int64_t i = threadIdx.x; i < h; i += blockDim.x)
+        dx[i] += s * (dy[i] * w[i] - x[i] * s * mean);
+}
+
+cudaError_t launch_rmsnorm_backward(struct launch l, const float *x, const float *w, float eps, const float *dy,
+                                    int64_t rows, int64_t h, float *dx)
+{
+    if (rows > 0)
+        LAUNCH_BLOCKS(rmsnorm_backward, (unsigned)rows, norm_threads(h), 0, l, x, w, eps, dy, h, dx);
     return cudaGetLastError();
 }

@@ -1,4 +1,5 @@
-/* Sums over rows and over columns: the largest magnitude, second moments, and energies of weight differences. */
+/* Sums over rows and over columns: the largest magnitude, second moments, energies of weight differences, and products
+ * over windows. */
 #include "kernels/cuda/device.cuh"
 
 #define THREADS 256
@@ -107,6 +108,59 @@ cudaError_t launch_energy(struct launch l, const float *d, const float *y, int64
 {
     if (rows > 0)
         LAUNCH_BLOCKS(energy, (unsigned)rows, THREADS, 0, l, d, y, k, sums);
+    return cudaGetLastError();
+}
+
+/* ------------------------------------------------------------------------------------------- products over windows */
+
+/* A block is DOT_ROWS rows of a sequence. dots and squares have `blocks` of a sequence one after the other. */
+__global__ static void __launch_bounds__(THREADS)
+    block_dots(const float *a, const float *b, int64_t n, int64_t window, int64_t blocks, double *dots, double *squares)
+{
+    __shared__ double room[THREADS / WARP];
+    int64_t first = blockIdx.x % blocks * DOT_ROWS, rows = window - first < DOT_ROWS ? window - first : DOT_ROWS;
+    double dot = 0.0, square = 0.0;
+    a += (blockIdx.x / blocks * window + first) * n;
+    b += (blockIdx.x / blocks * window + first) * n;
+    for (int64_t i = threadIdx.x; i < rows * n; i += THREADS) {
+        double p = (double)a[i] * (double)b[i];
+        dot += p;
+        square += p * p;
+    }
+    dot = block_sum(dot, room);
+    square = squares ? block_sum(square, room) : 0.0;
+    if (threadIdx.x > 0)
+        return;
+    dots[blockIdx.x] = dot;
+    if (squares)
+        squares[blockIdx.x] = square;
+}
+
+/* The blocks of each sequence in order. */
+__global__ static void add_blocks(const double *part, int64_t sequences, int64_t blocks, double *out)
+{
+    for (int64_t i = flat_first(); i < sequences; i += flat_step()) {
+        double sum = part[i * blocks];
+        for (int64_t j = 1; j < blocks; j++)
+            sum += part[i * blocks + j];
+        out[i] = sum;
+    }
+}
+
+cudaError_t launch_dots(struct launch l, const float *a, const float *b, int64_t sequences, int64_t window, int64_t n,
+                        double *part, double *dot, double *square)
+{
+    int64_t blocks = (window + DOT_ROWS - 1) / DOT_ROWS, all = sequences * blocks;
+    if (sequences == 0)
+        return cudaSuccess;
+    if (blocks == 1) {
+        LAUNCH_BLOCKS(block_dots, (unsigned)all, THREADS, 0, l, a, b, n, window, blocks, dot, square);
+        return cudaGetLastError();
+    }
+    LAUNCH_BLOCKS(block_dots, (unsigned)all, THREADS, 0, l, a, b, n, window, blocks, part, square ? part + all : NULL);
+    LAUNCH_FLAT(add_blocks, flat_blocks(l, sequences, THREADS), THREADS, l, part, sequences, blocks, dot);
+    if (square)
+        LAUNCH_FLAT(add_blocks, flat_blocks(l, sequences, THREADS), THREADS, l, part + all, sequences, blocks, square);
     return cudaGetLastError();
 }
 
