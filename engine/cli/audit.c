@@ -40,7 +40,25 @@ static const struct view views[] = {
         {"candidates/n_windows", "windows", NULL, NULL},
         {"candidates/dropped_at", "dropped at", NULL, NULL},
         {"candidates/dropped_by", "dropped by", NULL, NULL},
-        {"dominated_by", "beaten by", NULL, NULL}}},
+        {"dominated_by", "beaten by", NULL, NULL},
+        {"dominance/kl", "its KL above", NULL, NULL},
+        {"dominance/low", "low", NULL, NULL},
+        {"dominance/high", "high", NULL, NULL},
+        {"lambda", "lambda", NULL, NULL},
+        {"gap", "gap", NULL, NULL}}},
+    {"step", "steps along the frontier", "step/", "step/kl", {
+        {"frontier", "id", NULL, NULL},
+        {"step/kl", "KL above the point before", NULL, NULL},
+        {"step/low", "low", NULL, NULL},
+        {"step/high", "high", NULL, NULL}}},
+    {"budget", "budgets", "budget/", "budget/candidate", {
+        {"budget/bpp", "bpp", NULL, NULL},
+        {"budget/bytes", "bytes", NULL, NULL},
+        {"budget/candidate", "id", NULL, NULL},
+        {"budget/cost", "cost", NULL, NULL}}},
+    {"generation", "generations", "generations/", "generations/parent", {
+        {"generations/parent", "parent", NULL, NULL},
+        {"generations/tokens", "tokens", NULL, NULL}}},
     {"drop", "drops by racing", "race/", "race/candidate", {
         {"race/candidate", "id", NULL, NULL},
         {"race/by", "beaten by", NULL, NULL},
@@ -92,6 +110,10 @@ static const struct view views[] = {
         {"knee/found", "", NULL, "passes Kneedle's test"}}},
 };
 #define N_VIEWS (sizeof views / sizeof *views)
+
+/* Text attributes of a result that say how its tables came about. */
+static const char *const attributes[] = {"numeric", "chosen_by", "scale", "method"};
+#define N_ATTRIBUTES (sizeof attributes / sizeof *attributes)
 
 /* One dataset in memory. */
 struct column {
@@ -253,16 +275,21 @@ static bool load_table(struct object *o, const struct view *v, const struct data
     return ok;
 }
 
-static void print_rows_json(const struct view *v, const struct index_node *node, const char *numeric,
+static void print_rows_json(const struct view *v, const struct index_node *node, const struct object *o,
                             const struct column *columns, size_t n, uint64_t rows)
 {
     size_t skip = strlen(v->group);
+    const char *value;
     for (uint64_t i = 0; i < rows; i++) {
         struct str s = {0};
         str_printf(&s, "{\"event\":\"%s\",\"node\":", v->event);
         str_add_json(&s, node->name);
-        str_printf(&s, ",\"type\":\"%s\",\"numeric\":", node->type);
-        str_add_json(&s, numeric);
+        str_printf(&s, ",\"type\":\"%s\"", node->type);
+        for (size_t k = 0; k < N_ATTRIBUTES; k++)
+            if (object_text(o, attributes[k], &value)) {
+                str_printf(&s, ",\"%s\":", attributes[k]);
+                str_add_json(&s, value);
+            }
         for (size_t k = 0; k < n; k++) {
             const char *name = columns[k].d->name;
             name += strncmp(name, v->group, skip) == 0 ? skip : 0;
@@ -320,23 +347,30 @@ static bool print_rows(const struct view *v, const struct column *columns, size_
     return true;
 }
 
+static void print_header(const struct index_node *node, const struct object *o)
+{
+    const char *value;
+    printf("%s (%s)", node->name, node->type);
+    for (size_t k = 0; k < N_ATTRIBUTES; k++)
+        if (object_text(o, attributes[k], &value))
+            printf("; %s: %s", attributes[k], value);
+    printf("\n");
+}
+
 static bool show_view(struct audit *a, const struct view *v, const struct index_node *node, struct object *o,
                       bool *is_first, struct err *e)
 {
     const struct dataset *key = object_dataset(o, v->key);
     struct column *columns = NULL;
-    const char *numeric;
     size_t n = 0;
     if (!key || key->rank != 1 || key->shape[0] == 0)
         return true;
-    if (!object_text(o, "numeric", &numeric))
-        numeric = "";
     bool ok = load_table(o, v, key, &columns, &n, e);
     if (ok && a->as_json) {
-        print_rows_json(v, node, numeric, columns, n, key->shape[0]);
+        print_rows_json(v, node, o, columns, n, key->shape[0]);
     } else if (ok) {
         if (*is_first)
-            printf("%s (%s)%s%s%s\n", node->name, node->type, *numeric ? " [" : "", numeric, *numeric ? "]" : "");
+            print_header(node, o);
         *is_first = false;
         ok = print_rows(v, columns, n, key->shape[0], e);
     }

@@ -96,7 +96,8 @@ class Audit(unittest.TestCase):
 
     def test_the_text_is_a_table_a_reader_can_follow(self):
         text = self.scout("audit", "whole").stdout
-        for line in ("measure.1 (measure) [fp32 cpu", "polish (polish) [fp32 cpu", "  comparisons at equal bytes: "):
+        for line in ("measure.1 (measure); numeric: fp32 cpu\n", "select (select); numeric: fp32 cpu; chosen_by: knee",
+                     "  comparisons at equal bytes: "):
             self.assertIn(line, text)
         self.assertRegex(text, r"\n    id +origin +bytes +bpp +KL ")
         self.assertRegex(text, r"\n    (flip|swap|block) .* accepted\n" if self.accepted() else r"\n    (flip|swap)")
