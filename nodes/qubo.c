@@ -149,7 +149,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_qubo = {
     .name = "qubo",
     .summary = "L2: the best assignments at prices of a byte, interactions of pairs included, with their bounds",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
         {"surrogate", (const char *const[]){"rank", "probe", NULL}, false, false,
@@ -168,8 +168,8 @@ const struct node_class node_qubo = {
         {.name = "seed", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 0x1p53, .help = "of random starts"},
         {.name = "starts", .type = PARAM_INT, .fallback = "4", .least = 1, .most = 10000,
          .help = "random starts of the local search, where the exact one does not fit"},
-        {.name = "steps", .type = PARAM_INT, .fallback = "20", .least = 1, .most = 100000,
-         .help = "tabu steps per unit of each start"},
+        {.name = "steps", .type = PARAM_INT, .fallback = "40000", .least = 1, .most = 1000000000,
+         .help = "tabu steps of each start"},
         {.name = "rounds", .type = PARAM_INT, .fallback = "200", .least = 1, .most = 100000,
          .help = "most rounds of raising the bound"},
         {.name = "cells", .type = PARAM_INT, .fallback = "16777216", .least = 1, .most = 0x1p33,

@@ -11,6 +11,8 @@
 #define TURNS 6       /* most models at one lambda, each of what the one before left open */
 #define WORTH 0.02    /* of the open labels: striking out fewer ends the turns */
 #define ROUNDINGS 4   /* of the bound, best first, that the search starts from */
+#define BLOCKS 200    /* of units that are solved exactly with the others as they are */
+#define BLOCK_CELLS ((size_t)1 << 12) /* most entries of the tables of one */
 
 /* At work on one lambda. */
 struct solve {
@@ -25,7 +27,7 @@ static struct qubo_options filled(const struct qubo_options *o)
 {
     struct qubo_options f = *o;
     f.starts = o->starts > 0 ? o->starts : 4;
-    f.steps = o->steps > 0 ? o->steps : 20;
+    f.steps = o->steps > 0 ? o->steps : 40000;
     f.rounds = o->rounds > 0 ? o->rounds : 200;
     f.cells = o->cells > 0 ? o->cells : (size_t)1 << 24;
     f.threads = o->threads > 0 ? o->threads : 1;
@@ -112,7 +114,7 @@ static bool search(struct solve *s, const struct qubo_model *m, const struct qub
         /* Each start is on its own, so that threads cannot change what it finds. */
 #pragma omp parallel for schedule(dynamic) num_threads(s->o->threads)
         for (size_t i = 0; i < starts; i++)
-            ok[i] = qubo_local(m, s->o->seed + i, (size_t)s->o->steps * m->n, x + i * m->n, &energy[i], &errors[i]);
+            ok[i] = qubo_local(m, s->o->seed + i, (size_t)s->o->steps, x + i * m->n, &energy[i], &errors[i]);
     }
     size_t best = 0;
     for (size_t i = 0; all && i < starts; i++) {
@@ -130,6 +132,69 @@ static bool search(struct solve *s, const struct qubo_model *m, const struct qub
     mem_free(energy);
     mem_free(x);
     return all;
+}
+
+/* The units around a random one, breadth first, `size` of them at most; list [unit] gets them, in [unit] is zeroed. */
+static size_t grow(const struct qubo_open *r, uint32_t from, size_t size, uint32_t *list, uint8_t *in)
+{
+    const struct qubo_problem *p = r->p;
+    size_t n = 1;
+    list[0] = from;
+    in[from] = 1;
+    for (size_t k = 0; k < n && n < size; k++)
+        for (uint32_t l = r->first[list[k]]; l < r->first[list[k] + 1] && n < size; l++) {
+            const uint32_t *pair = p->pairs[r->link[l]];
+            uint32_t other = pair[pair[0] == list[k]];
+            if (!in[other]) {
+                in[other] = 1;
+                list[n++] = other;
+            }
+        }
+    return n;
+}
+
+/* The optimum of the block `in` [unit] with all others as they are; *fits when its tables were small enough. */
+static bool solve_block(struct solve *s, const uint8_t *in, bool *fits, struct err *e)
+{
+    struct qubo_open *open = &s->open;
+    size_t n = (size_t)s->p->n_formats, cells = (size_t)s->p->n_units * n;
+    uint8_t *all, *x = NULL;
+    struct qubo_model m = {0};
+    if (!mem_raw(&all, cells, e))
+        return false;
+    memcpy(all, open->open, cells);
+    for (size_t i = 0; i < cells; i++)
+        if (!in[i / n])
+            open->open[i] = i % n == s->out->assignment[i / n];
+    bool ok = open_strike(open, e) && open_model(open, &m, e) && mem_new(&x, m.n, e) &&
+              qubo_tree(&m, BLOCK_CELLS, x, fits, e);
+    if (ok && *fits)
+        offer_labels(s, &m, x);
+    memcpy(open->open, all, cells);
+    mem_free(x);
+    arena_free(&m.arena);
+    mem_free(all);
+    return ok;
+}
+
+/* Blocks as large as they may be: their size follows what fitted. */
+static bool improve_blocks(struct solve *s, const struct qubo_model *m, struct err *e)
+{
+    uint64_t seed = s->o->seed;
+    size_t size = 32, units = (size_t)s->p->n_units;
+    uint32_t *list = NULL;
+    uint8_t *in = NULL;
+    bool ok = mem_new(&list, units, e) && mem_new(&in, units, e);
+    for (int i = 0; ok && i < BLOCKS; i++) {
+        bool fits = false;
+        memset(in, 0, units);
+        grow(&s->open, m->unit[stats_below(&seed, m->n)], size, list, in);
+        ok = solve_block(s, in, &fits, e);
+        size = fits ? size + size / 4 + 1 : size / 2 + 2;
+    }
+    mem_free(in);
+    mem_free(list);
+    return ok;
 }
 
 /* Strike out the labels whose bound is above the best energy; returns how many. */
@@ -159,7 +224,7 @@ static bool turn(struct solve *s, const struct qubo_model *m, bool *again, struc
     if (!pool_init(&pool, m, ROUNDINGS, e))
         return false;
     bool ok = dual_ascend(&d, m, s->o->rounds, &pool, e) && search(s, m, &pool, e) &&
-              mem_new(&bound, m->at[m->n], e);
+              improve_blocks(s, m, e) && mem_new(&bound, m->at[m->n], e);
     if (ok) {
         double energy = s->out->energy;
         s->out->bound = fmax(s->out->bound, fmin(d.bound, energy));

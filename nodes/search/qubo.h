@@ -12,8 +12,9 @@
  *     (qubo_tree.c). Then the result is the optimum. Without pairs, or with pairs that form trees, it always is.
  *  3. Otherwise a dual bound is raised by block-coordinate ascent (TRW-S, Kolmogorov 2006, in the form of SRMP, 2015;
  *     qubo_bound.c), its roundings and seeded random starts are improved by tabu search with moves of one unit and of
- *     pairs (qubo_local.c), and formats that the bound shows to be above the best energy are struck out. What is left
- *     goes back to 2, as long as something was struck out.
+ *     pairs (qubo_local.c), the best of them by optima of blocks of
+ *     units with the others as they are, and formats that the bound shows to be above the best energy are struck out.
+ *     What is left goes back to 2, as long as something was struck out.
  *
  * Same bytes for the same problem, options and seed at any number of threads. */
 #include <stdint.h>
@@ -35,7 +36,7 @@ struct qubo_problem {
 struct qubo_options {
     uint64_t seed;
     int starts;   /* random starts of the local search beside those that the bound gives; 4 */
-    int steps;    /* tabu steps of a start, per unit; 20 */
+    int steps;    /* tabu steps of a start; 40,000 */
     int rounds;   /* most passes there and back of the dual ascent; 200 */
     size_t cells; /* most entries of all tables of the dynamic programme together; 2^24 */
     int threads;  /* 1; cannot change the result */

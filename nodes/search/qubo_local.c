@@ -1,6 +1,7 @@
 /* Tabu search (Glover 1989) over labellings: the best move of one unit that is not forbidden, also when it makes things
- * worse; a unit that has moved may not move again for some steps, unless that would give the best energy so far. It
- * starts from, and ends with, a descent in which the two units of an edge may move together, too. */
+ * worse; a unit that has moved may not move again for some steps, unless that would give the best energy so far. After
+ * long in vain it goes back to the best and moves some units at random. It starts from, and ends with, a descent in
+ * which the two units of an edge may move together, too. */
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +9,8 @@
 #include "nodes/search/stats.h"
 
 #define REST 8      /* steps that a unit rests after a move, and up to as many more */
+#define IDLE 5      /* times the number of units: steps in vain before it goes back */
+#define KICK 16     /* a unit in so many, and three, move at random then */
 #define SMALL 1e-12 /* of the spread of a unit's costs, on average: gains below are rounding */
 
 struct local {
@@ -118,13 +121,34 @@ static void descend(struct local *s)
     }
 }
 
+/* Back to the best, and some random moves from there; returns what they cost. */
+static double kick(struct local *s, uint64_t *seed, const uint8_t *best)
+{
+    const struct qubo_model *m = s->m;
+    double cost = 0;
+    memcpy(s->x, best, m->n);
+    start(s);
+    for (uint32_t i = 0; i < m->n / KICK + 3; i++) {
+        uint32_t unit = (uint32_t)stats_below(seed, m->n);
+        uint8_t to = (uint8_t)stats_below(seed, model_labels(m, unit));
+        cost += s->field[m->at[unit] + to] - s->field[m->at[unit] + s->x[unit]];
+        move(s, unit, to);
+    }
+    return cost;
+}
+
 /* best [unit] gets the best labelling that is met. */
 static void wander(struct local *s, uint64_t seed, size_t steps, uint8_t *best, uint64_t *free_at)
 {
     const struct qubo_model *m = s->m;
     double energy = 0, lowest = 0; /* from where it starts */
+    size_t found = 0;
     memcpy(best, s->x, m->n);
     for (size_t step = 1; step <= steps; step++) {
+        if (step - found > IDLE * (size_t)m->n + REST) {
+            energy = lowest + kick(s, &seed, best);
+            found = step;
+        }
         uint32_t chosen = UINT32_MAX;
         double least = INFINITY;
         for (uint32_t i = 0; i < m->n; i++)
@@ -139,6 +163,7 @@ static void wander(struct local *s, uint64_t seed, size_t steps, uint8_t *best, 
         move(s, chosen, s->to[chosen]);
         if (energy < lowest - s->small) {
             lowest = energy;
+            found = step;
             memcpy(best, s->x, m->n);
         }
     }

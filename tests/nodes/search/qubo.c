@@ -485,7 +485,8 @@ static void no_allocation_is_taken_for_granted(void **state)
             struct err e = {0};
             struct qubo_point *points = NULL;
             size_t n;
-            struct qubo_sweep_options o = {.count = 3, .solve = {.cells = (size_t)cells, .starts = 1, .rounds = 9}};
+            struct qubo_sweep_options o = {.count = 3, .solve = {.cells = (size_t)cells, .starts = 1, .rounds = 9,
+                                                                 .steps = 50}};
             mem_fail_after(failed + 1, false);
             done = qubo_sweep(&x.p, &o, &points, &n, &e);
             mem_fail_after(0, false);
