@@ -75,7 +75,9 @@ struct attention_shape {
     int window; /* rows per sequence: T is a multiple of it, and no row sees another sequence */
 };
 
-/* A draw at the logits (fisher_draw). */
+/* A draw v at the logits (fisher_draw). What is wanted of it is (v . u)^2, whose mean is the same with both. Its
+ * variance over its squared mean is at most 2 with signs; with labels it is the kurtosis of u under p less 1, which a
+ * label that is all but sure makes large. */
 enum fisher_draw {
     FISHER_LABEL, /* p - onehot(y), y ~ p */
     FISHER_SIGN,  /* sqrt(p) z - p (sqrt(p) . z), z independent fair signs */

@@ -287,6 +287,20 @@ static bool set_init(struct bench *b, struct set *s)
     return true;
 }
 
+/* The median over the rounds of one's time over the other's; runs are named by their functions. */
+static double ratio(const struct times *t, contender *one, contender *other)
+{
+    int a = 0, b = 0;
+    double ratios[MOST_ROUNDS];
+    while (runs[a] != one)
+        a++;
+    while (runs[b] != other)
+        b++;
+    for (int i = 0; i < t->kept; i++)
+        ratios[i] = t->s[a][i] / t->s[b][i];
+    return median(ratios, t->kept);
+}
+
 static void set_fini(struct bench *b, struct set *s)
 {
     struct tensor *all[] = {&s->x, &s->y, &s->d, &s->w, &s->qkv, &s->gu, &s->act, &s->gram, &s->cosine, &s->sine,
@@ -307,7 +321,9 @@ static bool bench_rest(struct bench *b)
         double m = median(t.s[i], t.kept);
         printf("%-32s %9.3f ms  %9.1f %s\n", entries[i].name, m * 1e3, entries[i].work / m, entries[i].unit);
     }
-    printf("%d/%d\n", t.kept, t.tried);
+    /* amax reads a quarter of what window_dots reads. */
+    printf("attention_backward / attention %.2f  bytes a second, window_dots / amax %.2f  %d/%d\n",
+           ratio(&t, run_attention_backward, run_attention), 4.0 / ratio(&t, run_dots, run_amax), t.kept, t.tried);
     ok = true;
 out:
     set_fini(b, &s);
