@@ -111,21 +111,17 @@ static bool list_candidates(struct confirm *c, struct err *e)
 
 /* ------------------------------------------------------------------------------------------------------- comparing */
 
-/* Paired on the same windows: what both find hard cancels. */
 static bool compare(const struct candidates *t, struct comparison *c, struct err *e)
 {
     const struct candidate *choice = &t->list[0], *other = &t->list[c->candidate];
-    double *sums = NULL, *positions = NULL;
+    struct stats_difference d;
+    if (!stats_paired_interval(other->kl_window, choice->kl_window, t->window_tokens, t->window_document, t->n_windows,
+                               LEVEL, &d, e))
+        return false;
     c->difference = other->kl_mean - choice->kl_mean;
-    bool ok = mem_new(&sums, t->n_windows, e) && mem_new(&positions, t->n_windows, e);
-    for (uint32_t w = 0; ok && w < t->n_windows; w++) {
-        positions[w] = t->window_tokens[w];
-        sums[w] = (other->kl_window[w] - choice->kl_window[w]) * positions[w];
-    }
-    ok = ok && stats_cluster_interval(sums, positions, t->window_document, t->n_windows, LEVEL, &c->low, &c->high, e);
-    mem_free(positions);
-    mem_free(sums);
-    return ok;
+    c->low = d.low;
+    c->high = d.high;
+    return true;
 }
 
 /* The lowest KL; of equal ones the choice, then the fewest bytes, then the first. */
@@ -243,7 +239,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_confirm = {
     .name = "confirm",
     .summary = "the choice against uniform formats and the L1 knapsack at equal bytes; the best of them is chosen",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"choice", (const char *const[]){"polish", "select", NULL}, false, false,

@@ -284,7 +284,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 3,
+    .version = 4,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},

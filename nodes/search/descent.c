@@ -6,17 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nodes/search/race.h"
 #include "nodes/search/stats.h"
 
 #define FLIP_SIDES 256  /* most changes of one unit, of each direction, that are paired */
 #define BLOCK_SIDES 64  /* most changes of a block, likewise */
 #define SIDES (FLIP_SIDES + BLOCK_SIDES)
 #define PER_UNIT 2      /* most moves of a batch that change the same unit, while there are others */
-#define LOOK_DOCUMENTS 4 /* least documents of a look */
 
 static const int block_units[] = {2, 4, 8};
 #define BLOCKS (sizeof block_units / sizeof *block_units)
-static const double look_shares[DESCENT_LOOKS] = {0.125, 0.25, 0.5};
 
 /* Units [place, place + units) of the order by role that go from one format to another. */
 struct change {
@@ -45,12 +44,9 @@ struct search {
     struct descent *d;
     int32_t *unit;       /* [place]: units by role, then by layer */
     int32_t *role;       /* [place] */
-    uint32_t *windows;   /* [window]: in the order in which they are measured */
-    uint32_t documents, seen[DESCENT_LOOKS]; /* of the whole set, and by each look */
+    struct race race;    /* its schedule: the order of windows, and the looks */
     uint8_t *assignment; /* [unit]: scratch */
     uint8_t *used;       /* [place]: moves of the batch that change it */
-    double *value, *weight; /* [window]: scratch */
-    uint32_t *document;
 };
 
 /* ------------------------------------------------------------------------------------------------------------ roles */
@@ -113,58 +109,17 @@ static bool order_units(struct search *s, struct err *e)
 
 /* ------------------------------------------------------------------------------------------------------------ looks */
 
-/* The documents in an order drawn by the seed, each with its windows in their order; and where the looks are. */
-static bool order_windows(struct search *s, struct err *e)
-{
-    struct descent *d = s->d;
-    uint32_t n = d->table->n_windows, *index = NULL, *order = NULL, at = 0;
-    uint64_t state = d->seed;
-    bool ok = mem_new(&index, n, e) && stats_documents(d->table->window_document, n, index, &s->documents, e) &&
-              mem_new(&order, s->documents, e);
-    for (uint32_t i = 0; ok && i < s->documents; i++)
-        order[i] = i;
-    for (uint32_t i = ok ? s->documents : 0; i > 1; i--) { /* Fisher and Yates */
-        uint32_t j = (uint32_t)stats_below(&state, i), last = order[i - 1];
-        order[i - 1] = order[j];
-        order[j] = last;
-    }
-    d->n_looks = 0;
-    for (uint32_t i = 0; ok && i < s->documents; i++) {
-        uint32_t seen = i + 1;
-        for (uint32_t w = 0; w < n; w++)
-            if (index[w] == order[i])
-                s->windows[at++] = w;
-        for (int k = 0; d->give_up > 0 && k < DESCENT_LOOKS; k++)
-            if (seen >= LOOK_DOCUMENTS && seen < s->documents && seen == ceil(look_shares[k] * s->documents)) {
-                s->seen[d->n_looks] = seen;
-                d->look_windows[d->n_looks++] = at;
-            }
-    }
-    mem_free(order);
-    mem_free(index);
-    return ok;
-}
-
-/* The paired difference of the move on the windows of look k, and whether that excludes a gain. */
-static bool test_move(struct search *s, struct descent_move *m, int k, bool *is_lost, struct err *e)
+/* The paired difference of the move on what was measured by the look, and whether that excludes a gain. */
+static bool test_move(struct search *s, struct descent_move *m, uint32_t stage, bool *is_lost, struct err *e)
 {
     const struct candidates *t = s->d->table;
-    const struct candidate *base = &t->list[m->base], *x = &t->list[m->candidate];
-    double level = 1 - 2 * s->d->give_up / s->d->n_looks, values = 0, weights = 0, low, high;
-    uint32_t n = s->d->look_windows[k];
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t w = s->windows[i];
-        s->weight[i] = t->window_tokens[w];
-        s->value[i] = (x->kl_window[w] - base->kl_window[w]) * s->weight[i];
-        s->document[i] = t->window_document[w];
-        values += s->value[i];
-        weights += s->weight[i];
-    }
-    if (!stats_cluster_interval(s->value, s->weight, s->document, n, level, &low, &high, e))
+    double level = 1 - 2 * s->d->give_up / (s->race.n_stages - 1);
+    struct stats_difference x;
+    if (!stats_paired_interval(t->list[m->candidate].kl_window, t->list[m->base].kl_window, t->window_tokens,
+                               t->window_document, t->n_windows, level, &x, e))
         return false;
-    double difference = values / weights;
-    low = difference - (difference - low) * sqrt(1 - (double)s->seen[k] / s->documents);
-    m->estimate = m->kl_before + difference;
+    double low = x.mean - (x.mean - x.low) * sqrt(1 - (double)s->race.documents[stage] / s->race.n_documents);
+    m->estimate = m->kl_before + x.mean;
     m->bound = -low;
     *is_lost = low > 0;
     return true;
@@ -421,7 +376,7 @@ static bool fill_batch(struct search *s, uint32_t base, const struct proposals *
 }
 
 /* Give up those of the moves from `first` on that no longer can gain; *left: how many are not given up. */
-static bool look(struct search *s, int k, size_t first, size_t *left, struct err *e)
+static bool look(struct search *s, uint32_t stage, size_t first, size_t *left, struct err *e)
 {
     struct descent *d = s->d;
     *left = 0;
@@ -431,11 +386,11 @@ static bool look(struct search *s, int k, size_t first, size_t *left, struct err
         bool is_lost;
         if (m->look >= 0)
             continue;
-        if (!test_move(s, m, k, &is_lost, e))
+        if (!test_move(s, m, stage, &is_lost, e))
             return false;
         *left += !is_lost;
         if (is_lost) {
-            m->look = k;
+            m->look = (int32_t)stage;
             c->dropped_at = (int32_t)c->n_windows;
             c->dropped_by = (int32_t)m->base;
         }
@@ -447,14 +402,13 @@ static bool look(struct search *s, int k, size_t first, size_t *left, struct err
 static bool measure_moves(struct search *s, size_t first, struct err *e)
 {
     struct descent *d = s->d;
-    uint32_t from = 0;
+    const struct race *r = &s->race;
     size_t left = 1, candidate = d->moves[first].candidate;
-    for (int k = 0; k <= d->n_looks && left > 0; k++) {
-        uint32_t end = k < d->n_looks ? d->look_windows[k] : d->table->n_windows;
-        if (!d->measure(d->context, d->table, candidate, s->windows + from, end - from, e) ||
-            (k < d->n_looks && !look(s, k, first, &left, e)))
+    for (uint32_t stage = 0; stage < r->n_stages && left > 0; stage++) {
+        uint32_t from = stage ? r->end[stage - 1] : 0;
+        if (!d->measure(d->context, d->table, candidate, r->windows + from, r->end[stage] - from, e) ||
+            (stage + 1 < r->n_stages && !look(s, stage, first, &left, e)))
             return false;
-        from = end;
     }
     return true;
 }
@@ -505,22 +459,22 @@ static bool run_batch(struct search *s, struct err *e)
 
 static bool open_search(struct search *s, struct descent *d, struct err *e)
 {
-    size_t units = (size_t)d->menu->n_units, windows = d->table->n_windows;
+    size_t units = (size_t)d->menu->n_units;
+    struct race_options o = {.level = d->give_up, .looks = DESCENT_LOOKS, .seed = d->seed};
     *s = (struct search){.d = d};
-    return mem_new(&s->unit, units, e) && mem_new(&s->role, units, e) && mem_new(&s->windows, windows, e) &&
-           mem_new(&s->assignment, units, e) && mem_new(&s->used, units, e) && mem_new(&s->value, windows, e) &&
-           mem_new(&s->weight, windows, e) && mem_new(&s->document, windows, e) && order_units(s, e) &&
-           order_windows(s, e);
+    if (!mem_new(&s->unit, units, e) || !mem_new(&s->role, units, e) || !mem_new(&s->assignment, units, e) ||
+        !mem_new(&s->used, units, e) || !order_units(s, e) || !race_init(&s->race, d->table, &o, e))
+        return false;
+    d->n_looks = (int)s->race.n_stages - 1;
+    memcpy(d->look_windows, s->race.end, (size_t)d->n_looks * sizeof *d->look_windows);
+    return true;
 }
 
 static void close_search(struct search *s)
 {
-    mem_free(s->document);
-    mem_free(s->weight);
-    mem_free(s->value);
+    race_fini(&s->race);
     mem_free(s->used);
     mem_free(s->assignment);
-    mem_free(s->windows);
     mem_free(s->role);
     mem_free(s->unit);
 }

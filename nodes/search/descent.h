@@ -17,13 +17,14 @@
  *
  * Measuring. One batch is measured together, of which the move with the lowest KL is accepted if that is strictly below
  * the base's, both on the whole set; then it is the base, and all others are left. Most moves are refused, so before
- * the whole set there are looks, at 1/8, 1/4 and 1/2 of its documents (those of at least 4 documents), drawn by the
- * seed. At each look a move is given up when its paired interval excludes a gain: the lower end of (its KL - the
- * base's) over the documents seen is above 0. What is asked is the difference on the whole set, of which the documents
- * seen are a sample without replacement, so the interval (stats_cluster_interval) is narrowed by sqrt(1 - share seen)
- * (Cochran 1977, 2.6). Each look has the one-sided level give_up / looks: a move that does gain is lost with
- * probability at most give_up (Bonferroni). Acceptance is not a test: nothing that was not measured in full and found
- * lower is accepted.
+ * the whole set there are looks after equal shares of its documents, drawn by the seed (the schedule of
+ * nodes/search/race.h). At each look a move is given up when its paired interval excludes a gain: the lower end of (its
+ * KL - the base's) over the documents seen is above 0. What is asked is the difference on the whole set, of which the
+ * documents seen are a sample without replacement, so the interval (stats_paired_interval) is narrowed by sqrt(1 -
+ * share seen) (Cochran 1977, 2.6). Each look has the one-sided level give_up / looks: a move that does gain is lost
+ * with probability at most give_up (Bonferroni). Acceptance is not a test: nothing that was not measured in full and
+ * found lower is accepted. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of
+ * the windows and 3 looks 42 to 59 %, with the same result.
  *
  * It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs, the
  * seed and the measured numbers. */
@@ -46,7 +47,7 @@ struct descent_move {
     bool is_accepted;
 };
 
-#define DESCENT_LOOKS 3 /* most looks before the whole set */
+#define DESCENT_LOOKS 7 /* looks before the whole set; fewer with few documents */
 
 struct descent {
     /* Filled by the caller. */

@@ -606,10 +606,9 @@ static void losers_are_given_up_early_and_gainers_are_not(void **state)
     struct survey s;
     start_survey(&s, 0.05, 0.01, 0.05);
     assert_ok(descent_run(&s.d, &e), e);
-    assert_int_equal(s.d.n_looks, 3); /* 5, 10 and 20 documents of 40 */
-    assert_int_equal(s.d.look_windows[0], 10);
-    assert_int_equal(s.d.look_windows[1], 20);
-    assert_int_equal(s.d.look_windows[2], 40);
+    assert_int_equal(s.d.n_looks, DESCENT_LOOKS);
+    for (uint32_t k = 0; k < DESCENT_LOOKS; k++)
+        assert_int_equal(s.d.look_windows[k], WINDOWS / 8 * (k + 1));
     assert_true(count_given_up(&s.d) > 1990);
     assert_true(s.windows < 2000 * 12);
     for (size_t i = 0; i < s.d.n_moves; i++) {
@@ -645,7 +644,7 @@ static void the_bound_is_that_of_a_sample_without_replacement(void **state)
     (void)state;
     struct err e;
     struct survey s;
-    start_survey(&s, 0.05, 0.01, 0.06);
+    start_survey(&s, 0.05, 0.01, 0.14);
     s.d.most_moves = 1;
     assert_ok(descent_run(&s.d, &e), e);
     const struct descent_move *m = &s.d.moves[0];
@@ -656,7 +655,7 @@ static void the_bound_is_that_of_a_sample_without_replacement(void **state)
         mean += isnan(c->kl_window[w]) ? 0 : (c->kl_window[w] - 1) / seen;
     for (uint32_t w = 0; w < WINDOWS; w += 2)
         squares += isnan(c->kl_window[w]) ? 0 : (c->kl_window[w] - 1 - mean) * (c->kl_window[w] - 1 - mean);
-    double t = 2.998527820; /* Student's t, 4 degrees of freedom, 0.98: a third of 0.06 at each of three looks */
+    double t = 2.998527820; /* Student's t, 4 degrees of freedom, 0.98: a seventh of 0.14 at each of seven looks */
     double low = mean - t * sqrt(squares / (seen - 1) / seen * (1 - seen / DOCUMENTS));
     assert_true(fabs(m->bound + low) < 1e-8);
     finish_survey(&s);
@@ -674,8 +673,11 @@ static void without_a_level_or_documents_all_are_measured_in_full(void **state)
     assert_int_equal(s.d.n_looks, 0);
     assert_int_equal(s.windows, 100 * WINDOWS);
     finish_survey(&s);
-    start(&t, 12, 4, 2); /* six documents */
+    start(&t, 12, 4, 2);
     t.d.give_up = 0.05;
+    for (uint32_t w = 0; w < MADE_WINDOWS; w++)
+        t.table.window_document[w] = w % 3;
+    made_measure(&t.made, &t.table, 0);
     assert_ok(descent_run(&t.d, &e), e);
     assert_sound(&t);
     assert_int_equal(t.d.n_looks, 0);
