@@ -11,8 +11,10 @@
 
 /* What kernels need beside the blocks. */
 struct set {
-    struct tensor norm, ids, cosine, sine, gram, state;
+    struct tensor norm, ids, cosine, sine, gram, state, dots;
     struct tensor plain, panels; /* bf16 panels of gate and up: a source and a target */
+    struct tensor turned;        /* the same, transposed */
+    uint64_t *seeds;             /* [head_rows] */
     struct packed_matrix to[CODE_COUNT], from[CODE_COUNT]; /* of down to encode into, of gate and up to unpack */
     struct attention_shape shape;
     int64_t rows, qkv, up; /* tokens, columns of q, k and v, rows of gate and up */
@@ -139,6 +141,62 @@ static void run_attention(struct bench *b, void *context, int turn)
     bench_must(b->k->attention(b->q, &x, &s->shape, &y, &e), &e);
 }
 
+static void run_rmsnorm_backward(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor x = X(s->rows, b->s.hidden), d = D(s->rows, b->s.hidden), y = Y(s->rows, b->s.hidden);
+    bench_must(b->k->rmsnorm_backward(b->q, &x, &s->norm, 1e-5f, &d, &y, &e), &e);
+}
+
+static void run_swiglu_backward(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor x = X(s->rows, s->up), d = D(s->rows, b->s.intermediate), y = Y(s->rows, s->up);
+    bench_must(b->k->swiglu_backward(b->q, &x, &d, &y, &e), &e);
+}
+
+static void run_attention_backward(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor x = X(s->rows, s->qkv), d = D(s->rows, (int64_t)b->s.heads * b->s.head_dim), y = Y(s->rows, s->qkv);
+    bench_must(b->k->attention_backward(b->q, &x, &s->shape, &d, &d, &y, &e), &e);
+}
+
+static void run_transpose(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    (void)turn;
+    bench_must(b->k->transpose(b->q, &s->plain, &s->turned, &e), &e);
+}
+
+static void run_subtract(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor x = X(s->rows, b->s.hidden), d = D(s->rows, b->s.hidden), y = Y(s->rows, b->s.hidden);
+    bench_must(b->k->subtract(b->q, &x, &d, &y, &e), &e);
+}
+
+static void run_dots(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor x = X(s->rows, b->s.intermediate), d = D(s->rows, b->s.intermediate);
+    bench_must(b->k->window_dots(b->q, &x, &d, b->s.window, &s->dots, NULL, &e), &e);
+}
+
+static void run_draw(struct bench *b, void *context, int turn)
+{
+    struct err e;
+    struct set *s = context;
+    struct tensor y = Y(b->k->head_rows, b->k->head_columns);
+    bench_must(b->k->fisher_draw(b->q, &y, (enum fisher_draw)s->which, s->seeds, &e), &e);
+}
+
 static void run_gram(struct bench *b, void *context, int turn)
 {
     struct err e;
@@ -170,6 +228,10 @@ static void set_small(struct bench *b, struct set *s)
         state.target[i] = (int32_t)(i % b->k->head_columns);
     s->state = bench_upload(b, DTYPE_U8, (int64_t)KL_STATE_BYTES(rows), 0, block);
     mem_free(block);
+    s->dots = bench_new(b, DTYPE_F64, b->s.windows, 0);
+    bench_must(mem_raw(&s->seeds, (size_t)rows, &e), &e);
+    for (int64_t i = 0; i < rows; i++)
+        s->seeds[i] = (uint64_t)i + 1;
 }
 
 static void set_init(struct bench *b, struct set *s)
@@ -184,6 +246,7 @@ static void set_init(struct bench *b, struct set *s)
     bench_rope(b, &s->cosine, &s->sine);
     s->plain = bench_panels(b, s->up, h, 0.02f);
     bench_must(b->k->panels_new(b->q, &s->panels, s->up, h, DTYPE_BF16, &e), &e);
+    bench_must(b->k->panels_new(b->q, &s->turned, h, s->up, DTYPE_BF16, &e), &e);
     for (size_t f = 0; formats[f]; f++) {
         enum weight_code code = formats[f]->code;
         if (code == CODE_PLAIN || s->to[code].n > 0 || !format_fits(formats[f], i, h))
@@ -196,7 +259,9 @@ static void set_init(struct bench *b, struct set *s)
 
 static void set_fini(struct bench *b, struct set *s)
 {
-    struct tensor *all[] = {&s->norm, &s->ids, &s->cosine, &s->sine, &s->gram, &s->state, &s->plain, &s->panels};
+    struct tensor *all[] = {&s->norm, &s->ids,   &s->cosine, &s->sine,  &s->gram,
+                            &s->state, &s->dots, &s->plain,  &s->panels, &s->turned};
+    mem_free(s->seeds);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         bench_free(b, all[i]);
     for (int code = 0; code < CODE_COUNT; code++) {
@@ -239,9 +304,17 @@ static void bench_bound(struct bench *b, struct set *s)
         {"kl_tile", run_kl, b->k->head_rows, b->k->head_columns, 8},
         {"amax", run_amax, t, i, 4},
         {"energy", run_energy, i, h, 8},
+        {"rmsnorm_backward", run_rmsnorm_backward, t, h, 16},
+        {"swiglu_backward", run_swiglu_backward, t, i, 20},
+        {"transpose of bf16", run_transpose, s->up, h, 4},
+        {"subtract", run_subtract, t, h, 12},
+        {"window_dots", run_dots, t, i, 8},
     };
     for (size_t n = 0; n < sizeof all / sizeof *all; n++)
         tell_bound(b, s, &all[n]);
+    for (s->which = FISHER_LABEL; s->which <= FISHER_SIGN; s->which++)
+        tell_bound(b, s, &(struct bound){s->which == FISHER_SIGN ? "fisher_draw of signs" : "fisher_draw of labels",
+                                         run_draw, b->k->head_rows, b->k->head_columns, 8});
 }
 
 static void bench_inputs(struct bench *b, struct set *s)
@@ -275,15 +348,20 @@ static void bench_codes(struct bench *b, struct set *s)
     }
 }
 
-/* Of attention: two products over the keys that a query sees. Of gram: the lower triangle. */
+/* Of attention: two products over the keys that a query sees, and five of its gradient (which computes eight). Of gram:
+ * the lower triangle. */
 static void bench_computing(struct bench *b, struct set *s)
 {
-    char name[128];
+    char name[160];
     double t = (double)s->rows, h = (double)b->s.hidden, width = (double)b->s.heads * b->s.head_dim;
     struct bench_time m = bench_time(b, run_attention, s, 0.0, NULL);
     snprintf(name, sizeof name, "attention, %d heads over %d of %d, %d windows of %d, f32", b->s.heads, b->s.kv_heads,
              b->s.head_dim, b->s.windows, b->s.window);
     bench_figure(b, name, 4e-12 * t * width * 0.5 * (b->s.window + 1) / m.seconds, "TFLOP/s", NAN);
+    m = bench_time(b, run_attention_backward, s, 0.0, NULL);
+    snprintf(name, sizeof name, "attention_backward, %d heads over %d of %d, %d windows of %d, f32", b->s.heads,
+             b->s.kv_heads, b->s.head_dim, b->s.windows, b->s.window);
+    bench_figure(b, name, 10e-12 * t * width * 0.5 * (b->s.window + 1) / m.seconds, "TFLOP/s", NAN);
     m = bench_time(b, run_gram, s, 0.0, NULL);
     snprintf(name, sizeof name, "gram, %lld tokens, lower triangle of %lld, f32", (long long)s->rows,
              (long long)b->s.hidden);
