@@ -28,8 +28,8 @@
 /* The register tile: LANES_TILE_ROWS by at most two vectors. */
 #define VECTORS (LANES_TILE_VECTORS < 2 ? LANES_TILE_VECTORS : 2)
 
-/* A thread's memory. W is the window rounded up to whole blocks of keys, D head_dim rounded up to whole vectors; what
- * is past their ends is zero. */
+/* A thread's memory, some W (20 D + 320) bytes. W is the window rounded up to whole blocks of keys, D head_dim rounded
+ * up to whole vectors; what is past their ends is zero. */
 struct scratch {
     float *k, *dk, *dv;                    /* [W][D] */
     float *k_panels, *v_panels;            /* [W / LANES][D][LANES] */
