@@ -704,6 +704,27 @@ static void the_seed_decides_which_documents_are_seen_first(void **state)
         finish_survey(&s[i]);
 }
 
+/* Each request for memory of a short run fails once: the error is handed on, and nothing is lost or leaked. */
+static void want_of_memory_is_handed_on(void **state)
+{
+    (void)state;
+    bool ok = false;
+    long n = 0;
+    while (!ok) {
+        struct err e = {0};
+        struct survey s;
+        start_survey(&s, 0.05, 0.01, 0.05);
+        s.d.most_moves = 20;
+        s.d.batch = 10;
+        mem_fail_after(++n, false);
+        ok = descent_run(&s.d, &e);
+        mem_fail_after(0, false);
+        assert_true(ok || e.code == ERR_RESOURCE);
+        finish_survey(&s);
+    }
+    assert_in_range(n, 20, 10000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -721,6 +742,7 @@ int main(void)
         cmocka_unit_test(the_bound_is_that_of_a_sample_without_replacement),
         cmocka_unit_test(without_a_level_or_documents_all_are_measured_in_full),
         cmocka_unit_test(the_seed_decides_which_documents_are_seen_first),
+        cmocka_unit_test(want_of_memory_is_handed_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
