@@ -281,6 +281,17 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
+/* Measuring, and the list of moves. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    struct menu menu;
+    if (!evaluator_needs(n, out, e) || !menu_read(&menu, node_input(n, "renderings", 0)->object, e))
+        return false;
+    out->memory += descent_memory(menu.n_units, menu.n_formats);
+    menu_fini(&menu);
+    return true;
+}
+
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
@@ -310,6 +321,6 @@ const struct node_class node_polish = {
         {0}},
     .accelerator = true,
     .numerics = evaluator_numerics,
-    .needs = evaluator_needs,
+    .needs = needs,
     .run = run,
 };

@@ -263,16 +263,26 @@ static bool take_turns(struct proposals *p, struct err *e)
     return true;
 }
 
+static size_t most_changes(int n_units, int n_formats) { return (size_t)n_units * (size_t)n_formats * (2 + BLOCKS); }
+
+static size_t most_proposals(int n_units, int n_formats) { return most_changes(n_units, n_formats) + SIDES * SIDES; }
+
+uint64_t descent_memory(int n_units, int n_formats)
+{
+    return most_changes(n_units, n_formats) * sizeof(struct change) + 2 * sizeof(struct side) +
+           2 * most_proposals(n_units, n_formats) * sizeof(struct proposal);
+}
+
 /* All moves from the base that fit, in the order in which they are to be tried. */
 static bool list_proposals(const struct search *s, const struct candidate *base, struct proposals *out, struct err *e)
 {
-    size_t most = (size_t)s->d->menu->n_units * (size_t)s->d->menu->n_formats * (2 + BLOCKS);
+    int units = s->d->menu->n_units, formats = s->d->menu->n_formats;
     struct change *changes = NULL;
     struct side *up = NULL, *down = NULL;
     int64_t room = (int64_t)(s->d->most_bytes - base->bytes);
     *out = (struct proposals){0};
-    bool ok = mem_raw(&changes, most, e) && mem_new(&up, 1, e) && mem_new(&down, 1, e) &&
-              mem_raw(&out->list, most + (size_t)SIDES * SIDES, e);
+    bool ok = mem_raw(&changes, most_changes(units, formats), e) && mem_new(&up, 1, e) && mem_new(&down, 1, e) &&
+              mem_raw(&out->list, most_proposals(units, formats), e);
     size_t n = ok ? list_changes(s, base, changes) : 0;
     for (size_t i = 0; i < n; i++) {
         if (changes[i].bytes <= room)

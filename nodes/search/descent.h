@@ -82,6 +82,8 @@ struct descent {
 
 bool descent_run(struct descent *d, struct err *e) ERR_CHECK;
 void descent_fini(struct descent *d);
+/* Bytes that a run takes at most beside the table and the moves: the list of what can be tried. */
+uint64_t descent_memory(int n_units, int n_formats);
 /* "flip": one unit; "swap": two units, one each way; "block": some change is of a block. */
 const char *descent_kind(const struct descent_move *m);
 
