@@ -1,0 +1,211 @@
+/* Sums run over probes, then windows, in order. */
+#include "nodes/search/probes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "nodes/search/stats.h"
+
+/* ------------------------------------------------------------------------------------------------------------ unary */
+
+static const double *cell(const struct probes *p, int unit, int format)
+{
+    size_t samples = (size_t)p->n_probes * p->n_windows;
+    return p->response + (size_t)(unit * p->menu->n_formats + format) * samples;
+}
+
+static bool is_available(const struct probes *p, int unit, int format)
+{
+    return p->menu->available[unit * p->menu->n_formats + format] != 0;
+}
+
+/* Standard error of sum(value) / sum(tokens) over groups of windows; `group` numbers them 0..n_groups-1, `residual` has
+ * room for as many. */
+static double ratio_error(const struct probes *p, const double *value, const uint32_t *group, uint32_t n_groups,
+                          double *residual)
+{
+    double values = 0, tokens = 0, squares = 0;
+    if (n_groups < 2)
+        return NAN;
+    memset(residual, 0, n_groups * sizeof *residual);
+    for (uint32_t w = 0; w < p->n_windows; w++) {
+        values += value[w];
+        tokens += p->tokens[w];
+    }
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        residual[group[w]] += value[w] - values / tokens * p->tokens[w];
+    for (uint32_t g = 0; g < n_groups; g++)
+        squares += residual[g] * residual[g];
+    return sqrt((double)n_groups / (n_groups - 1) * squares) / tokens;
+}
+
+static double sum_tokens(const struct probes *p)
+{
+    double tokens = 0;
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        tokens += p->tokens[w];
+    return tokens;
+}
+
+bool probes_costs(const struct probes *p, double *cost, double *error, struct err *e)
+{
+    uint32_t *group = NULL, n_groups;
+    double *value = NULL, *residual = NULL, tokens = sum_tokens(p);
+    bool ok = mem_new(&group, p->n_windows, e) && mem_new(&value, p->n_windows, e) &&
+              mem_new(&residual, p->n_windows, e) && stats_documents(p->document, p->n_windows, group, &n_groups, e);
+    if (ok && n_groups < 2) {
+        n_groups = p->n_windows;
+        for (uint32_t w = 0; w < p->n_windows; w++)
+            group[w] = w;
+    }
+    for (int u = 0; ok && u < p->menu->n_units; u++)
+        for (int f = 0; f < p->menu->n_formats; f++) {
+            size_t at = (size_t)(u * p->menu->n_formats + f);
+            const double *a = cell(p, u, f);
+            double sum = 0;
+            memset(value, 0, p->n_windows * sizeof *value);
+            for (uint32_t k = 0; k < p->n_probes; k++)
+                for (uint32_t w = 0; w < p->n_windows; w++)
+                    value[w] += 0.5 * a[k * p->n_windows + w] * a[k * p->n_windows + w] / p->n_probes;
+            for (uint32_t w = 0; w < p->n_windows; w++)
+                sum += value[w];
+            cost[at] = is_available(p, u, f) ? sum / tokens : NAN;
+            error[at] = is_available(p, u, f) ? ratio_error(p, value, group, n_groups, residual) : NAN;
+        }
+    mem_free(residual);
+    mem_free(value);
+    mem_free(group);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ pairs */
+
+/* Responses divided by the root of their mean square, so that a mean of products is a correlation; a cell without any
+ * response (bf16, or one that is not available) is all zeros. root [cell]. */
+static void normalise(const struct probes *p, double *normal, double *root)
+{
+    size_t samples = (size_t)p->n_probes * p->n_windows;
+    for (int u = 0; u < p->menu->n_units; u++)
+        for (int f = 0; f < p->menu->n_formats; f++) {
+            size_t at = (size_t)(u * p->menu->n_formats + f);
+            const double *a = cell(p, u, f);
+            double squares = 0;
+            root[at] = 0;
+            if (is_available(p, u, f)) {
+                for (size_t s = 0; s < samples; s++)
+                    squares += a[s] * a[s];
+                root[at] = sqrt(squares / (double)samples);
+            }
+            for (size_t s = 0; s < samples; s++)
+                normal[at * samples + s] = root[at] > 0 ? a[s] / root[at] : 0;
+        }
+}
+
+/* Mean of x*y and the variance of that mean. */
+static void correlate(const double *x, const double *y, size_t n, double *r, double *variance)
+{
+    double sum[4] = {0}, squares[4] = {0};
+    for (size_t i = 0; i < n; i++) {
+        double z = x[i] * y[i];
+        sum[i % 4] += z;
+        squares[i % 4] += z * z;
+    }
+    double total = (sum[0] + sum[1]) + (sum[2] + sum[3]), square =
+        (squares[0] + squares[1]) + (squares[2] + squares[3]);
+    double m = (double)n;
+    *r = total / m;
+    *variance = n > 1 ? fmax(square / m - *r * *r, 0) / (m - 1) : INFINITY;
+}
+
+struct pairing {
+    const struct probes *p;
+    const double *normal, *root;
+    double noise, signal; /* sums over all cells of different units, of Var(r) and r^2 */
+};
+
+/* All formats of two units: r into table [format, format], and the largest |r| over its standard error. */
+static double pair_units(struct pairing *c, int first, int second, double *table)
+{
+    size_t samples = (size_t)c->p->n_probes * c->p->n_windows, formats = (size_t)c->p->menu->n_formats;
+    double most = 0;
+    for (size_t f = 0; f < formats; f++)
+        for (size_t g = 0; g < formats; g++) {
+            size_t i = (size_t)first * formats + f, j = (size_t)second * formats + g;
+            double r = 0, variance = 0;
+            if (c->root[i] > 0 && c->root[j] > 0) {
+                correlate(c->normal + i * samples, c->normal + j * samples, samples, &r, &variance);
+                c->noise += variance;
+                c->signal += r * r;
+                double z = fabs(r) / sqrt(variance);
+                most = z > most ? z : most;
+            }
+            table[f * formats + g] = r;
+        }
+    return most;
+}
+
+static bool keep(struct probe_pairs *out, size_t *capacity, size_t cells, int first, int second, const double *table,
+                 double significance, struct err *e)
+{
+    if (out->n == *capacity) {
+        size_t more = *capacity ? 2 * *capacity : 256;
+        if (!mem_grow(&out->units, *capacity, more, e) || !mem_grow(&out->significance, *capacity, more, e) ||
+            !mem_grow(&out->cost, *capacity * cells, more * cells, e))
+            return false;
+        *capacity = more;
+    }
+    out->units[out->n][0] = (uint32_t)first;
+    out->units[out->n][1] = (uint32_t)second;
+    out->significance[out->n] = significance;
+    memcpy(out->cost + out->n * cells, table, cells * sizeof *table);
+    out->n++;
+    return true;
+}
+
+/* Correlations become shrunk nats per position. */
+static void scale_pairs(const struct pairing *c, struct probe_pairs *out)
+{
+    size_t formats = (size_t)c->p->menu->n_formats, cells = formats * formats;
+    double per_token = (double)c->p->n_windows / sum_tokens(c->p);
+    out->kept = c->signal > 0 ? 1 - fmin(1, c->noise / c->signal) : 0;
+    for (size_t i = 0; i < out->n; i++)
+        for (size_t at = 0; at < cells; at++)
+            out->cost[i * cells + at] *= out->kept * per_token * c->root[out->units[i][0] * formats + at / formats] *
+                                         c->root[out->units[i][1] * formats + at % formats];
+}
+
+bool probes_pairs(const struct probes *p, double significance, struct probe_pairs *out, struct err *e)
+{
+    size_t formats = (size_t)p->menu->n_formats, cells = (size_t)p->menu->n_units * formats, capacity = 0;
+    size_t samples = (size_t)p->n_probes * p->n_windows;
+    double *normal = NULL, *root = NULL, *table = NULL;
+    *out = (struct probe_pairs){0};
+    bool ok = mem_raw(&normal, cells * samples, e) && mem_raw(&root, cells, e) &&
+              mem_raw(&table, formats * formats, e);
+    if (ok)
+        normalise(p, normal, root);
+    struct pairing c = {.p = p, .normal = normal, .root = root};
+    for (int u = 0; ok && u < p->menu->n_units; u++)
+        for (int v = u + 1; ok && v < p->menu->n_units; v++) {
+            double z = pair_units(&c, u, v, table);
+            out->n_tested++;
+            if (z >= significance && z > 0)
+                ok = keep(out, &capacity, formats * formats, u, v, table, z, e);
+        }
+    if (ok)
+        scale_pairs(&c, out);
+    else
+        probe_pairs_fini(out);
+    mem_free(table);
+    mem_free(root);
+    mem_free(normal);
+    return ok;
+}
+
+void probe_pairs_fini(struct probe_pairs *p)
+{
+    mem_free(p->units);
+    mem_free(p->cost);
+    mem_free(p->significance);
+    *p = (struct probe_pairs){0};
+}

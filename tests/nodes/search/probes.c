@@ -1,0 +1,131 @@
+/* Costs and pairs from responses that are drawn here, with moments that are known. */
+#include "nodes/search/probes.h"
+
+#include "tests/nodes/search/menus.h"
+
+#define UNITS 12
+#define PROBES 16
+#define WINDOWS 24
+
+static double uniform(uint64_t *seed) { return ((double)(stats_random(seed) >> 11) + 0.5) * 0x1p-53; }
+
+static double normal(uint64_t *seed) { return sqrt(-2 * log(uniform(seed))) * cos(2 * M_PI * uniform(seed)); }
+
+struct drawn {
+    struct made made;
+    double *response;
+    uint32_t tokens[WINDOWS], document[WINDOWS];
+    struct probes p;
+};
+
+static double deviation(int unit, int format) { return format == 3 ? 0 : (1 + unit) * (format == 2 ? 0.1 : 1); }
+
+/* Independent responses, but for units 3 and 7, which share `shared` of their variance. */
+static void draw(struct drawn *d, double shared, uint64_t seed)
+{
+    struct err e;
+    made_init(&d->made, UNITS, 1, 1);
+    assert_ok(mem_new(&d->response, (size_t)UNITS * MADE_FORMATS * PROBES * WINDOWS, &e), e);
+    for (uint32_t w = 0; w < WINDOWS; w++) {
+        d->tokens[w] = 100 + w;
+        d->document[w] = w / 2;
+    }
+    for (uint32_t s = 0; s < PROBES * WINDOWS; s++) {
+        double common = normal(&seed);
+        for (int u = 0; u < UNITS; u++) {
+            double own = normal(&seed), x = u == 3 || u == 7 ? sqrt(shared) * common + sqrt(1 - shared) * own : own;
+            for (int f = 0; f < MADE_FORMATS; f++) {
+                size_t at = (size_t)(u * MADE_FORMATS + f) * PROBES * WINDOWS + s;
+                d->response[at] = d->made.menu.available[u * MADE_FORMATS + f] ? x * deviation(u, f) : NAN;
+            }
+        }
+    }
+    d->p = (struct probes){&d->made.menu, PROBES, WINDOWS, d->response, d->tokens, d->document};
+}
+
+static void done(struct drawn *d)
+{
+    mem_free(d->response);
+    made_fini(&d->made);
+}
+
+static void costs_are_half_the_mean_square_per_position(void **state)
+{
+    (void)state;
+    struct err e;
+    struct drawn d;
+    double cost[UNITS * MADE_FORMATS], error[UNITS * MADE_FORMATS], per_token = WINDOWS / (100 * WINDOWS + 276.0);
+    int inside = 0, n = 0;
+    draw(&d, 0, 5);
+    assert_ok(probes_costs(&d.p, cost, error, &e), e);
+    for (int u = 0; u < UNITS; u++)
+        for (int f = 0; f < MADE_FORMATS; f++) {
+            int at = u * MADE_FORMATS + f;
+            double want = 0.5 * deviation(u, f) * deviation(u, f) * per_token;
+            if (!d.made.menu.available[at]) {
+                assert_true(isnan(cost[at]) && isnan(error[at]));
+            } else if (f == 3) {
+                assert_true(cost[at] == 0 && error[at] == 0);
+            } else {
+                assert_true(fabs(cost[at] / want - 1) < 0.35); /* the error is sqrt(2 / 384) = 7 % */
+                assert_true(error[at] > 0.02 * want && error[at] < 0.2 * want);
+                inside += fabs(cost[at] - want) < 2 * error[at];
+                n++;
+            }
+        }
+    assert_true(inside > 0.8 * n);
+    done(&d);
+}
+
+static void only_units_that_interact_are_paired(void **state)
+{
+    (void)state;
+    struct err e;
+    struct drawn d;
+    struct probe_pairs pairs;
+    draw(&d, 0.6, 6);
+    assert_ok(probes_pairs(&d.p, 5, &pairs, &e), e);
+    assert_int_equal(pairs.n_tested, UNITS * (UNITS - 1) / 2);
+    assert_int_equal(pairs.n, 1);
+    assert_int_equal(pairs.units[0][0], 3);
+    assert_int_equal(pairs.units[0][1], 7);
+    double per_token = WINDOWS / (100 * WINDOWS + 276.0);
+    const double *table = pairs.cost;
+    for (int f = 0; f < MADE_FORMATS; f++)
+        for (int g = 0; g < MADE_FORMATS; g++) {
+            double want = pairs.kept * 0.6 * deviation(3, f) * deviation(7, g) * per_token;
+            assert_true(fabs(table[f * MADE_FORMATS + g] - want) <= 0.25 * fabs(want));
+        }
+    probe_pairs_fini(&pairs);
+    done(&d);
+}
+
+/* Nothing but noise: nearly everything is shrunk away; kept all, a pair of units is listed once, in order. */
+static void noise_is_shrunk(void **state)
+{
+    (void)state;
+    struct err e;
+    struct drawn d;
+    struct probe_pairs pairs;
+    draw(&d, 0, 7);
+    assert_ok(probes_pairs(&d.p, 0, &pairs, &e), e);
+    assert_true(pairs.kept < 0.35);
+    for (size_t i = 1; i < pairs.n; i++)
+        assert_true(pairs.units[i - 1][0] < pairs.units[i][0] ||
+                    (pairs.units[i - 1][0] == pairs.units[i][0] && pairs.units[i - 1][1] < pairs.units[i][1]));
+    probe_pairs_fini(&pairs);
+    assert_ok(probes_pairs(&d.p, 6, &pairs, &e), e);
+    assert_int_equal(pairs.n, 0);
+    probe_pairs_fini(&pairs);
+    done(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(costs_are_half_the_mean_square_per_position),
+        cmocka_unit_test(only_units_that_interact_are_paired),
+        cmocka_unit_test(noise_is_shrunk),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
