@@ -28,8 +28,7 @@ bool numeric_text(const struct kernels *k, const char *name, const char **out, s
                            "%s; use bf16, which rounds the same numbers", k->name);
 }
 
-/* Whole windows. */
-static int64_t chunk_rows(const struct kernels *k, int window)
+int64_t forward_chunk(const struct kernels *k, int window)
 {
     return window >= k->chunk_rows ? window : k->chunk_rows / window * window;
 }
@@ -72,7 +71,7 @@ void forward_needs(const struct kernels *k, const struct model *m, enum dtype mo
     uint64_t stored = stored_bytes(m, "model.embed_tokens.weight");
     uint64_t block = k->on_device ? 0 : (uint64_t)HEAD_BLOCK * (uint64_t)c->hidden * 8;
     uint64_t stays = table * dtype_bytes(mode) + stored + (uint64_t)c->layers * (uint64_t)c->hidden * 8 +
-                     (uint64_t)chunk_rows(k, window) * (uint64_t)sum * 4;
+                     (uint64_t)forward_chunk(k, window) * (uint64_t)sum * 4;
     out->memory += stored + block; /* as it is read */
     needs_tensors(k, out, stays + (k->on_device && !c->tied ? stored : 0));
 }
@@ -256,7 +255,7 @@ static bool open_rope(struct forward *f, int window, struct err *e)
 bool forward_open(struct forward *f, const struct model *m, struct queue *q, enum dtype mode, int window, struct err *e)
 {
     const struct model_config *c = &m->config;
-    *f = (struct forward){.model = m, .q = q, .mode = mode, .chunk = chunk_rows(q->k, window)};
+    *f = (struct forward){.model = m, .q = q, .mode = mode, .chunk = forward_chunk(q->k, window)};
     f->shape = (struct attention_shape){
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .window = window};
     if (window > c->max_positions)
@@ -311,14 +310,11 @@ bool forward_embed(struct forward *f, const int32_t *ids, struct tensor *x, stru
     return ok;
 }
 
-/* y = (x as the unit's format sees it) W^T + b. Fake quantization is in place: no one reads the input again. */
-static bool linear(struct forward *f, int unit, const struct unit_weights *w, struct tensor *x, struct tensor *y,
-                   forward_observer observe, void *context, struct err *e)
+bool forward_linear(struct forward *f, int unit, const struct unit_weights *w, struct tensor *x, struct tensor *y,
+                    struct err *e)
 {
     const struct kernels *k = f->q->k;
     const struct unit *u = &f->model->units[unit];
-    if (observe && !observe(context, u->role, x, e))
-        return false;
     if (w->native.codes.data) { /* quantizes the input itself */
         if (!k->native_matmul(f->q, x, w->act_scale, f->mode, &w->native, y, e))
             return err_context(e, "unit '%s'", u->name);
@@ -329,6 +325,13 @@ static bool linear(struct forward *f, int unit, const struct unit_weights *w, st
     if (!k->matmul(f->q, x, &w->panels, y, e))
         return err_context(e, "unit '%s'", u->name);
     return !f->biases[unit].data || k->add_bias(f->q, y, &f->biases[unit], e);
+}
+
+/* Fake quantization is in place: no one reads the input again. */
+static bool linear(struct forward *f, int unit, const struct unit_weights *w, struct tensor *x, struct tensor *y,
+                   forward_observer observe, void *context, struct err *e)
+{
+    return (!observe || observe(context, f->model->units[unit].role, x, e)) && forward_linear(f, unit, w, x, y, e);
 }
 
 /* Rows that fit the work space: whole windows, at most f->chunk. */

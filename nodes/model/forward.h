@@ -42,6 +42,8 @@ bool forward_head(struct queue *q, const struct model *m, enum dtype mode, struc
 void forward_head_needs(const struct kernels *k, const struct model *m, enum dtype mode, struct needs *out);
 /* Adds `bytes` of tensors, which lie where `k` keeps them. */
 void needs_tensors(const struct kernels *k, struct needs *out, uint64_t bytes);
+/* Rows that go through a layer at a time: whole windows. */
+int64_t forward_chunk(const struct kernels *k, int window);
 /* Adds the memory that forward_open takes, on the host and on the device of `k`. */
 void forward_needs(const struct kernels *k, const struct model *m, enum dtype mode, int window, struct needs *out);
 
@@ -53,6 +55,10 @@ bool forward_embed(struct forward *f, const int32_t *ids, struct tensor *x, stru
 /* x through one layer, in place. */
 bool forward_layer(struct forward *f, int layer, const struct unit_weights w[LAYER_UNITS], struct tensor *x,
                    forward_observer observe, void *context, struct err *e) ERR_CHECK;
+/* y [rows, N] = x [rows, K] through one unit, as its format sees it, with its bias. x is fake-quantized in place where
+ * the format asks for it. */
+bool forward_linear(struct forward *f, int unit, const struct unit_weights *w, struct tensor *x, struct tensor *y,
+                    struct err *e) ERR_CHECK;
 /* states = final norm of x; states may be x. */
 bool forward_final(struct forward *f, const struct tensor *x, struct tensor *states, struct err *e) ERR_CHECK;
 

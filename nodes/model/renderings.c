@@ -180,3 +180,23 @@ int renderings_format(const struct renderings *r, const char *name)
             return (int)i;
     return -1;
 }
+
+bool renderings_load(struct renderings *from, struct queue *q, const struct model *m, int unit, const char *name,
+                     enum dtype mode, struct unit_weights *out, struct err *e)
+{
+    const struct unit *u = &m->units[unit];
+    const struct format *f = format_find(name);
+    struct rendering r[4] = {0};
+    if (!f)
+        return err_set(e, ERR_INPUT, "this build has no format '%s'", name);
+    *out = (struct unit_weights){.act = f->act};
+    if (f->static_input_scale)
+        out->act_scale = renderings_input_scale(from, unit);
+    bool ok = true;
+    for (int i = 0; ok && i < u->count; i++)
+        ok = renderings_read(from, u->first + i, name, &r[i], e);
+    ok = ok && weights_pack(q, m, unit, r, mode, out, e);
+    for (int i = 0; i < u->count; i++)
+        rendering_free(&r[i]);
+    return ok || err_context(e, "format '%s'", name);
+}

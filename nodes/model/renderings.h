@@ -4,7 +4,7 @@
  * input. Renderings stay in the object's parts until they are asked for. Every function may be called from any
  * thread. */
 #include "engine/node.h"
-#include "nodes/model/model.h"
+#include "nodes/model/forward.h"
 
 struct renderings;
 
@@ -21,6 +21,10 @@ void renderings_close(struct renderings *r); /* NULL is fine */
  * format that was not asked of quantize, or that the matrix' unit cannot have, is ERR_INPUT. */
 bool renderings_read(struct renderings *r, int matrix, const char *format_name, struct rendering *out,
                      struct err *e) ERR_CHECK;
+/* A unit in that format as the forward pass wants it, with the format's treatment of the input: read, and packed on the
+ * queue. `m` as above. */
+bool renderings_load(struct renderings *r, struct queue *q, const struct model *m, int unit, const char *format_name,
+                     enum dtype mode, struct unit_weights *out, struct err *e) ERR_CHECK;
 /* The static NVFP4 input_global_scale of a unit; 0 if it has none. */
 float renderings_input_scale(const struct renderings *r, int unit);
 /* Index of the format in the object's list (an assignment's byte), or -1. */

@@ -1,6 +1,7 @@
 /* From renderings to what the products read. The f32 form of a unit never exists in whole. */
 #include "nodes/format/packed.h"
 #include "nodes/model/forward.h"
+#include "nodes/model/renderings.h"
 
 void unit_weights_free(struct queue *q, struct unit_weights *w)
 {
