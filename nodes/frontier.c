@@ -1,11 +1,16 @@
 /* Node type `frontier`: the whole predicted frontier in one pass of the archive DP, and the candidates to measure next.
  *
  * Before anything is measured they are the uniform assignments and points spread evenly in bpp over the predicted
- * frontier. Once there are rows, the costs are first refitted to them (nodes/search/refit.h); then the points are
- * spread over the stretch around the measured knee, from two points of the measured frontier before it to two after it,
- * those nearest to the knee first; then come single-unit flips of the knee. The knee is the one that `select` finds in
- * the same rows with the same `scale` and `sensitivity`. What was measured is not proposed again, so in the end there
- * may be nothing to propose, which is a table without rows. */
+ * frontier. Once there are rows, the surrogate is first refitted to them (nodes/search/refit.h); pairs, where they
+ * help, enter the DP as what they add to each unit's costs while the other units are as in the centre. The centre is
+ * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or the best
+ * candidate of at most `bpp`. Proposed are, one after the other, the points of the predicted frontier with the largest
+ * expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the measured frontier before the
+ * centre to two after it, each counted as if it had been measured as predicted; then the flips and swaps of the centre
+ * that look best when a byte has its price on the predicted frontier. What was measured is not proposed again, so in
+ * the end there may be nothing to propose, which is a table without rows.
+ *
+ * Its result is a surrogate too: the refitted costs. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,47 +19,65 @@
 #include "nodes/nodes.h"
 #include "nodes/search/archive.h"
 #include "nodes/search/candidates.h"
+#include "nodes/search/column.h"
+#include "nodes/search/hypervolume.h"
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
 #include "nodes/search/refit.h"
 #include "nodes/search/surrogate.h"
 
-#define STRETCH 2 /* points of the measured frontier on either side of the knee between which points are proposed */
+#define STRETCH 2 /* points of the measured frontier on either side of the centre between which points are proposed */
+#define CHOICES 16 /* predicted points that are looked at for each that is proposed */
+#define LEAST_DEVIATION 0.02 /* of a predicted log KL: some of the gain is always luck */
+#define LEAST_KL 1e-9
+#define SWAP_SIDES 64 /* best changes to more bytes, and to fewer, that are paired into swaps */
 
 struct frontier {
     struct node *n;
     struct menu menu;
     struct surrogate surrogate;
-    double *cost; /* [unit, format]: the surrogate's, refitted in place */
+    struct refit fit;  /* of the surrogate, whose costs are refitted in place; n_rows 0: nothing to learn from */
+    double *cost;      /* [unit, format]: the DP's: the surrogate's, and the pairs' around the centre, less a constant a
+                          unit */
     struct archive *archive;
     const struct archive_point *points;
     size_t n_points;
     bool has_rows;
     struct candidates rows;      /* measured; only with has_rows */
-    long knee;                   /* id in rows; -1: none is complete */
-    double knee_bpp, low, high;  /* of the stretch in bpp */
+    long centre;                 /* id in rows; -1: none is complete */
+    double centre_bpp, low, high;/* the stretch in bpp */
+    struct staircase measured;   /* the measured frontier: bytes, log KL; with room for `count` more */
     struct candidates proposals;
 };
 
 /* ---------------------------------------------------------------------------------------------------- what is known */
 
-static bool read_costs(struct frontier *f, struct err *e)
-{
-    const struct input *in = node_input(f->n, "surrogate", 0);
-    if (!surrogate_read(&f->surrogate, &f->menu, in->object, in->node, e))
-        return false;
-    f->cost = f->surrogate.cost;
-    return true;
-}
-
-/* The measured frontier's knee and the stretch around it; x, y, dominated and on_frontier have room for all rows. */
-static bool place_knee(struct frontier *f, double *x, double *y, int32_t *dominated, uint32_t *on_frontier,
-                       struct err *e)
+/* The knee of a measured frontier, or its last point of at most `bpp` (of more than that, its first). */
+static bool find_centre(const struct frontier *f, const double *bpp, const double *kl, size_t n, size_t *at,
+                        struct err *e)
 {
     struct knee_options o = {.sensitivity = node_float(f->n, "sensitivity"),
                              .is_log = strcmp(node_string(f->n, "scale"), "log") == 0};
     struct knee knee;
-    size_t n;
+    double most = node_float(f->n, "bpp");
+    if (most > 0) {
+        *at = 0;
+        while (*at + 1 < n && bpp[*at + 1] <= most)
+            ++*at;
+        return true;
+    }
+    if (!knee_find(bpp, kl, n, &o, &knee, e))
+        return false;
+    *at = knee.at;
+    return true;
+}
+
+/* The measured frontier, its centre and the stretch around it; x, y, dominated and on_frontier have room for all
+ * rows. */
+static bool place_centre(struct frontier *f, double *x, double *y, int32_t *dominated, uint32_t *on_frontier,
+                         struct err *e)
+{
+    size_t n, at;
     for (size_t i = 0; i < f->rows.n; i++) {
         const struct candidate *c = &f->rows.list[i];
         x[i] = c->bpp;
@@ -65,26 +88,29 @@ static bool place_knee(struct frontier *f, double *x, double *y, int32_t *domina
     if (n == 0)
         return true;
     for (size_t i = 0; i < n; i++) {
-        x[i] = f->rows.list[on_frontier[i]].bpp;
-        y[i] = f->rows.list[on_frontier[i]].kl_mean;
+        const struct candidate *c = &f->rows.list[on_frontier[i]];
+        x[i] = c->bpp;
+        y[i] = c->kl_mean;
+        hypervolume_insert(&f->measured, (double)c->bytes, log(fmax(c->kl_mean, LEAST_KL)));
     }
-    if (!knee_find(x, y, n, &o, &knee, e))
+    if (!find_centre(f, x, y, n, &at, e))
         return false;
-    f->knee = on_frontier[knee.at];
-    f->knee_bpp = x[knee.at];
-    f->low = x[knee.at > STRETCH ? knee.at - STRETCH : 0];
-    f->high = x[knee.at + STRETCH < n ? knee.at + STRETCH : n - 1];
+    f->centre = on_frontier[at];
+    f->centre_bpp = x[at];
+    f->low = x[at > STRETCH ? at - STRETCH : 0];
+    f->high = x[at + STRETCH < n ? at + STRETCH : n - 1];
     return true;
 }
 
-static bool find_knee(struct frontier *f, struct err *e)
+static bool look_at_rows(struct frontier *f, struct err *e)
 {
     double *x = NULL, *y = NULL;
     int32_t *dominated = NULL;
     uint32_t *on_frontier = NULL;
-    size_t n = f->rows.n;
-    bool ok = mem_new(&x, n, e) && mem_new(&y, n, e) && mem_new(&dominated, n, e) && mem_new(&on_frontier, n, e) &&
-              place_knee(f, x, y, dominated, on_frontier, e);
+    size_t n = f->rows.n, room = n + (size_t)node_int(f->n, "count") + 1;
+    bool ok = mem_new(&f->measured.x, room, e) && mem_new(&f->measured.y, room, e) && mem_new(&x, n, e) &&
+              mem_new(&y, n, e) && mem_new(&dominated, n, e) && mem_new(&on_frontier, n, e) &&
+              place_centre(f, x, y, dominated, on_frontier, e);
     mem_free(on_frontier);
     mem_free(dominated);
     mem_free(y);
@@ -97,18 +123,74 @@ static bool read_rows(struct frontier *f, struct err *e)
     if (!candidates_read_inputs(&f->rows, &f->menu, f->n, "rows", e))
         return false;
     f->has_rows = true;
-    return find_knee(f, e);
+    return look_at_rows(f, e);
+}
+
+static void tell_fit(const struct frontier *f)
+{
+    const struct refit *r = &f->fit;
+    char limit[64] = "";
+    if (r->link.limit < INFINITY)
+        snprintf(limit, sizeof limit, ", at most %.3g", r->link.limit);
+    node_log(f->n,
+             "surrogate refitted to %zu measured candidates: relative error %.3f before, %.3f after (each predicted "
+             "from the others), rank correlation %.3f before, %.3f after; KL is (%.3g cost)^%.3f%s; pairs %s",
+             r->n_rows,
+             r->error_before, r->error_after, r->correlation[REFIT_PRIOR],
+             r->correlation[r->has_pairs ? REFIT_FITTED_PAIRS : REFIT_FITTED], r->link.scale, r->link.power, limit,
+             f->surrogate.n_pairs == 0 ? "are not known" : r->has_pairs ? "help" : "do not help and are left out");
 }
 
 static bool learn(struct frontier *f, struct err *e)
 {
-    struct refit fit;
     const struct candidates *tables[] = {&f->rows};
-    if (!refit_costs(&f->menu, f->cost, tables, 1, f->knee < 0 ? NAN : f->knee_bpp, f->cost, &fit, e))
+    size_t cells = (size_t)f->menu.n_formats * (size_t)f->menu.n_formats;
+    if (!refit_surrogate(&f->menu, &f->surrogate, tables, 1, f->centre < 0 ? NAN : f->centre_bpp, f->surrogate.cost,
+                         &f->fit, e))
         return false;
-    node_log(f->n, "costs refitted to %zu measured candidates: relative error %.3f before, %.3f after (each predicted "
-             "from the others)", fit.n_rows, fit.error_before, fit.error_after);
+    for (size_t i = 0; f->fit.n_rows > 0 && i < f->surrogate.n_pairs * cells; i++)
+        f->surrogate.pair_cost[i] *= f->fit.pair_factor;
+    if (f->fit.n_rows > 0)
+        tell_fit(f);
+    if (f->fit.n_rows > 0 && !f->fit.has_pairs)
+        f->surrogate.n_pairs = 0;
     return true;
+}
+
+/* The DP's costs. What pairs add to a unit's format is what they add while the others are as in the centre; a unit's
+ * least cost is taken off, for the DP wants none below zero. */
+static bool linearise(struct frontier *f, struct err *e)
+{
+    const struct menu *m = &f->menu;
+    size_t n_formats = (size_t)m->n_formats, per_pair = n_formats * n_formats;
+    if (!mem_new(&f->cost, (size_t)m->n_units * n_formats, e))
+        return false;
+    memcpy(f->cost, f->surrogate.cost, (size_t)m->n_units * n_formats * sizeof *f->cost);
+    if (f->centre < 0 || f->surrogate.n_pairs == 0)
+        return true;
+    const uint8_t *centre = f->rows.list[f->centre].assignment;
+    for (size_t i = 0; i < f->surrogate.n_pairs; i++) {
+        const uint32_t *u = f->surrogate.pairs[i];
+        const double *table = f->surrogate.pair_cost + i * per_pair;
+        for (size_t g = 0; g < n_formats; g++) {
+            f->cost[u[0] * n_formats + g] += table[g * n_formats + centre[u[1]]];
+            f->cost[u[1] * n_formats + g] += table[centre[u[0]] * n_formats + g];
+        }
+    }
+    for (int u = 0; u < m->n_units; u++) {
+        double least = INFINITY, *cost = f->cost + (size_t)u * n_formats;
+        for (size_t g = 0; g < n_formats; g++)
+            least = cost[g] < least ? cost[g] : least; /* NaN is not */
+        for (size_t g = 0; g < n_formats; g++)
+            cost[g] -= least;
+    }
+    return true;
+}
+
+/* KL that the surrogate predicts. */
+static double predict(const struct frontier *f, const uint8_t *assignment)
+{
+    return refit_kl(&f->fit.link, surrogate_energy(&f->menu, &f->surrogate, assignment));
 }
 
 /* -------------------------------------------------------------------------------------------------------- proposals */
@@ -154,80 +236,92 @@ static size_t nearest_point(const struct frontier *f, double bpp)
     return below <= fabs(menu_bpp(&f->menu, f->points[high].bytes) - bpp) ? low : high;
 }
 
-struct target {
-    double distance;
-    size_t point;
-};
-
-static int by_distance(const void *a, const void *b)
-{
-    const struct target *x = a, *y = b;
-    if (x->distance != y->distance)
-        return x->distance < y->distance ? -1 : 1;
-    return (x->point > y->point) - (x->point < y->point);
-}
-
-/* n targets evenly over low..high in bpp, as the predicted points nearest to them; nearest to `centre` first, or in
- * order of bpp if that is NaN. A point is listed once; returns how many. */
-static size_t spread(const struct frontier *f, double low, double high, double centre, size_t n, struct target *out)
+/* n targets evenly over low..high in bpp, as the predicted points nearest to them, in order of bpp. A point is listed
+ * once; returns how many. */
+static size_t spread(const struct frontier *f, double low, double high, size_t n, size_t *points)
 {
     size_t found = 0;
     for (size_t i = 0; i < n; i++) {
         double bpp = n > 1 ? low + (high - low) * (double)i / (double)(n - 1) : (low + high) / 2;
         size_t point = nearest_point(f, bpp);
-        if (found > 0 && out[found - 1].point >= point)
-            continue;
-        double at = menu_bpp(&f->menu, f->points[point].bytes);
-        out[found++] = (struct target){isnan(centre) ? at : fabs(at - centre), point};
+        if (found == 0 || points[found - 1] < point)
+            points[found++] = point;
     }
-    qsort(out, found, sizeof *out, by_distance);
     return found;
 }
 
-/* Points of the predicted frontier. Around a knee, where neighbours may be known already, targets are made denser until
- * `count` of them are new. */
+/* Of n assignments [n, unit], the one not yet known with the largest expected gain; n when there is none. */
+static size_t best_gain(const struct frontier *f, const uint8_t *assignments, size_t n)
+{
+    size_t units = (size_t)f->menu.n_units, best = n;
+    double most = 0, deviation = fmax(log1p(f->fit.error_after), LEAST_DEVIATION);
+    double high = f->high * (double)f->menu.total_parameters / 8;
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *x = assignments + i * units;
+        double kl = fmax(predict(f, x), LEAST_KL);
+        double gain = hypervolume_gain(&f->measured, (double)menu_bytes(&f->menu, x), log(kl), deviation, high);
+        if (gain > most && !is_known(f, x)) {
+            most = gain;
+            best = i;
+        }
+    }
+    return best;
+}
+
+/* Points of the predicted frontier around the centre, by expected gain. */
+static bool propose_gains(struct frontier *f, const uint8_t *assignments, size_t n, size_t count, struct err *e)
+{
+    size_t units = (size_t)f->menu.n_units;
+    for (size_t k = 0; k < count; k++) {
+        size_t best = best_gain(f, assignments, n);
+        if (best == n)
+            break;
+        const uint8_t *x = assignments + best * units;
+        if (!propose(f, x, "archive", e))
+            return false;
+        hypervolume_insert(&f->measured, (double)menu_bytes(&f->menu, x), log(fmax(predict(f, x), LEAST_KL)));
+    }
+    return true;
+}
+
+/* Points of the predicted frontier. */
 static bool propose_points(struct frontier *f, size_t count, struct err *e)
 {
-    size_t units = (size_t)f->menu.n_units, most = 4 * count, *indices = NULL, before = f->proposals.n;
+    bool has_centre = f->centre >= 0;
+    size_t units = (size_t)f->menu.n_units, n = has_centre ? CHOICES * count : count, *points = NULL;
     double low = menu_bpp(&f->menu, f->points[0].bytes), high = menu_bpp(&f->menu, f->points[f->n_points - 1].bytes);
-    double centre = NAN;
-    if (f->knee < 0) {
-        most = count;
-    } else {
-        low = f->low;
-        high = f->high;
-        centre = f->knee_bpp;
-    }
-    struct target *targets = NULL;
     uint8_t *assignments = NULL;
-    bool ok = mem_new(&targets, most, e) && mem_new(&indices, most, e) && mem_new(&assignments, most * units, e);
-    for (size_t n = count; ok && n <= most && f->proposals.n - before < count; n *= 2) {
-        size_t found = spread(f, low, high, centre, n, targets);
-        for (size_t i = 0; i < found; i++)
-            indices[i] = targets[i].point;
-        ok = archive_assignments(f->archive, indices, found, assignments, e);
-        for (size_t i = 0; ok && i < found && f->proposals.n - before < count; i++)
-            ok = propose(f, assignments + i * units, "archive", e);
-    }
+    bool ok = mem_new(&points, n, e) && mem_new(&assignments, n * units, e);
+    size_t found = ok ? spread(f, has_centre ? f->low : low, has_centre ? f->high : high, n, points) : 0;
+    ok = ok && archive_assignments(f->archive, points, found, assignments, e);
+    if (ok && has_centre)
+        ok = propose_gains(f, assignments, found, count, e);
+    for (size_t i = 0; ok && !has_centre && i < found; i++)
+        ok = propose(f, assignments + i * units, "archive", e);
     mem_free(assignments);
-    mem_free(indices);
-    mem_free(targets);
+    mem_free(points);
     return ok;
 }
 
-struct flip {
-    double score;
-    int unit, format;
+/* A change of one unit of the centre, or of two. */
+struct change {
+    double score; /* what it adds to the cost, and to the bytes at their price; less is better */
+    int64_t bytes;
+    int unit[2], format[2]; /* unit[1] -1: one only */
 };
 
 static int by_score(const void *a, const void *b)
 {
-    const struct flip *x = a, *y = b;
+    const struct change *x = a, *y = b;
     if (x->score != y->score)
         return x->score < y->score ? -1 : 1;
-    if (x->unit != y->unit)
-        return x->unit < y->unit ? -1 : 1;
-    return x->format - y->format;
+    for (int i = 0; i < 2; i++) {
+        if (x->unit[i] != y->unit[i])
+            return x->unit[i] < y->unit[i] ? -1 : 1;
+        if (x->format[i] != y->format[i])
+            return x->format[i] - y->format[i];
+    }
+    return 0;
 }
 
 /* What a byte is worth on the predicted frontier at that place: cost saved per byte. */
@@ -240,38 +334,80 @@ static double slope_at(const struct frontier *f, double bpp)
     return (f->points[low].cost - f->points[high].cost) / (double)(f->points[high].bytes - f->points[low].bytes);
 }
 
-/* The single-unit flips of the knee that look best when a byte has its price on the predicted frontier. */
-static bool propose_flips(struct frontier *f, size_t count, struct err *e)
+static size_t list_flips(const struct frontier *f, const uint8_t *centre, double price, struct change *out)
 {
     const struct menu *m = &f->menu;
-    struct flip *flips;
-    size_t n = 0, before = f->proposals.n;
-    uint8_t *assignment; /* a copy: the rows are looked through for what is tried */
-    double price = slope_at(f, f->knee_bpp);
-    if (!mem_new(&assignment, (size_t)m->n_units, e))
-        return false;
-    memcpy(assignment, f->rows.list[f->knee].assignment, (size_t)m->n_units);
-    if (!mem_new(&flips, (size_t)m->n_units * (size_t)m->n_formats, e)) {
-        mem_free(assignment);
-        return false;
-    }
+    size_t n = 0;
     for (int u = 0; u < m->n_units; u++) {
-        int row = u * m->n_formats, from = assignment[u];
-        for (int to = 0; to < m->n_formats; to++)
-            if (to != from && m->available[row + to])
-                flips[n++] = (struct flip){f->cost[row + to] - f->cost[row + from] +
-                                           price * ((double)m->bytes[row + to] - (double)m->bytes[row + from]), u, to};
+        int row = u * m->n_formats, from = centre[u];
+        for (int to = 0; to < m->n_formats; to++) {
+            if (to == from || !m->available[row + to])
+                continue;
+            int64_t bytes = (int64_t)(m->bytes[row + to] - m->bytes[row + from]);
+            out[n++] = (struct change){f->cost[row + to] - f->cost[row + from] + price * (double)bytes, bytes, {u, -1},
+                                       {to, 0}};
+        }
     }
-    qsort(flips, n, sizeof *flips, by_score);
+    qsort(out, n, sizeof *out, by_score);
+    return n;
+}
+
+/* Of the best flips, one to more bytes and one to fewer: together at most the centre's. */
+static size_t list_swaps(const struct change *flips, size_t n_flips, struct change *out)
+{
+    const struct change *up[SWAP_SIDES], *down[SWAP_SIDES];
+    size_t n_up = 0, n_down = 0, n = 0;
+    for (size_t i = 0; i < n_flips; i++) {
+        if (flips[i].bytes > 0 && n_up < SWAP_SIDES)
+            up[n_up++] = &flips[i];
+        else if (flips[i].bytes < 0 && n_down < SWAP_SIDES)
+            down[n_down++] = &flips[i];
+    }
+    for (size_t i = 0; i < n_up; i++)
+        for (size_t j = 0; j < n_down; j++)
+            if (up[i]->unit[0] != down[j]->unit[0] && up[i]->bytes + down[j]->bytes <= 0)
+                out[n++] = (struct change){up[i]->score + down[j]->score, up[i]->bytes + down[j]->bytes,
+                                           {up[i]->unit[0], down[j]->unit[0]}, {up[i]->format[0], down[j]->format[0]}};
+    qsort(out, n, sizeof *out, by_score);
+    return n;
+}
+
+static bool propose_changes(struct frontier *f, const struct change *list, size_t n, size_t count, const char *origin,
+                            uint8_t *assignment, struct err *e)
+{
+    size_t before = f->proposals.n;
     bool ok = true;
     for (size_t i = 0; ok && i < n && f->proposals.n - before < count; i++) {
-        uint8_t from = assignment[flips[i].unit];
-        assignment[flips[i].unit] = (uint8_t)flips[i].format;
-        ok = propose(f, assignment, "flip", e);
-        assignment[flips[i].unit] = from;
+        uint8_t from[2] = {0};
+        for (int k = 0; k < 2 && list[i].unit[k] >= 0; k++) {
+            from[k] = assignment[list[i].unit[k]];
+            assignment[list[i].unit[k]] = (uint8_t)list[i].format[k];
+        }
+        ok = propose(f, assignment, origin, e);
+        for (int k = 0; k < 2 && list[i].unit[k] >= 0; k++)
+            assignment[list[i].unit[k]] = from[k];
     }
-    mem_free(flips);
+    return ok;
+}
+
+/* Half of `count` flips, half swaps. */
+static bool propose_neighbours(struct frontier *f, size_t count, struct err *e)
+{
+    const struct menu *m = &f->menu;
+    struct change *flips = NULL, *swaps = NULL;
+    uint8_t *assignment = NULL; /* a copy: the rows are looked through for what is tried */
+    double price = slope_at(f, f->centre_bpp);
+    bool ok = mem_new(&flips, (size_t)m->n_units * (size_t)m->n_formats, e) &&
+              mem_new(&swaps, (size_t)SWAP_SIDES * SWAP_SIDES, e) && mem_new(&assignment, (size_t)m->n_units, e);
+    if (ok) {
+        memcpy(assignment, f->rows.list[f->centre].assignment, (size_t)m->n_units);
+        size_t n = list_flips(f, assignment, price, flips), n_swaps = list_swaps(flips, n, swaps);
+        ok = propose_changes(f, flips, n, (count + 1) / 2, "flip", assignment, e) &&
+             propose_changes(f, swaps, n_swaps, count / 2, "swap", assignment, e);
+    }
     mem_free(assignment);
+    mem_free(swaps);
+    mem_free(flips);
     return ok;
 }
 
@@ -304,6 +440,67 @@ static bool write_predicted(const struct frontier *f, struct err *e)
     return ok;
 }
 
+/* The surrogate as it is now, in the form in which surrogate_read takes it. */
+static bool write_surrogate(const struct frontier *f, struct err *e)
+{
+    struct writer *w = node_output(f->n);
+    uint64_t units = (uint64_t)f->menu.n_units, n_formats = (uint64_t)f->menu.n_formats, pairs = f->surrogate.n_pairs;
+    const struct refit *r = &f->fit;
+    struct dataset cost = {.name = "cost", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats}, .unit = "nat",
+        .axes = "unit, format", .description =
+            "refitted costs, whose sum the link makes a KL of; NaN where not available"};
+    struct dataset pair_units = {.name = "pairs/units", .dtype = DTYPE_U32, .rank = 2, .shape = {pairs, 2}, .unit = "1",
+        .axes = "pair, side", .description = "the two units, ascending"};
+    struct dataset pair_cost = {.name = "pairs/cost", .dtype = DTYPE_F64, .rank = 3,
+        .shape = {pairs, n_formats, n_formats},
+        .unit = "nat", .axes = "pair, format, format", .description = "what both add to the sum of their costs"};
+    return writer_add(w, &cost, f->surrogate.cost, e) &&
+           (pairs == 0 || (writer_add(w, &pair_units, f->surrogate.pairs, e) &&
+                           writer_add(w, &pair_cost, f->surrogate.pair_cost, e))) &&
+           writer_int(w, "refit_rows", (int64_t)r->n_rows, e) && writer_int(w, "refit_pairs", r->has_pairs, e) &&
+           writer_double(w, "refit_error_before", r->error_before, e) &&
+           writer_double(w, "refit_error_after", r->error_after, e) && writer_double(w, "refit_ridge", r->ridge, e) &&
+           writer_double(w, "link_scale", r->link.scale, e) && writer_double(w, "link_power", r->link.power, e) &&
+           writer_double(w, "link_limit", r->link.limit, e);
+}
+
+/* What was known of each surrogate's order when this was proposed. */
+static bool write_correlations(const struct frontier *f, struct err *e)
+{
+    struct writer *w = node_output(f->n);
+    const char *names[REFIT_SCORES];
+    double value[REFIT_SCORES];
+    uint64_t rows[REFIT_SCORES];
+    size_t n = 0;
+    for (int i = 0; i < REFIT_SCORES; i++)
+        if (f->fit.n_rows > 0 && !isnan(f->fit.correlation[i])) {
+            names[n] = refit_score_names[i];
+            value[n] = f->fit.correlation[i];
+            rows[n++] = f->fit.n_rows;
+        }
+    return n == 0 ||
+           (writer_add_strings(w, "correlation/name", names, n, "surrogate", "what was compared with the measured KL",
+                               e) &&
+            column_write(w, "correlation/spearman", DTYPE_F64, value, n, "1", "surrogate",
+                         "rank correlation with the measured KL; of refitted ones, each predicted from the others",
+                         e) &&
+            column_write(w, "correlation/n", DTYPE_U64, rows, n, "1", "surrogate", "measured candidates", e));
+}
+
+static bool write_proposals(const struct frontier *f, struct err *e)
+{
+    double *kl;
+    if (!mem_new(&kl, f->proposals.n, e))
+        return false;
+    for (size_t i = 0; i < f->proposals.n; i++)
+        kl[i] = predict(f, f->proposals.list[i].assignment);
+    bool ok = column_write(node_output(f->n), "predicted/kl", DTYPE_F64, kl, f->proposals.n, "nat", "candidate",
+                           "KL that the surrogate predicts for each proposal", e) &&
+              candidates_write(&f->proposals, &f->menu, node_output(f->n), e);
+    mem_free(kl);
+    return ok;
+}
+
 static void tell(const struct frontier *f)
 {
     const struct archive_quality *q = archive_quality(f->archive);
@@ -324,20 +521,21 @@ static void tell(const struct frontier *f)
 
 static bool search(struct frontier *f, struct err *e)
 {
-    struct archive_problem p = {f->menu.n_units, f->menu.n_formats, f->menu.bytes, f->cost};
+    struct archive_problem p = {f->menu.n_units, f->menu.n_formats, f->menu.bytes, NULL};
     struct archive_options o = {node_float(f->n, "epsilon"), (size_t)node_int(f->n, "limit")};
-    size_t flips = (size_t)node_int(f->n, "neighbours"), count = (size_t)node_int(f->n, "count");
-    if (f->has_rows && !learn(f, e))
+    size_t neighbours = (size_t)node_int(f->n, "neighbours"), count = (size_t)node_int(f->n, "count");
+    if ((f->has_rows && !learn(f, e)) || !linearise(f, e))
         return false;
+    p.cost = f->cost;
     if (!archive_new(&f->archive, &p, &o, e))
         return false;
     f->points = archive_points(f->archive, &f->n_points);
     if (!candidates_init(&f->proposals, f->menu.n_units, 0, NULL, NULL, e))
         return false;
     if ((node_bool(f->n, "uniform") && !propose_uniform(f, e)) || !propose_points(f, count, e) ||
-        (f->knee >= 0 && flips > 0 && !propose_flips(f, flips, e)))
+        (f->centre >= 0 && neighbours > 0 && !propose_neighbours(f, neighbours, e)))
         return false;
-    if (!write_predicted(f, e) || !candidates_write(&f->proposals, &f->menu, node_output(f->n), e))
+    if (!write_predicted(f, e) || !write_surrogate(f, e) || !write_correlations(f, e) || !write_proposals(f, e))
         return false;
     tell(f);
     return true;
@@ -345,13 +543,18 @@ static bool search(struct frontier *f, struct err *e)
 
 static bool run(struct node *n, struct err *e)
 {
-    struct frontier f = {.n = n, .knee = -1};
-    bool ok = menu_read(&f.menu, node_input(n, "renderings", 0)->object, e) && read_costs(&f, e) &&
+    struct frontier f = {.n = n, .centre = -1};
+    const struct input *surrogate = node_input(n, "surrogate", 0);
+    bool ok = menu_read(&f.menu, node_input(n, "renderings", 0)->object, e) &&
+              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e) &&
               (node_inputs(n, "rows") == 0 || read_rows(&f, e)) && search(&f, e);
     candidates_fini(&f.proposals);
     candidates_fini(&f.rows);
     archive_free(f.archive);
     surrogate_fini(&f.surrogate);
+    mem_free(f.cost);
+    mem_free(f.measured.x);
+    mem_free(f.measured.y);
     menu_fini(&f.menu);
     return ok;
 }
@@ -371,19 +574,22 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_frontier = {
     .name = "frontier",
     .summary = "the predicted Pareto frontier in one pass, and the next candidates to measure",
-    .version = 2,
+    .version = 3,
     .ports = (const struct port[]){
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
-        {"surrogate", (const char *const[]){"rank", NULL}, false, false, "cost of every unit in every format"},
+        {"surrogate", (const char *const[]){"rank", "probe", "frontier", NULL}, false, false,
+         "cost of every unit in every format, and what pairs add"},
         {"rows", (const char *const[]){"measure", "select", "polish", NULL}, true, true,
-         "measured candidates: the costs are refitted to them, and they are not proposed again"},
+         "measured candidates: the surrogate is refitted to them, and they are not proposed again"},
         {0}},
     .params = (const struct param[]){
         {.name = "count", .type = PARAM_INT, .fallback = "16", .least = 0, .most = 100000, .unit = "candidate",
          .help = "points of the predicted frontier to propose"},
         {.name = "uniform", .type = PARAM_BOOL, .fallback = "true", .help = "propose every format for all units, too"},
         {.name = "neighbours", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 100000, .unit = "candidate",
-         .help = "single-unit flips of the measured knee to propose"},
+         .help = "single flips, and swaps of at most the same bytes, of the measured centre to propose"},
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64,
+         .help = "the centre: the best of at most that many bits per parameter; 0: the knee"},
         KNEE_PARAMS,
         {.name = "epsilon", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 10, .unit = "1",
          .help = "predicted costs may be this share above the optimum; 0: exact; not kept beyond the limit"},

@@ -179,8 +179,8 @@ const struct node_class node_measure = {
     .version = 3,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
-        {"candidates", (const char *const[]){"qubo", "frontier", "measure", "select", "polish", "allocate", "evolve",
-                                              NULL}, true, false,
+        {"candidates", (const char *const[]){"probe", "qubo", "frontier", "sample", "measure", "select", "polish",
+                                              "allocate", "evolve", NULL}, true, false,
          "tables of candidates; equal assignments are measured once"},
         {0}},
     .params = (const struct param[]){

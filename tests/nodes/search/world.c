@@ -140,7 +140,8 @@ struct object *measure_object(struct object *proposals, const char *seed)
     assert_ok(candidates_read(&from, proposals, &e), e);
     made_table(&world.made, &to);
     for (size_t i = 0; i < from.n; i++)
-        assert_non_null(candidates_add(&to, &world.made.menu, from.list[i].assignment, from.list[i].origin, -1, &e));
+        assert_non_null(candidates_add(&to, &world.made.menu, from.list[i].assignment, from.list[i].origin,
+                                       from.list[i].parent, &e));
     made_measure(&world.made, &to, 0);
     struct object *o = made_object(&world.made, &to, world.store, seed);
     candidates_fini(&from);
