@@ -101,7 +101,7 @@ const struct node_class node_evolve = {
          .help = "candidates have at most so many bits per parameter"},
         {.name = "tokens", .type = PARAM_INT, .least = 1, .most = 9007199254740991.0, .unit = "token",
          .help = "scored positions that may be measured, over all candidates"},
-        {.name = "offspring", .type = PARAM_INT, .fallback = "32", .least = 1, .most = 100000, .unit = "candidate",
+        {.name = "offspring", .type = PARAM_INT, .fallback = "16", .least = 1, .most = 100000, .unit = "candidate",
          .help = "candidates of a generation, also of the first, which is random"},
         {.name = "stages", .type = PARAM_INT, .fallback = "3", .least = 1, .most = 16,
          .help = "of selection in a generation; the last is on all windows"},
