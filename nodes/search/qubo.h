@@ -54,8 +54,8 @@ struct qubo_point {
     uint8_t *assignment; /* [unit] */
 };
 
-/* Minimise at `lambda` >= 0. `hints` (n_hints of them, each [unit], of available formats) are further starts.
- * out->assignment is the caller's, [unit]; all else of *out is set. */
+/* Minimise at `lambda` >= 0. The best of `hints` (n_hints of them, each [unit], of available formats) is a start of
+ * the search, too; no result is worse than it. out->assignment is the caller's, [unit]; all else of *out is set. */
 bool qubo_solve(const struct qubo_problem *p, double lambda, const struct qubo_options *o, const uint8_t *const *hints,
                 size_t n_hints, struct qubo_point *out, struct err *e) ERR_CHECK;
 
