@@ -57,7 +57,7 @@ static void draw(const struct law *l, size_t candidates, uint32_t n, double *x, 
     for (uint32_t d = 0; d < n; d++) {
         size_t at = l->pool ? stats_below(s, l->n_documents) : 0;
         double shared = l->pool ? 0 : l->spread * normal(s) - l->spread * l->spread / 2 - l->own * l->own / 2;
-        double kind = !l->odd ? 1 : (uniform(s) < l->odd ? 4 : 1) / (1 + 3 * l->odd);
+        double kind = !(l->odd > 0) ? 1 : (uniform(s) < l->odd ? 4 : 1) / (1 + 3 * l->odd);
         for (size_t c = 0; c < candidates; c++)
             x[c * MOST + d] = l->pool ? l->pool[c * l->n_documents + at] / (l->is_null ? pool_mean(l, c) : 1)
                                       : kind * exp(shared + l->own * normal(s));
