@@ -26,7 +26,7 @@ except ImportError:
     sys.exit(77)
 import numpy as np
 
-GRAPHS = ["uniform", "ends", "l1", "direct", "evolve"]
+GRAPHS = ["uniform", "ends", "l1", "trace", "squared", "direct", "evolve"]
 SMALL = ["calibration=4", "selection=3", "report=3", "window=96", "rounding=[rtn]"]
 BUDGETS = [4.6, 5.5, 6.5]
 EVOLVED = [4.6, 5, 5.5, 6, 6.5]
