@@ -3,8 +3,8 @@
  * Before anything is measured they are the uniform assignments and points spread evenly in bpp over the predicted
  * frontier. Once there are rows, the surrogate is first refitted to them (nodes/search/refit.h); pairs, where they
  * help, enter the DP as what they add to each unit's costs while the other units are as in the centre. The centre is
- * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or the best
- * candidate of at most `bpp`. Proposed are, one after the other, the points of the predicted frontier with the largest
+ * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or what `select`
+ * would choose by the same `budget`, `bpp` or `kl`. Proposed are, one after the other, the points of the predicted frontier with the largest
  * expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the measured frontier before the
  * centre to two after it, each counted as if it had been measured as predicted; then the flips and swaps of the centre
  * that look best when a byte has its price on the predicted frontier. What was measured is not proposed again, so in
@@ -52,17 +52,20 @@ struct frontier {
 
 /* ---------------------------------------------------------------------------------------------------- what is known */
 
-/* The knee of a measured frontier, or its last point of at most `bpp` (of more than that, its first). */
+/* The knee of a measured frontier; or its last point of at most `budget` or `bpp`, or first of at most `kl`, and where
+ * there is none the nearest. */
 static bool find_centre(const struct frontier *f, const double *bpp, const double *kl, size_t n, size_t *at,
                         struct err *e)
 {
     struct knee_options o = {.sensitivity = node_float(f->n, "sensitivity"),
                              .is_log = strcmp(node_string(f->n, "scale"), "log") == 0};
     struct knee knee;
-    double most = node_float(f->n, "bpp");
-    if (most > 0) {
-        *at = 0;
-        while (*at + 1 < n && bpp[*at + 1] <= most)
+    double most = node_float(f->n, "bpp"), most_kl = node_float(f->n, "kl");
+    if (node_size(f->n, "budget") > 0)
+        most = menu_bpp(&f->menu, node_size(f->n, "budget"));
+    *at = 0;
+    if (most > 0 || most_kl > 0) {
+        while (*at + 1 < n && (most > 0 ? bpp[*at + 1] <= most : kl[*at] > most_kl))
             ++*at;
         return true;
     }
@@ -588,8 +591,12 @@ const struct node_class node_frontier = {
         {.name = "uniform", .type = PARAM_BOOL, .fallback = "true", .help = "propose every format for all units, too"},
         {.name = "neighbours", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 100000, .unit = "candidate",
          .help = "single flips, and swaps of at most the same bytes, of the measured centre to propose"},
-        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64,
-         .help = "the centre: the best of at most that many bits per parameter; 0: the knee"},
+        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
+         .help = "the centre, as in `select`: the best of at most so many bytes; 0, as the next two: the knee"},
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
+         .help = "the same in bits per parameter"},
+        {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 1000, .unit = "nat",
+         .help = "the smallest of at most this KL"},
         KNEE_PARAMS,
         {.name = "epsilon", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 10, .unit = "1",
          .help = "predicted costs may be this share above the optimum; 0: exact; not kept beyond the limit"},
