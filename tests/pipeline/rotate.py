@@ -80,8 +80,8 @@ def gated(scout, root, run):
 def ungated(scout, root, run):
     must(command(scout, root, run, settings=UNGATED))
     with h5py.File(f"{run}/run.h5", "r") as f:
-        c = f["nodes/measure.1/result/candidates"]
-        names = f["nodes/measure.1/result/formats/name"][:]
+        c = f["nodes/select/result/candidates"]
+        names = f["nodes/select/result/formats/name"][:]
         bf16 = [n.rstrip(b"\0") for n in names].index(b"bf16")
         same = [i for i, a in enumerate(c["assignment"][:]) if (a == bf16).all()]
         expect(same and c["kl_mean"][same[0]] < 1e-6 and c["top1"][same[0]] == 1,
