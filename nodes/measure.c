@@ -180,7 +180,7 @@ const struct node_class node_measure = {
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"candidates", (const char *const[]){"probe", "qubo", "frontier", "sample", "measure", "select", "polish",
-                                              "allocate", "evolve", NULL}, true, false,
+                                              "confirm", "allocate", "evolve", NULL}, true, false,
          "tables of candidates; equal assignments are measured once"},
         {0}},
     .params = (const struct param[]){

@@ -18,6 +18,7 @@
 #include "nodes/search/probes.h"
 
 #define BATCH_BYTES ((uint64_t)1 << 30) /* of states and gradients, unless the graph gives the node more memory */
+#define BATCH_WINDOWS 8 /* on a CPU, where more would save little and a kill cost more */
 
 struct probe {
     struct node *n;
@@ -32,6 +33,7 @@ struct probe {
     double *square;         /* [unit, format, window] */
     double *trace;          /* [unit, window] */
     double *cost, *error;   /* [unit, format] */
+    uint32_t done, batch;   /* windows that are done, and in hand */
     struct probe_pairs pairs;
     struct candidates checks;
 };
@@ -123,6 +125,12 @@ static bool load(void *context, int unit, int format, struct unit_weights *out, 
     return renderings_load(p->renderings, p->f.q, p->model, unit, p->menu.format_names[format], p->f.mode, out, e);
 }
 
+static void progress(void *context, double share)
+{
+    struct probe *p = context;
+    node_progress(p->n, p->done + share * p->batch, p->tokens.n, "window");
+}
+
 static bool run_batch(struct probe *p, const uint32_t *windows, uint32_t n, struct err *e)
 {
     struct adjoint_row *rows;
@@ -165,13 +173,15 @@ static bool run_windows(struct probe *p, struct err *e)
         if (ok && !found)
             missing[n++] = w;
     }
-    uint32_t batch = adjoint_batch(&p->spec, batch_bytes(p)), done = p->tokens.n - n;
+    uint32_t batch = adjoint_batch(&p->spec, batch_bytes(p));
     uint32_t most = (uint32_t)node_int(p->n, "batch");
+    if (most == 0 && !node_on_device(p->n))
+        most = BATCH_WINDOWS;
     batch = most > 0 && most < batch ? most : batch;
     for (uint32_t at = 0; ok && at < n; at += batch) {
-        node_progress(p->n, done + at, p->tokens.n, "window");
-        uint32_t count = n - at < batch ? n - at : batch;
-        ok = node_stopping(p->n) ? node_stopped(e) : run_batch(p, missing + at, count, e);
+        p->done = p->tokens.n - n + at;
+        p->batch = n - at < batch ? n - at : batch;
+        ok = node_stopping(p->n) ? node_stopped(e) : run_batch(p, missing + at, p->batch, e);
     }
     mem_free(missing);
     return ok;
@@ -347,7 +357,8 @@ static bool prepare(struct probe *p, struct err *e)
     p->spec = (struct adjoint_spec){.f = &p->f, .tokens = &p->tokens, .n_formats = p->menu.n_formats,
         .n_probes = (int)probes, .n_traces = (int)(traces < (int64_t)probes ? traces : (int64_t)probes),
         .draw = strcmp(node_string(n, "draw"), "label") == 0 ? FISHER_LABEL : FISHER_SIGN,
-        .seed = (uint64_t)node_int(n, "seed"), .load = load, .context = p, .node = n};
+        .seed = (uint64_t)node_int(n, "seed"), .load = load, .progress = progress,
+        .context = p, .node = n};
     if (!mem_new(&p->skip, cells(p), e) || !mem_new(&p->response, cells(p) * probes * windows, e) ||
         !mem_new(&p->square, cells(p) * windows, e) || !mem_new(&p->trace, (size_t)p->menu.n_units * windows, e))
         return false;
@@ -439,7 +450,7 @@ const struct node_class node_probe = {
          .help = "strongest pairs that are proposed as candidates: both changes alone, and together"},
         {.name = "batch", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 1e6, .outside_key = true,
          .unit = "window", .help = "most windows that go through the model together, which is what a kill can cost; 0: "
-                                   "what the memory holds"},
+                                   "8 on a CPU, what the memory holds on an accelerator"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 1e15, .help = "of the draws"},
         {0}},
     .accelerator = true,

@@ -19,7 +19,9 @@ struct adjoint {
     struct tensor *delta;          /* [role, format]: what the format changes of the unit's output, for a chunk */
     struct tensor input;           /* [chunk, widest K]: an input that may be fake-quantized */
     struct tensor sums;            /* f64 [role, format, probe, DOT or SQUARE, window of the chunk] */
-    struct tensor products[2];     /* [window, window]: g g^T and x x^T */
+    struct tensor gram[LAYER_UNITS]; /* x x^T of a unit's input, [chunk, window]: a square for each window; with traces */
+    struct tensor square;          /* g g^T of a window */
+    struct tensor total;           /* f64 [1] */
     double *host_sums;
     uint32_t first_window;         /* of the chunk in hand, in the batch */
     int layer, probe;
@@ -61,7 +63,7 @@ void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mo
     uint64_t logits = 2 * (uint64_t)window * (uint64_t)m->config.vocab * sizeof(float);
     backward_needs(k, m, (int)window, out);
     needs_tensors(k, out, batch * state_bytes(m, window, n_probes) + ((uint64_t)n_formats + 2) * layer + 2 * head +
-                              2 * logits + 2 * (uint64_t)window * window * sizeof(float) +
+                              2 * logits + (LAYER_UNITS * chunk + window) * window * sizeof(float) +
                               chunk * ((uint64_t)n_formats * (uint64_t)layer_width(m, true) +
                                        (uint64_t)layer_width(m, false)) * sizeof(float));
     out->memory += most_unit * sizeof(float);
@@ -91,8 +93,11 @@ static bool open_tensors(struct adjoint *a, struct err *e)
               mem_new(&a->delta, (size_t)(LAYER_UNITS * a->s->n_formats), e);
     for (int i = 0; ok && i < LAYER_UNITS * a->s->n_formats; i++)
         ok = matrix_new(a, &a->delta[i], a->f->chunk, m->units[i / a->s->n_formats].n, e);
-    for (int i = 0; ok && a->s->n_traces > 0 && i < 2; i++)
-        ok = matrix_new(a, &a->products[i], a->slots, a->slots, e);
+    for (int i = 0; ok && a->s->n_traces > 0 && i < LAYER_UNITS; i++)
+        ok = matrix_new(a, &a->gram[i], a->f->chunk, a->slots, e);
+    if (ok && a->s->n_traces > 0)
+        ok = matrix_new(a, &a->square, a->slots, a->slots, e) &&
+             a->k->tensor_new(a->q, &a->total, DTYPE_F64, 1, (int64_t[]){1}, e);
     return ok;
 }
 
@@ -100,8 +105,10 @@ static void close_tensors(struct adjoint *a)
 {
     for (int i = 0; a->delta && i < LAYER_UNITS * a->s->n_formats; i++)
         a->k->tensor_free(a->q, &a->delta[i]);
-    for (int i = 0; i < 2; i++)
-        a->k->tensor_free(a->q, &a->products[i]);
+    for (int i = 0; i < LAYER_UNITS; i++)
+        a->k->tensor_free(a->q, &a->gram[i]);
+    a->k->tensor_free(a->q, &a->square);
+    a->k->tensor_free(a->q, &a->total);
     a->k->tensor_free(a->q, &a->sums);
     a->k->tensor_free(a->q, &a->input);
     a->k->tensor_free(a->q, &a->gradient);
@@ -205,22 +212,24 @@ static bool head_draw(struct adjoint *a, struct head *h, int probe, uint32_t ind
     return a->k->copy(a->q, &h->logits, &h->draw, e) && a->k->fisher_draw(a->q, &h->draw, a->s->draw, h->seeds, e);
 }
 
-/* |sum over a window's positions of g x^T|^2 = sum over s, t of (g_s . g_t) (x_s . x_t). */
-static bool window_trace(struct adjoint *a, const struct tensor *g, const struct tensor *x, double *out, struct err *e)
+/* out [window, window] = x x^T of the rows of one window. */
+static bool window_gram(struct adjoint *a, const struct tensor *x, struct tensor *out, struct err *e)
 {
-    const struct tensor *sides[2] = {g, x};
-    struct tensor total = sums_view(a, 0, 1);
-    bool ok = true;
-    for (int i = 0; ok && i < 2; i++) {
-        struct tensor panels = {0};
-        ok = a->k->panels_new(a->q, &panels, a->slots, sides[i]->shape[1], DTYPE_F32, e) &&
-             a->k->pack(a->q, sides[i], 0, &panels, e) &&
-             a->k->matmul(a->q, sides[i], &panels, &a->products[i], e);
-        a->k->tensor_free(a->q, &panels);
-    }
+    struct tensor panels = {0};
+    bool ok = a->k->panels_new(a->q, &panels, a->slots, x->shape[1], DTYPE_F32, e) &&
+              a->k->pack(a->q, x, 0, &panels, e) && a->k->matmul(a->q, x, &panels, out, e);
+    a->k->tensor_free(a->q, &panels);
+    return ok;
+}
+
+/* |sum over a window's positions of g x^T|^2 = sum over s, t of (g_s . g_t) (x_s . x_t); gram: the latter. */
+static bool window_trace(struct adjoint *a, const struct tensor *g, const struct tensor *gram, double *out,
+                         struct err *e)
+{
     double sum = 0;
-    ok = ok && a->k->window_dots(a->q, &a->products[0], &a->products[1], a->slots, &total, NULL, e) &&
-         a->k->download(a->q, &sum, &total, sizeof sum, e);
+    bool ok = window_gram(a, g, &a->square, e) &&
+              a->k->window_dots(a->q, &a->square, gram, a->slots, &a->total, NULL, e) &&
+              a->k->download(a->q, &sum, &a->total, sizeof sum, e);
     *out += sum / a->s->n_traces;
     return ok;
 }
@@ -237,14 +246,16 @@ static bool start_gradients(struct adjoint *a, struct head *h, struct err *e)
     bool ok = a->k->upload(a->q, &a->gradient, zero, n * sizeof *zero, e);
     mem_free(zero);
     for (uint32_t i = 0; ok && i < a->n; i++) {
-        ok = head_logits(a, h, i, e);
+        struct tensor gram = tensor_rows(&a->gram[0], 0, a->slots);
+        bool is_traced = m->head_unit >= 0 && a->s->n_traces > 0;
+        ok = head_logits(a, h, i, e) && (!is_traced || window_gram(a, &h->states, &gram, e));
         for (int p = 0; ok && p < a->s->n_probes; p++) {
             struct tensor x = state_rows(a, layers, i * a->slots, a->slots);
             struct tensor dx = gradient_rows(a, p, i * a->slots, a->slots);
             ok = head_draw(a, h, p, i, e) && a->k->matmul(a->q, &h->draw, &h->transposed, &h->back, e) &&
                  a->k->rmsnorm_backward(a->q, &x, &a->f->final_norm, m->config.eps, &h->back, &dx, e);
-            if (ok && m->head_unit >= 0 && p < a->s->n_traces)
-                ok = window_trace(a, &h->draw, &h->states, &a->rows[i].trace[m->head_unit], e);
+            if (ok && is_traced && p < a->s->n_traces)
+                ok = window_trace(a, &h->draw, &gram, &a->rows[i].trace[m->head_unit], e);
         }
     }
     return ok;
@@ -357,13 +368,26 @@ static bool form_deltas(struct adjoint *a, struct layer_weights *w, struct err *
     return ok;
 }
 
+/* The draw's share of the traces of a unit, in every window of the chunk. */
+static bool add_traces(struct adjoint *a, enum unit_role role, const struct tensor *g, struct err *e)
+{
+    const int unit = a->layer * LAYER_UNITS + (int)role;
+    bool ok = true;
+    for (int64_t w = 0; ok && w < g->shape[0] / a->slots; w++) {
+        struct tensor here = tensor_rows(g, w * a->slots, a->slots);
+        struct tensor gram = tensor_rows(&a->gram[role], w * a->slots, a->slots);
+        ok = window_trace(a, &here, &gram, &a->rows[a->first_window + w].trace[unit], e);
+    }
+    return ok;
+}
+
 static bool observe(void *context, enum unit_role role, const struct tensor *g, struct err *e)
 {
     struct adjoint *a = context;
     const struct adjoint_spec *s = a->s;
     const int unit = a->layer * LAYER_UNITS + (int)role;
     const int64_t windows = g->shape[0] / a->slots;
-    bool ok = true;
+    bool ok = a->probe >= s->n_traces || add_traces(a, role, g, e);
     for (int f = 0; ok && f < s->n_formats; f++) {
         if (s->skip[unit * s->n_formats + f])
             continue;
@@ -375,16 +399,17 @@ static bool observe(void *context, enum unit_role role, const struct tensor *g, 
     return ok;
 }
 
-/* Traces of one draw, whose sums are not wanted afterwards (window_trace uses their room). */
-static bool observe_trace(void *context, enum unit_role role, const struct tensor *g, struct err *e)
+/* x x^T of every unit's input, in every window of the chunk. */
+static bool form_grams(struct adjoint *a, struct err *e)
 {
-    struct adjoint *a = context;
-    const int unit = a->layer * LAYER_UNITS + (int)role;
-    const struct tensor x = backward_input(&a->b, role);
     bool ok = true;
-    for (int64_t w = 0; ok && w < g->shape[0] / a->slots; w++) {
-        struct tensor here = tensor_rows(g, w * a->slots, a->slots), input = tensor_rows(&x, w * a->slots, a->slots);
-        ok = window_trace(a, &here, &input, &a->rows[a->first_window + w].trace[unit], e);
+    for (int u = 0; ok && a->s->n_traces > 0 && u < LAYER_UNITS; u++) {
+        const struct tensor x = backward_input(&a->b, (enum unit_role)u);
+        for (int64_t w = 0; ok && w < x.shape[0] / a->slots; w++) {
+            struct tensor here = tensor_rows(&x, w * a->slots, a->slots);
+            struct tensor gram = tensor_rows(&a->gram[u], w * a->slots, a->slots);
+            ok = window_gram(a, &here, &gram, e);
+        }
     }
     return ok;
 }
@@ -408,26 +433,17 @@ static bool store_sums(struct adjoint *a, int64_t windows, struct err *e)
     return true;
 }
 
-/* Some whole windows of the batch: responses first, for all draws, from the gradients at the layer's output; those
- * then become the ones at its input. Draws that traces are taken of go through the layer a second time. */
+/* Some whole windows of the batch, with all draws: responses to the gradients at the units' outputs; the gradients at
+ * the layer's output become those at its input. */
 static bool run_chunk(struct adjoint *a, struct layer_weights *w, int64_t first, int64_t rows, struct err *e)
 {
-    const struct adjoint_spec *s = a->s;
-    struct tensor x = state_rows(a, a->layer, first, rows), scratch = {0};
+    struct tensor x = state_rows(a, a->layer, first, rows);
     a->first_window = (uint32_t)(first / a->slots);
-    bool ok = backward_recompute(&a->b, a->layer, w->plain, &x, e) && form_deltas(a, w, e);
-    if (ok && s->n_traces > 0)
-        ok = matrix_new(a, &scratch, rows, a->f->model->config.hidden, e);
-    for (int p = 0; ok && p < s->n_traces; p++) {
-        struct tensor dx = gradient_rows(a, p, first, rows);
-        ok = a->k->copy(a->q, &dx, &scratch, e) &&
-             backward_layer(&a->b, a->layer, w->transposed, &x, &scratch, observe_trace, a, e);
-    }
-    for (a->probe = 0; ok && a->probe < s->n_probes; a->probe++) {
+    bool ok = backward_recompute(&a->b, a->layer, w->plain, &x, e) && form_deltas(a, w, e) && form_grams(a, e);
+    for (a->probe = 0; ok && a->probe < a->s->n_probes; a->probe++) {
         struct tensor dx = gradient_rows(a, a->probe, first, rows);
         ok = backward_layer(&a->b, a->layer, w->transposed, &x, &dx, observe, a, e);
     }
-    a->k->tensor_free(a->q, &scratch);
     return ok && store_sums(a, rows / a->slots, e);
 }
 
@@ -444,6 +460,14 @@ static bool run_layer(struct adjoint *a, int layer, struct err *e)
     return ok || err_context(e, "layer %d", layer);
 }
 
+/* Before each layer: has the run been interrupted? */
+static bool go_on(const struct adjoint *a, int layers_done, struct err *e)
+{
+    if (a->s->progress)
+        a->s->progress(a->s->context, (double)layers_done / a->f->model->config.layers);
+    return !a->s->node || !node_stopping(a->s->node) || node_stopped(e);
+}
+
 /* The residual stream before every layer, kept. */
 static bool run_forward(struct adjoint *a, struct err *e)
 {
@@ -456,8 +480,8 @@ static bool run_forward(struct adjoint *a, struct err *e)
     for (int layer = 0; ok && layer < a->f->model->config.layers; layer++) {
         struct unit_weights w[LAYER_UNITS] = {0};
         struct tensor from = state_rows(a, layer, 0, a->batch_rows), to = state_rows(a, layer + 1, 0, a->batch_rows);
-        if (a->s->node && node_stopping(a->s->node))
-            return node_stopped(e);
+        if (!go_on(a, 0, e))
+            return false;
         ok = load_plain(a, layer, w, e) && a->k->copy(a->q, &from, &to, e) &&
              forward_layer(a->f, layer, w, &to, NULL, NULL, e);
         for (int u = 0; u < LAYER_UNITS; u++)
@@ -480,7 +504,7 @@ bool adjoint_run(const struct adjoint_spec *s, const uint32_t *windows, uint32_t
     }
     bool ok = open_tensors(&a, e) && run_forward(&a, e) && run_head(&a, e);
     for (int layer = m->config.layers; ok && layer-- > 0;)
-        ok = s->node && node_stopping(s->node) ? node_stopped(e) : run_layer(&a, layer, e);
+        ok = go_on(&a, m->config.layers - 1 - layer, e) && run_layer(&a, layer, e);
     close_tensors(&a);
     return ok;
 }

@@ -18,7 +18,8 @@ struct adjoint_spec {
     const uint8_t *skip;        /* [unit, format]: no response is wanted (it is 0, or the format not available) */
     bool (*load)(void *context, int unit, int format, struct unit_weights *out, struct err *e);
     void *context;
-    const struct node *node;    /* asked for node_stopping, told the progress; may be NULL */
+    const struct node *node;    /* asked for node_stopping; may be NULL */
+    void (*progress)(void *context, double share); /* of the batch in hand; may be NULL */
 };
 
 /* Of one window; f64, the caller's. */
