@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Compare the search with the baselines at equal bytes, on the report windows.
+
+usage: compare.py SEARCH_RUN... -- BASELINE_RUN...        (needs h5py and numpy)
+
+SEARCH_RUNs are of graphs/baselines/search.yaml, one a budget; BASELINE_RUNs of the other graphs there, on the same
+renderings and windows. For each search run: its KL, and of each baseline the best that it measured on the selection
+windows of at most the search's budget. Differences are paired on the same tokens, with a 95 % interval of Student's t
+over documents; positive: the search is better. Nothing is chosen by the report windows.
+"""
+import json
+import sys
+
+import h5py
+import numpy as np
+
+from frontier import T
+
+
+def text(x):
+    return x.decode() if isinstance(x, bytes) else x
+
+
+def table(node):
+    r = node["result"]
+    c = r["candidates"]
+    return {"name": r["formats/name"][:], "context": text(r.attrs["context"]), "bytes": c["bytes"][:], "bpp": c["bpp"][:],
+            "kl": c["kl_window"][:], "mean": c["kl_mean"][:], "key": [a.tobytes() for a in c["assignment"][:]],
+            "tokens": r["windows/tokens"][:].astype(float), "document": r["windows/document"][:]}
+
+
+def paired(a, b, tokens, document):
+    """Mean of b - a over tokens, and half its interval, windows clustered by document."""
+    d = b - a
+    mean = (d * tokens).sum() / tokens.sum()
+    documents = np.unique(document)
+    n = len(documents)
+    residual = np.array([((d - mean) * tokens)[document == i].sum() for i in documents])
+    half = T[min(n - 1, len(T) - 1)] * np.sqrt(n / (n - 1) * (residual**2).sum()) / tokens.sum()
+    return mean, half
+
+
+def parameter(nodes, node, name):
+    for line in text(nodes[node + "/result"].attrs["parameters"]).splitlines():
+        key, _, value = line.partition(" = ")
+        if key == name:
+            return float(value)
+    return 0.0
+
+
+def best_within(selection, report, budget):
+    """Row in `report` of the candidate with the lowest selection KL of at most `budget` bytes; None if there is none."""
+    fits = [i for i in range(len(selection["key"])) if selection["bytes"][i] <= budget and np.isfinite(selection["mean"][i])]
+    if not fits:
+        return None
+    return report["key"].index(selection["key"][min(fits, key=lambda i: selection["mean"][i])])
+
+
+def main():
+    if "--" not in sys.argv:
+        sys.exit(__doc__)
+    at = sys.argv.index("--")
+    baselines = []
+    for run in sys.argv[at + 1:]:
+        with h5py.File(f"{run}/run.h5", "r") as f:
+            baselines.append((text(f.attrs["graph_name"]) if "graph_name" in f.attrs else run.rstrip("/").split("/")[-1],
+                              table(f["nodes/selection"]), table(f["nodes/report"])))
+    for run in sys.argv[1:at]:
+        with h5py.File(f"{run}/run.h5", "r") as f:
+            nodes = f["nodes"]
+            ours = table(nodes["report"])
+            most = parameter(nodes, "select", "bpp")
+            total = int(nodes["report/result/units/parameters"][:].sum())
+        budget = int(most * total / 8) if most else int(ours["bytes"][0])
+        kl = ours["mean"][0]
+        print(f"at most {most or ours['bpp'][0]:.4g} bpp: search {ours['bpp'][0]:.4f} bpp, KL {kl:.6f} on "
+              f"{int(ours['tokens'].sum())} positions of {len(np.unique(ours['document']))} documents")
+        for name, selection, report in baselines:
+            if report["context"] != ours["context"]:
+                sys.exit(f"{name} was measured in another context: other renderings, windows or arithmetic")
+            i = best_within(selection, report, budget)
+            if i is None:
+                print(f"  {name:20} none of at most that size")
+                continue
+            mean, half = paired(ours["kl"][0], report["kl"][i], ours["tokens"], ours["document"])
+            verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
+            print(f"  {name:20} {report['bpp'][i]:.4f} bpp, KL {report['mean'][i]:.6f}, {mean:+.6f} "
+                  f"[{mean - half:+.6f}, {mean + half:+.6f}], the search's is {kl / report['mean'][i]:.3f} of it: {verdict}")
+
+
+if __name__ == "__main__":
+    main()
