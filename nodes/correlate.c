@@ -75,8 +75,8 @@ static bool add_line(struct correlate *c, const char *name, const char *kind, co
     if (!spearman(c->score, c->kl, n, &l.spearman, e) || !grow(c->lines, c->n_lines, c->lines_capacity, e))
         return false;
     c->lines[c->n_lines++] = l;
-    node_log(c->n, "%s, %s: rank correlation %.4f with the KL of %zu candidates (%s)", name, kind, l.spearman, n,
-             l.origin);
+    if (!origin)
+        node_log(c->n, "%s, %s: rank correlation %.4f with the KL of %zu candidates", name, kind, l.spearman, n);
     return true;
 }
 
