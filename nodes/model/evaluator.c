@@ -63,34 +63,20 @@ struct evaluator {
 
 /* ---------------------------------------------------------------------------------------------------------- opening */
 
-/* The renderings of a unit, read and packed. */
-static bool load_here(struct worker *w, int unit, const char *name, struct unit_weights *out, struct err *e)
-{
-    struct evaluator *v = w->v;
-    const struct unit *u = &v->model->units[unit];
-    struct rendering r[4] = {0};
-    bool ok = true;
-    for (int i = 0; ok && i < u->count; i++)
-        ok = renderings_read(v->renderings, u->first + i, name, &r[i], e);
-    ok = ok && weights_pack(w->q, v->model, unit, r, w->f.mode, out, e);
-    for (int i = 0; i < u->count; i++)
-        rendering_free(&r[i]);
-    return ok;
-}
-
 static bool load(void *context, int unit, int format, struct unit_weights *out, struct err *e)
 {
     struct worker *w = context;
-    const char *name = w->v->menu.format_names[format];
+    struct evaluator *v = w->v;
+    const char *name = v->menu.format_names[format];
+    if (!w->resident)
+        return renderings_load(v->renderings, w->q, v->model, unit, name, w->f.mode, out, e);
     const struct format *f = format_find(name);
     if (!f)
         return err_set(e, ERR_INPUT, "this build has no format '%s'", name);
     *out = (struct unit_weights){.act = f->act};
     if (f->static_input_scale)
-        out->act_scale = renderings_input_scale(w->v->renderings, unit);
-    bool ok = w->resident ? resident_load(w->resident, unit, format, out, e)
-                          : load_here(w, unit, name, out, e);
-    return ok || err_context(e, "format '%s'", name);
+        out->act_scale = renderings_input_scale(v->renderings, unit);
+    return resident_load(w->resident, unit, format, out, e) || err_context(e, "format '%s'", name);
 }
 
 static void load_ahead(void *context, int layer, const uint64_t wanted[LAYER_UNITS])
