@@ -28,11 +28,12 @@ def main():
     reader, writer = os.pipe()
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     os.write(writer, b"x" * 4096)  # full from the start
-    p = subprocess.Popen([scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run, "--set", "moves=100000"],
+    p = subprocess.Popen([scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run, "--set", "moves=100000",
+                          "--set", "calibration=4"],
                          stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while rows(run) == 0:
             if p.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the run measured nothing while its output stalled (exit {p.poll()})")

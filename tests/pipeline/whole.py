@@ -67,7 +67,7 @@ def live_rows(f):
 def see_live_rows(cmd, run):
     """A run that is long enough to be looked at: rows of its live ledger are seen, and it is interrupted."""
     p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline, seen = time.monotonic() + 60, 0
+    deadline, seen = time.monotonic() + 120, 0
     while not seen:
         if p.poll() is not None or time.monotonic() > deadline:
             p.kill()
@@ -137,7 +137,7 @@ def main():
         f = frontier(a)
         if not (len(f) >= 3 and (np.diff(f[np.argsort(f[:, 0])][:, 1]) < 0).all()):
             sys.exit(f"no frontier: {f}")
-        see_live_rows(command(scout, root, f"{folder}/live", settings=["moves=100000"]), f"{folder}/live")
+        see_live_rows(command(scout, root, f"{folder}/live", settings=[*SMALL, "moves=100000"]), f"{folder}/live")
         first, rows = objects(f"{a}/store"), stat(a, "rows_measured")
         print(f"first run: {len(first)} objects, {rows:.0f} rows, {stat(a, 'layer_forwards_saved'):.0f} layer-forwards "
               f"saved of {stat(a, 'layer_forwards_saved') + stat(a, 'layer_forwards'):.0f}")
