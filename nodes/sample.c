@@ -1,7 +1,7 @@
 /* Node type `sample`: random assignments, for looking at how well a surrogate orders what is measured. `spread`: over
  * the whole range of sizes, each with its own random shares of the formats. `near`: a candidate with some units changed
- * at random. `swap`: a candidate with the formats of two units exchanged that have the same shape, so that no byte
- * changes. Nothing here looks at costs. */
+ * at random. `swap`: a candidate with the formats of two units exchanged that have the same shape, once or twice, so
+ * that no byte changes. Nothing here looks at costs. */
 #include <math.h>
 #include <string.h>
 
@@ -74,9 +74,8 @@ static bool same_shape(const struct menu *m, int a, int b)
            memcmp(m->available + a * m->n_formats, m->available + b * m->n_formats, n) == 0;
 }
 
-static bool swap(struct sample *s, uint8_t *x)
+static bool exchange(struct sample *s, uint8_t *x)
 {
-    memcpy(x, s->centre, (size_t)s->menu.n_units);
     int a = (int)stats_below(&s->random, (uint64_t)s->menu.n_units);
     int b = (int)stats_below(&s->random, (uint64_t)s->menu.n_units);
     if (x[a] == x[b] || !same_shape(&s->menu, a, b))
@@ -85,6 +84,15 @@ static bool swap(struct sample *s, uint8_t *x)
     x[a] = x[b];
     x[b] = kept;
     return true;
+}
+
+/* One exchange or two: small models have few single ones. */
+static bool swap(struct sample *s, uint8_t *x)
+{
+    memcpy(x, s->centre, (size_t)s->menu.n_units);
+    bool is_double = stats_below(&s->random, 2) == 1;
+    return exchange(s, x) && (!is_double || exchange(s, x)) &&
+           memcmp(x, s->centre, (size_t)s->menu.n_units) != 0;
 }
 
 static bool draw_all(struct sample *s, uint8_t *x, struct err *e)
