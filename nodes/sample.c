@@ -1,7 +1,7 @@
 /* Node type `sample`: random assignments, for looking at how well a surrogate orders what is measured. `spread`: over
  * the whole range of sizes, each with its own random shares of the formats. `near`: a candidate with some units changed
- * at random. `swap`: a candidate with the formats of two units exchanged that have the same shape, once or twice, so
- * that no byte changes. Nothing here looks at costs. */
+ * at random. `swap`: a candidate with the formats of two units exchanged that have the same shape, one to three times,
+ * so that no byte changes. Nothing here looks at costs. */
 #include <math.h>
 #include <string.h>
 
@@ -86,13 +86,14 @@ static bool exchange(struct sample *s, uint8_t *x)
     return true;
 }
 
-/* One exchange or two: small models have few single ones. */
+/* One to three exchanges: small models have few single ones. */
 static bool swap(struct sample *s, uint8_t *x)
 {
     memcpy(x, s->centre, (size_t)s->menu.n_units);
-    bool is_double = stats_below(&s->random, 2) == 1;
-    return exchange(s, x) && (!is_double || exchange(s, x)) &&
-           memcmp(x, s->centre, (size_t)s->menu.n_units) != 0;
+    bool ok = true;
+    for (uint64_t left = 1 + stats_below(&s->random, 3); ok && left > 0; left--)
+        ok = exchange(s, x);
+    return ok && memcmp(x, s->centre, (size_t)s->menu.n_units) != 0;
 }
 
 static bool draw_all(struct sample *s, uint8_t *x, struct err *e)

@@ -48,7 +48,7 @@ static void samples_are_what_they_say(void **state)
             for (int u = 0; u < UNITS; u++)
                 changed += c.list[i].assignment[u] != c.list[0].assignment[u];
             assert_int_equal(c.list[i].parent, 0);
-            assert_in_range(changed, 1, k ? 4 : UNITS / 4);
+            assert_in_range(changed, 1, k ? 6 : UNITS / 4);
             assert_true(k ? c.list[i].bytes == c.list[0].bytes : fabs(c.list[i].bpp - c.list[0].bpp) <= 0.5);
         }
         candidates_fini(&c);
