@@ -4,9 +4,10 @@
  * frontier. Once there are rows, the surrogate is first refitted to them (nodes/search/refit.h); pairs, where they
  * help, enter the DP as what they add to each unit's costs while the other units are as in the centre. The centre is
  * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or what `select`
- * would choose by the same `budget`, `bpp` or `kl`. Proposed are, one after the other, the points of the predicted frontier with the largest
- * expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the measured frontier before the
- * centre to two after it, each counted as if it had been measured as predicted; then the flips and swaps of the centre
+ * would choose by the same `budget`, `bpp` or `kl`. Proposed are, one after the other, the points of the predicted
+ * frontier with the largest expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the
+ * measured frontier before the centre to two after it, or, within a budget, of the log KL that is to be had there; each
+ * counted as if it had been measured as predicted; then the flips and swaps of the centre
  * that look best when a byte has its price on the predicted frontier. What was measured is not proposed again, so in
  * the end there may be nothing to propose, which is a table without rows.
  *
@@ -17,6 +18,7 @@
 #include <string.h>
 
 #include "nodes/nodes.h"
+#include "nodes/search/allocate.h"
 #include "nodes/search/archive.h"
 #include "nodes/search/candidates.h"
 #include "nodes/search/column.h"
@@ -46,6 +48,7 @@ struct frontier {
     struct candidates rows;      /* measured; only with has_rows */
     long centre;                 /* id in rows; -1: none is complete */
     double centre_bpp, low, high;/* the stretch in bpp */
+    uint64_t most_bytes;         /* the budget; 0: none */
     struct staircase measured;   /* the measured frontier: bytes, log KL; with room for `count` more */
     struct candidates proposals;
 };
@@ -60,9 +63,7 @@ static bool find_centre(const struct frontier *f, const double *bpp, const doubl
     struct knee_options o = {.sensitivity = node_float(f->n, "sensitivity"),
                              .is_log = strcmp(node_string(f->n, "scale"), "log") == 0};
     struct knee knee;
-    double most = node_float(f->n, "bpp"), most_kl = node_float(f->n, "kl");
-    if (node_size(f->n, "budget") > 0)
-        most = menu_bpp(&f->menu, node_size(f->n, "budget"));
+    double most = menu_bpp(&f->menu, f->most_bytes), most_kl = node_float(f->n, "kl");
     *at = 0;
     if (most > 0 || most_kl > 0) {
         while (*at + 1 < n && (most > 0 ? bpp[*at + 1] <= most : kl[*at] > most_kl))
@@ -101,7 +102,7 @@ static bool place_centre(struct frontier *f, double *x, double *y, int32_t *domi
     f->centre = on_frontier[at];
     f->centre_bpp = x[at];
     f->low = x[at > STRETCH ? at - STRETCH : 0];
-    f->high = x[at + STRETCH < n ? at + STRETCH : n - 1];
+    f->high = f->most_bytes > 0 ? menu_bpp(&f->menu, f->most_bytes) : x[at + STRETCH < n ? at + STRETCH : n - 1];
     return true;
 }
 
@@ -253,16 +254,25 @@ static size_t spread(const struct frontier *f, double low, double high, size_t n
     return found;
 }
 
+/* What a candidate of that size and predicted KL can be expected to gain: in hypervolume over the stretch, or, within a
+ * budget, of the KL that is to be had there, whatever its own size. */
+static double expected_gain(const struct frontier *f, uint64_t bytes, double kl)
+{
+    double deviation = fmax(log1p(f->fit.error_after), LEAST_DEVIATION), mean = log(fmax(kl, LEAST_KL));
+    double high = f->high * (double)f->menu.total_parameters / 8, most = (double)f->most_bytes;
+    if (f->most_bytes == 0)
+        return hypervolume_gain(&f->measured, (double)bytes, mean, deviation, high);
+    return bytes > f->most_bytes ? 0 : hypervolume_gain(&f->measured, most, mean, deviation, most + 1);
+}
+
 /* Of n assignments [n, unit], the one not yet known with the largest expected gain; n when there is none. */
 static size_t best_gain(const struct frontier *f, const uint8_t *assignments, size_t n)
 {
     size_t units = (size_t)f->menu.n_units, best = n;
-    double most = 0, deviation = fmax(log1p(f->fit.error_after), LEAST_DEVIATION);
-    double high = f->high * (double)f->menu.total_parameters / 8;
+    double most = 0;
     for (size_t i = 0; i < n; i++) {
         const uint8_t *x = assignments + i * units;
-        double kl = fmax(predict(f, x), LEAST_KL);
-        double gain = hypervolume_gain(&f->measured, (double)menu_bytes(&f->menu, x), log(kl), deviation, high);
+        double gain = expected_gain(f, menu_bytes(&f->menu, x), predict(f, x));
         if (gain > most && !is_known(f, x)) {
             most = gain;
             best = i;
@@ -287,6 +297,15 @@ static bool propose_gains(struct frontier *f, const uint8_t *assignments, size_t
     return true;
 }
 
+/* The last predicted point within the budget. */
+static size_t last_within(const struct frontier *f)
+{
+    size_t at = 0;
+    while (at + 1 < f->n_points && f->points[at + 1].bytes <= f->most_bytes)
+        at++;
+    return at;
+}
+
 /* Points of the predicted frontier. */
 static bool propose_points(struct frontier *f, size_t count, struct err *e)
 {
@@ -294,8 +313,10 @@ static bool propose_points(struct frontier *f, size_t count, struct err *e)
     size_t units = (size_t)f->menu.n_units, n = has_centre ? CHOICES * count : count, *points = NULL;
     double low = menu_bpp(&f->menu, f->points[0].bytes), high = menu_bpp(&f->menu, f->points[f->n_points - 1].bytes);
     uint8_t *assignments = NULL;
-    bool ok = mem_new(&points, n, e) && mem_new(&assignments, n * units, e);
+    bool ok = mem_new(&points, n + 1, e) && mem_new(&assignments, (n + 1) * units, e);
     size_t found = ok ? spread(f, has_centre ? f->low : low, has_centre ? f->high : high, n, points) : 0;
+    if (ok && has_centre && f->most_bytes > 0)
+        points[found++] = last_within(f);
     ok = ok && archive_assignments(f->archive, points, found, assignments, e);
     if (ok && has_centre)
         ok = propose_gains(f, assignments, found, count, e);
@@ -337,7 +358,9 @@ static double slope_at(const struct frontier *f, double bpp)
     return (f->points[low].cost - f->points[high].cost) / (double)(f->points[high].bytes - f->points[low].bytes);
 }
 
-static size_t list_flips(const struct frontier *f, const uint8_t *centre, double price, struct change *out)
+/* Flips that add at most `room` bytes. */
+static size_t list_flips(const struct frontier *f, const uint8_t *centre, double price, int64_t room,
+                         struct change *out)
 {
     const struct menu *m = &f->menu;
     size_t n = 0;
@@ -347,6 +370,8 @@ static size_t list_flips(const struct frontier *f, const uint8_t *centre, double
             if (to == from || !m->available[row + to])
                 continue;
             int64_t bytes = (int64_t)(m->bytes[row + to] - m->bytes[row + from]);
+            if (bytes > room)
+                continue;
             out[n++] = (struct change){f->cost[row + to] - f->cost[row + from] + price * (double)bytes, bytes, {u, -1},
                                        {to, 0}};
         }
@@ -355,8 +380,8 @@ static size_t list_flips(const struct frontier *f, const uint8_t *centre, double
     return n;
 }
 
-/* Of the best flips, one to more bytes and one to fewer: together at most the centre's. */
-static size_t list_swaps(const struct change *flips, size_t n_flips, struct change *out)
+/* Of the best flips, one to more bytes and one to fewer, which together add at most `room`. */
+static size_t list_swaps(const struct change *flips, size_t n_flips, int64_t room, struct change *out)
 {
     const struct change *up[SWAP_SIDES], *down[SWAP_SIDES];
     size_t n_up = 0, n_down = 0, n = 0;
@@ -368,7 +393,7 @@ static size_t list_swaps(const struct change *flips, size_t n_flips, struct chan
     }
     for (size_t i = 0; i < n_up; i++)
         for (size_t j = 0; j < n_down; j++)
-            if (up[i]->unit[0] != down[j]->unit[0] && up[i]->bytes + down[j]->bytes <= 0)
+            if (up[i]->unit[0] != down[j]->unit[0] && up[i]->bytes + down[j]->bytes <= room)
                 out[n++] = (struct change){up[i]->score + down[j]->score, up[i]->bytes + down[j]->bytes,
                                            {up[i]->unit[0], down[j]->unit[0]}, {up[i]->format[0], down[j]->format[0]}};
     qsort(out, n, sizeof *out, by_score);
@@ -403,8 +428,12 @@ static bool propose_neighbours(struct frontier *f, size_t count, struct err *e)
     bool ok = mem_new(&flips, (size_t)m->n_units * (size_t)m->n_formats, e) &&
               mem_new(&swaps, (size_t)SWAP_SIDES * SWAP_SIDES, e) && mem_new(&assignment, (size_t)m->n_units, e);
     if (ok) {
-        memcpy(assignment, f->rows.list[f->centre].assignment, (size_t)m->n_units);
-        size_t n = list_flips(f, assignment, price, flips), n_swaps = list_swaps(flips, n, swaps);
+        const struct candidate *centre = &f->rows.list[f->centre];
+        int64_t room = f->most_bytes > 0 ? (int64_t)(f->most_bytes - centre->bytes) : 0;
+        memcpy(assignment, centre->assignment, (size_t)m->n_units);
+        size_t n = list_flips(f, assignment, price, INT64_MAX, flips), n_swaps = list_swaps(flips, n, room, swaps);
+        if (f->most_bytes > 0) /* the swaps' halves need not fit by themselves */
+            n = list_flips(f, assignment, price, room, flips);
         ok = propose_changes(f, flips, n, (count + 1) / 2, "flip", assignment, e) &&
              propose_changes(f, swaps, n_swaps, count / 2, "swap", assignment, e);
     }
@@ -544,12 +573,23 @@ static bool search(struct frontier *f, struct err *e)
     return true;
 }
 
+static bool read_budget(struct frontier *f, struct err *e)
+{
+    double bpp = node_float(f->n, "bpp"), kl = node_float(f->n, "kl");
+    f->most_bytes = node_size(f->n, "budget");
+    if ((f->most_bytes > 0) + (bpp > 0) + (kl > 0) > 1)
+        return err_set(e, ERR_INPUT, "one of `budget`, `bpp` and `kl` can say where candidates are wanted");
+    if (bpp > 0)
+        f->most_bytes = allocate_budget(&f->menu, bpp);
+    return true;
+}
+
 static bool run(struct node *n, struct err *e)
 {
     struct frontier f = {.n = n, .centre = -1};
     const struct input *surrogate = node_input(n, "surrogate", 0);
     bool ok = menu_read(&f.menu, node_input(n, "renderings", 0)->object, e) &&
-              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e) &&
+              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e) && read_budget(&f, e) &&
               (node_inputs(n, "rows") == 0 || read_rows(&f, e)) && search(&f, e);
     candidates_fini(&f.proposals);
     candidates_fini(&f.rows);

@@ -9,6 +9,7 @@
 #include "engine/base/str.h"
 #include "nodes/model/evaluator.h"
 #include "nodes/nodes.h"
+#include "nodes/search/allocate.h"
 #include "nodes/search/column.h"
 #include "nodes/search/descent.h"
 #include "nodes/search/l1.h"
@@ -239,7 +240,11 @@ static bool read_prior(struct polish *p, struct err *e)
 static uint64_t most_bytes(const struct polish *p)
 {
     uint64_t start = p->table.list[0].bytes, room = start < INT64_MAX ? INT64_MAX - start : 0;
-    uint64_t growth = node_size(p->n, "growth");
+    uint64_t growth = node_size(p->n, "growth"), budget = node_size(p->n, "budget");
+    if (node_float(p->n, "bpp") > 0)
+        budget = allocate_budget(p->menu, node_float(p->n, "bpp"));
+    if (budget > start && budget - start > growth)
+        growth = budget - start;
     return start + (growth < room ? growth : room);
 }
 
@@ -295,7 +300,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 4,
+    .version = 5,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},
@@ -312,6 +317,10 @@ const struct node_class node_polish = {
          .help = "most moves measured"},
         {.name = "growth", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
          .help = "bytes that may be added to the start"},
+        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
+         .help = "and up to so many bytes in all, where the start was chosen within a budget; 0: none"},
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
+         .help = "the same in bits per parameter"},
         {.name = "batch", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 4096, .unit = "move",
          .help = "moves measured together; the best of them is kept if it lowers KL"},
         {.name = "give_up", .type = PARAM_FLOAT, .fallback = "0.05", .least = 0, .most = 0.5, .unit = "1",

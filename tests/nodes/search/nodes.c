@@ -216,6 +216,38 @@ static void frontier_learns_and_never_repeats_itself(void **state)
     object_close(rank);
 }
 
+/* Within a budget everything that is proposed fits, and the best predicted point that does is among it. */
+static void frontier_within_a_budget_proposes_what_fits(void **state)
+{
+    (void)state;
+    struct err e;
+    struct object *rows = measured_rows(), *rank = rank_object(), *none;
+    struct candidates c;
+    uint64_t n_points;
+    struct object *o = run_fine(&node_frontier, "within", (struct setting[]){{"rows", rows, NULL},
+        {"surrogate", rank, NULL}, {"bpp", NULL, "7"}, {"count", NULL, "6"}, {"neighbours", NULL, "8"},
+        {"uniform", NULL, "false"}, {0}});
+    uint64_t *bytes = load(o, "predicted/bytes", DTYPE_U64, &n_points), best = 0, largest = 0;
+    assert_ok(candidates_read(&c, o, &e), e);
+    assert_in_range(c.n, 8, 14);
+    for (uint64_t i = 0; i < n_points; i++)
+        best = menu_bpp(&world.made.menu, bytes[i]) <= 7 ? bytes[i] : best;
+    for (size_t i = 0; i < c.n; i++) {
+        assert_true(c.list[i].bpp <= 7);
+        if (strcmp(c.list[i].origin, "archive") == 0 && c.list[i].bytes > largest)
+            largest = c.list[i].bytes;
+    }
+    assert_int_equal(largest, best);
+    assert_err(run_node(&node_frontier, "two", (struct setting[]){{"rows", rows, NULL}, {"surrogate", rank, NULL},
+                                                                 {"bpp", NULL, "7"}, {"kl", NULL, "0.1"}, {0}},
+                        &none, &e), e, ERR_INPUT, "one of `budget`, `bpp` and `kl`");
+    mem_free(bytes);
+    candidates_fini(&c);
+    object_close(o);
+    object_close(rank);
+    object_close(rows);
+}
+
 static void frontier_with_nothing_left_proposes_an_empty_table(void **state)
 {
     (void)state;
@@ -315,6 +347,7 @@ int main(void)
         cmocka_unit_test(frontier_proposes_uniforms_and_an_even_spread),
         cmocka_unit_test(frontier_says_what_its_epsilon_is_worth),
         cmocka_unit_test(frontier_learns_and_never_repeats_itself),
+        cmocka_unit_test(frontier_within_a_budget_proposes_what_fits),
         cmocka_unit_test(frontier_with_nothing_left_proposes_an_empty_table),
         cmocka_unit_test(frontier_searches_around_the_knee_that_select_finds),
         cmocka_unit_test(every_node_refuses_candidates_of_other_renderings),

@@ -54,6 +54,28 @@ static void polish_lowers_kl_within_the_size(void **state)
     object_close(rows);
 }
 
+/* Up to a budget it may grow, and not beyond. */
+static void polish_uses_what_a_budget_leaves(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    struct object *rows = measured_rows();
+    struct object *select = run_fine(&node_select, "small", (struct setting[]){{"rows", rows, NULL},
+                                                                               {"bpp", NULL, "7"}, {0}});
+    struct object *o = run_fine(&node_polish, "budget", (struct setting[]){{"select", select, NULL},
+        {"bpp", NULL, "9"}, {"moves", NULL, "200"}, {0}});
+    assert_ok(candidates_read(&c, o, &e), e);
+    uint32_t chosen = load_one(o, "chosen");
+    assert_true(c.list[chosen].bytes > c.list[0].bytes && c.list[chosen].kl_mean < c.list[0].kl_mean);
+    for (size_t i = 0; i < c.n; i++)
+        assert_true(c.list[i].bpp <= 9);
+    candidates_fini(&c);
+    object_close(o);
+    object_close(select);
+    object_close(rows);
+}
+
 /* The units that a descent from `select` changes, move by move. `port` NULL, or the object on another port. */
 static int32_t *polish_moves(struct object *select, const char *port, struct object *on_port, uint64_t *n)
 {
@@ -192,6 +214,7 @@ int main(void)
         cmocka_unit_test(polish_lowers_kl_within_the_size),
         cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
         cmocka_unit_test(a_surrogate_takes_the_place_of_l1),
+        cmocka_unit_test(polish_uses_what_a_budget_leaves),
         cmocka_unit_test(the_largest_growth_does_not_wrap),
     };
     return cmocka_run_group_tests(tests, world_set_up, world_tear_down);
