@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/store/h5.h"
@@ -15,6 +16,7 @@
 #include "engine/store/sys.h"
 
 #define STAT_PREFIX "stat."
+#define MOST_READINGS 20 /* of an index that a run replaces while it is read */
 
 struct found {
     int64_t order; /* in the graph; HDF5 lists groups by name */
@@ -249,19 +251,40 @@ static bool open_checked(const char *path, int *fd, struct err *e)
     return err_set(e, ERR_INPUT, "%s: %s; run the graph again, which writes it anew (results are safe)", path, why);
 }
 
+/* Has the file of that name been replaced since it was opened? HDF5 opens no file that has no name any more. */
+static bool is_replaced(int fd, const char *path)
+{
+    struct stat opened, named;
+    return fstat(fd, &opened) == 0 && (stat(path, &named) != 0 || opened.st_ino != named.st_ino);
+}
+
+/* Read the file that has the name now; *again: it lost it meanwhile, and nothing was kept. */
+static bool read_once(struct reading *r, const char *path, bool *again, struct err *e)
+{
+    if (!open_checked(path, &r->fd, e))
+        return false;
+    bool ok = io_call(read_file, r, e) || err_context(e, "%s", path);
+    *again = !ok && is_replaced(r->fd, path);
+    sys_close(r->fd);
+    return ok;
+}
+
 bool index_read(const char *run_dir, struct index_run *run, struct index_node **nodes, size_t *n, struct arena *arena,
                 struct err *e)
 {
     char path[PATH_MAX];
     struct err own = {0}; /* the callbacks look at the code, and e may be NULL */
     struct index_run found = {0};
-    struct reading r = {.run = &found, .arena = arena};
+    struct reading r = {0};
     if (snprintf(path, sizeof path, "%s/run.h5", run_dir) >= (int)sizeof path)
         return err_set(e, ERR_INPUT, "the run directory's path is longer than %d bytes", PATH_MAX);
-    bool ok = open_checked(path, &r.fd, &own);
-    if (ok) {
-        ok = io_call(read_file, &r, &own) || err_context(&own, "%s", path);
-        sys_close(r.fd);
+    bool ok = false, again = true;
+    for (int i = 0; again && i < MOST_READINGS; i++) {
+        mem_free(r.nodes);
+        r = (struct reading){.run = &found, .arena = arena};
+        own = (struct err){0};
+        again = false;
+        ok = read_once(&r, path, &again, &own);
     }
     struct index_node *copy = ok ? arena_new(arena, (r.n + 1) * sizeof *copy, &own) : NULL;
     for (size_t i = 0; copy && i < r.n; i++)
