@@ -31,8 +31,8 @@ static struct object *run(struct world *w, const char *seed)
 static double distance(struct object *a, struct object *b, const char *name)
 {
     struct err e;
-    double *x, *y, differences = 0, squares = 0;
-    uint64_t n, m;
+    double *x = NULL, *y = NULL, differences = 0, squares = 0;
+    uint64_t n = 0, m = 0;
     assert_ok(object_load(a, name, DTYPE_F64, &x, &n, &e) && object_load(b, name, DTYPE_F64, &y, &m, &e), e);
     assert_int_equal(n, m);
     for (uint64_t i = 0; i < n; i++) {
