@@ -1,6 +1,7 @@
 /* Node type `qubo`: the chain of assignments that minimise the surrogate's costs, those of pairs included, and a price
  * of bytes, from everything smallest to everything cheapest (nodes/search/qubo.h). */
 #include <math.h>
+#include <string.h>
 
 #include "nodes/nodes.h"
 #include "nodes/search/candidates.h"
@@ -61,7 +62,7 @@ static bool write_column(const struct chain *c, const char *name, size_t offset,
     if (!mem_new(&column, c->n_points, e))
         return false;
     for (size_t i = 0; i < c->n_points; i++)
-        column[i] = *(const double *)((const char *)&c->points[i] + offset);
+        memcpy(&column[i], (const char *)&c->points[i] + offset, sizeof *column);
     bool ok = column_write(node_output(c->n), name, DTYPE_F64, column, c->n_points, unit, "candidate", description, e);
     mem_free(column);
     return ok;
