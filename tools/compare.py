@@ -24,8 +24,7 @@ def text(x):
 def table(node):
     r = node["result"]
     c = r["candidates"]
-    return {"name": r["formats/name"][:], "context": text(r.attrs["context"]), "bytes": c["bytes"][:], "bpp": c["bpp"][:],
-            "kl": c["kl_window"][:], "mean": c["kl_mean"][:], "key": [a.tobytes() for a in c["assignment"][:]],
+    return {"context": text(r.attrs["context"]), "bytes": c["bytes"][:], "bpp": c["bpp"][:], "kl": c["kl_window"][:], "mean": c["kl_mean"][:], "key": [a.tobytes() for a in c["assignment"][:]],
             "tokens": r["windows/tokens"][:].astype(float), "document": r["windows/document"][:]}
 
 
@@ -49,8 +48,8 @@ def parameter(nodes, node, name):
 
 
 def best_within(selection, report, budget):
-    """Row in `report` of the candidate with the lowest selection KL of at most `budget` bytes; None if there is none."""
-    fits = [i for i in range(len(selection["key"])) if selection["bytes"][i] <= budget and np.isfinite(selection["mean"][i])]
+    """Row in `report` of the lowest selection KL of at most `budget` bytes; None if there is none."""
+    fits = [i for i, b in enumerate(selection["bytes"]) if b <= budget and np.isfinite(selection["mean"][i])]
     if not fits:
         return None
     return report["key"].index(selection["key"][min(fits, key=lambda i: selection["mean"][i])])
@@ -63,8 +62,8 @@ def main():
     baselines = []
     for run in sys.argv[at + 1:]:
         with h5py.File(f"{run}/run.h5", "r") as f:
-            baselines.append((text(f.attrs["graph_name"]) if "graph_name" in f.attrs else run.rstrip("/").split("/")[-1],
-                              table(f["nodes/selection"]), table(f["nodes/report"])))
+            name = run.rstrip("/").split("/")[-1]
+            baselines.append((name, table(f["nodes/selection"]), table(f["nodes/report"])))
     for run in sys.argv[1:at]:
         with h5py.File(f"{run}/run.h5", "r") as f:
             nodes = f["nodes"]
@@ -85,7 +84,8 @@ def main():
             mean, half = paired(ours["kl"][0], report["kl"][i], ours["tokens"], ours["document"])
             verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
             print(f"  {name:20} {report['bpp'][i]:.4f} bpp, KL {report['mean'][i]:.6f}, {mean:+.6f} "
-                  f"[{mean - half:+.6f}, {mean + half:+.6f}], the search's is {kl / report['mean'][i]:.3f} of it: {verdict}")
+                  f"[{mean - half:+.6f}, {mean + half:+.6f}], the search's is {kl / report['mean'][i]:.3f} of it: "
+                  f"{verdict}")
 
 
 if __name__ == "__main__":
