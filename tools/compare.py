@@ -24,7 +24,8 @@ def text(x):
 def table(node):
     r = node["result"]
     c = r["candidates"]
-    return {"context": text(r.attrs["context"]), "bytes": c["bytes"][:], "bpp": c["bpp"][:], "kl": c["kl_window"][:], "mean": c["kl_mean"][:], "key": [a.tobytes() for a in c["assignment"][:]],
+    return {"context": text(r.attrs["context"]), "bytes": c["bytes"][:], "bpp": c["bpp"][:],
+            "kl": c["kl_window"][:], "mean": c["kl_mean"][:], "key": [a.tobytes() for a in c["assignment"][:]],
             "tokens": r["windows/tokens"][:].astype(float), "document": r["windows/document"][:]}
 
 
