@@ -200,20 +200,18 @@ static bool add_check(struct correlate *c, const char *name, const struct surrog
     return true;
 }
 
-/* Rows of origin "pair" against the row of origin "base" (nodes/probe.c). */
+/* Rows of origin "pair" against what they were made from (nodes/probe.c). */
 static bool add_checks(struct correlate *c, const char *name, const struct surrogate *s, struct err *e)
 {
-    const struct candidate *base = NULL;
     uint8_t *scratch;
     if (!mem_new(&scratch, (size_t)c->menu.n_units, e))
         return false;
-    for (size_t i = 0; i < c->rows.n && !base; i++)
-        if (strcmp(c->rows.list[i].origin, "base") == 0)
-            base = &c->rows.list[i];
     bool ok = true;
-    for (size_t i = 0; ok && base && i < c->rows.n; i++)
-        if (strcmp(c->rows.list[i].origin, "pair") == 0)
-            ok = add_check(c, name, s, base, &c->rows.list[i], scratch, e);
+    for (size_t i = 0; ok && i < c->rows.n; i++) {
+        const struct candidate *x = &c->rows.list[i];
+        if (strcmp(x->origin, "pair") == 0 && x->parent >= 0)
+            ok = add_check(c, name, s, &c->rows.list[x->parent], x, scratch, e);
+    }
     mem_free(scratch);
     return ok;
 }
@@ -364,7 +362,11 @@ static bool run(struct node *n, struct err *e)
     for (size_t i = 0; ok && i < node_inputs(n, "surrogates"); i++)
         ok = look_at(&c, i, all, e);
     struct writer *w = node_output(n);
-    ok = ok && write_lines(&c, w, e) && write_signs(&c, w, e) && write_checks(&c, w, e);
+    ok = ok && write_lines(&c, w, e) && write_signs(&c, w, e) && write_checks(&c, w, e) &&
+         writer_add_strings(w, "units/name", (const char *const *)c.menu.unit_names, (size_t)c.menu.n_units, "unit",
+                            "unit names", e) &&
+         writer_add_strings(w, "formats/name", (const char *const *)c.menu.format_names, (size_t)c.menu.n_formats,
+                            "format", "format names", e);
     mem_free(all);
     mem_free(c.score);
     mem_free(c.kl);
@@ -380,7 +382,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_correlate = {
     .name = "correlate",
     .summary = "how well surrogates order what was measured: rank correlations, signs of swaps, terms of pairs",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
         {"surrogates", (const char *const[]){"rank", "probe", "frontier", NULL}, true, false, "what is looked at"},

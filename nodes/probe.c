@@ -202,10 +202,12 @@ static int by_strength(const void *a, const void *b)
     return (x->pair > y->pair) - (x->pair < y->pair);
 }
 
+/* The base comes first; the others are made from it. */
 static bool add_check(struct probe *p, uint8_t *assignment, const char *origin, struct err *e)
 {
+    int32_t parent = p->checks.n > 0 ? 0 : -1;
     return candidates_find(&p->checks, assignment) >= 0 ||
-           candidates_add(&p->checks, &p->menu, assignment, origin, -1, e) != NULL;
+           candidates_add(&p->checks, &p->menu, assignment, origin, parent, e) != NULL;
 }
 
 /* The pairs with the largest terms, at the formats where they are largest: base, one, other, both. The base has each
@@ -427,7 +429,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_probe = {
     .name = "probe",
     .summary = "L2: adjoint probes of KL: what each format costs each unit, and what pairs of them add, in nats",
-    .version = 1,
+    .version = 2,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model that was quantized"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"},

@@ -98,8 +98,25 @@ static const struct view views[] = {
         {"compared/high", "high", NULL, NULL}}},
     {"correlation", "rank correlation with measured KL", "correlation/", "correlation/name", {
         {"correlation/name", "surrogate", NULL, NULL},
+        {"correlation/kind", "of it", NULL, NULL},
+        {"correlation/origin", "origin", NULL, NULL},
         {"correlation/spearman", "Spearman", NULL, NULL},
         {"correlation/n", "candidates", NULL, NULL}}},
+    {"swaps", "signs of swaps of equal bytes", "swaps/", "swaps/name", {
+        {"swaps/name", "surrogate", NULL, NULL},
+        {"swaps/kind", "of it", NULL, NULL},
+        {"swaps/n", "swaps", NULL, NULL},
+        {"swaps/right", "right", NULL, NULL},
+        {"swaps/n_apart", "told apart", NULL, NULL},
+        {"swaps/right_apart", "right", NULL, NULL}}},
+    {"pair", "what pairs add, by four measured KLs", "checks/", "checks/measured", {
+        {"checks/name", "surrogate", NULL, NULL},
+        {"checks/unit", "unit", "units/name", NULL},
+        {"checks/format", "in", "formats/name", NULL},
+        {"checks/unit2", "unit", "units/name", NULL},
+        {"checks/format2", "in", "formats/name", NULL},
+        {"checks/measured", "measured", NULL, NULL},
+        {"checks/predicted", "predicted", NULL, NULL}}},
     {"leave_one_out", "the knee without a point of the frontier", "leave_one_out/", "leave_one_out/dropped", {
         {"leave_one_out/dropped", "without", NULL, NULL},
         {"leave_one_out/knee", "knee", NULL, NULL}}},

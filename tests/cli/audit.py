@@ -21,7 +21,7 @@ del sys.argv[1:]
 GRAPH = """scout: 1
 name: audited
 extends: %s/graphs/quickstart.yaml
-params: {calibration: 4, selection: 12, report: 4, window: 64, rounds: 2, proposals: 6, moves: 12}
+params: {calibration: 4, selection: 12, report: 4, window: 64, rounds: 2, proposals: 6, moves: 24}
 """ % ROOT
 
 
@@ -111,17 +111,17 @@ class Audit(unittest.TestCase):
         with subprocess.Popen([SCOUT, "run", "g.yaml", "--dir", "cut", "--threads", "1"], cwd=self.dir,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
             deadline, live = time.monotonic() + 200, []
-            while not self.of(live, "candidate", "measure.1") and time.monotonic() < deadline:
+            while not self.of(live, "candidate", "sweep") and time.monotonic() < deadline:
                 time.sleep(0.05)
                 if os.path.exists(os.path.join(self.dir, "cut", "run.h5")):
                     live = self.events("cut")
             p.kill()
-        self.assertTrue(self.of(live, "candidate", "measure.1"))
+        self.assertTrue(self.of(live, "candidate", "sweep"))
         files = sorted(glob.glob(os.path.join(self.dir, "cut", "**"), recursive=True))
         after = self.events("cut")
         self.assertEqual(sorted(glob.glob(os.path.join(self.dir, "cut", "**"), recursive=True)), files)
         whole = self.events("whole")
-        self.assertEqual(self.of(after, "candidate", "measure.1"), self.of(whole, "candidate", "measure.1"))
+        self.assertEqual(self.of(after, "candidate", "sweep"), self.of(whole, "candidate", "sweep"))
         self.assertLess(after[-1]["with_result"], whole[-1]["with_result"])
         self.scout("run", "g.yaml", "--dir", "cut")
         self.assertEqual(self.events("cut"), whole)

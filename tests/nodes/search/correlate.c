@@ -131,7 +131,7 @@ static void pairs_are_held_against_four_measurements(void **state)
     for (int which = 1; which < 4; which++) {
         a[2] = which & 1 ? 0 : 3;
         a[3] = which & 2 ? 0 : 3;
-        assert_non_null(candidates_add(&c, &world.made.menu, a, which == 3 ? "pair" : "single", -1, &e));
+        assert_non_null(candidates_add(&c, &world.made.menu, a, which == 3 ? "pair" : "single", 0, &e));
     }
     made_measure(&world.made, &c, 0);
     struct object *rows = made_object(&world.made, &c, world.store, "four"), *truth = true_surrogate(), *o;
