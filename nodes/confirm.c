@@ -42,12 +42,9 @@ static bool read_choice(struct confirm *c, struct err *e)
     const struct input *in = node_input(c->n, "choice", 0);
     struct candidates known;
     uint32_t chosen;
-    if (!menu_check(c->menu, in->object, in->node, e) ||
-        !object_read(in->object, "chosen", DTYPE_U32, 0, 1, &chosen, e) || !candidates_read(&known, in->object, e))
+    if (!menu_check(c->menu, in->object, in->node, e) || !candidates_read_chosen(&known, in, &chosen, e))
         return false;
-    bool ok = chosen < known.n ||
-              err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, chosen, known.n);
-    ok = ok && candidates_add(&c->table, c->menu, known.list[chosen].assignment, known.list[chosen].origin, -1, e);
+    bool ok = candidates_add(&c->table, c->menu, known.list[chosen].assignment, known.list[chosen].origin, -1, e);
     candidates_fini(&known);
     return ok;
 }
@@ -251,7 +248,7 @@ const struct node_class node_confirm = {
          .help = "most points of the knapsack's archive; beyond, it is thinned and its distance is reported"},
         {0}},
     .accelerator = true,
-    .numerics = evaluator_numerics,
+    .numerics = numeric_of_node,
     .needs = needs,
     .run = run,
 };

@@ -99,19 +99,12 @@ static bool add_lines(struct correlate *c, const char *name, const char *kind, c
 static bool is_apart(const struct correlate *c, const struct candidate *a, const struct candidate *b, bool *out,
                      struct err *e)
 {
-    double *difference, *weight, low, high;
-    uint32_t n = c->rows.n_windows;
-    if (!mem_new(&difference, 2 * (size_t)n, e))
+    struct stats_difference d;
+    if (!stats_paired_interval(a->kl_window, b->kl_window, c->rows.window_tokens, c->rows.window_document,
+                               c->rows.n_windows, LEVEL, &d, e))
         return false;
-    weight = difference + n;
-    for (uint32_t w = 0; w < n; w++) {
-        weight[w] = c->rows.window_tokens[w];
-        difference[w] = (a->kl_window[w] - b->kl_window[w]) * weight[w];
-    }
-    bool ok = stats_cluster_interval(difference, weight, c->rows.window_document, n, LEVEL, &low, &high, e);
-    *out = ok && (low > 0 || high < 0);
-    mem_free(difference);
-    return ok;
+    *out = d.low > 0 || d.high < 0;
+    return true;
 }
 
 /* Of swaps, against the candidate that they were made from. */

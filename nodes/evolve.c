@@ -113,7 +113,7 @@ const struct node_class node_evolve = {
          .help = "of what is drawn"},
         {0}},
     .accelerator = true,
-    .numerics = evaluator_numerics,
+    .numerics = numeric_of_node,
     .needs = evaluator_needs,
     .run = run,
 };

@@ -16,13 +16,12 @@ static bool take_chosen(struct node *n, struct candidates *table, const struct m
         struct candidates known;
         uint32_t id;
         if (!object_dataset(in->object, "chosen"))
-            return err_set(e, ERR_INPUT, "`which: chosen`: '%s' chooses none; only select, polish and evolve do",
+            return err_set(e, ERR_INPUT, "`which: chosen`: '%s' chooses none; only select, polish, confirm and evolve do",
                            in->node);
-        if (!object_read(in->object, "chosen", DTYPE_U32, 0, 1, &id, e) || !candidates_read(&known, in->object, e))
+        if (!candidates_read_chosen(&known, in, &id, e))
             return false;
-        ok = id < known.n || err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, id, known.n);
-        ok = ok && (candidates_find(table, known.list[id].assignment) >= 0 ||
-                    candidates_add(table, m, known.list[id].assignment, known.list[id].origin, -1, e));
+        ok = candidates_find(table, known.list[id].assignment) >= 0 ||
+             candidates_add(table, m, known.list[id].assignment, known.list[id].origin, -1, e);
         candidates_fini(&known);
     }
     return ok;
@@ -197,7 +196,7 @@ const struct node_class node_measure = {
          .help = "of the order of documents when racing"},
         {0}},
     .accelerator = true,
-    .numerics = evaluator_numerics,
+    .numerics = numeric_of_node,
     .needs = evaluator_needs,
     .run = run,
 };

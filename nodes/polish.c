@@ -200,11 +200,8 @@ static bool read_start(struct polish *p, struct err *e)
 {
     const struct input *in = node_input(p->n, "select", 0);
     uint32_t chosen;
-    if (!menu_check(p->menu, in->object, in->node, e) ||
-        !object_read(in->object, "chosen", DTYPE_U32, 0, 1, &chosen, e) || !candidates_read(&p->known, in->object, e))
+    if (!menu_check(p->menu, in->object, in->node, e) || !candidates_read_chosen(&p->known, in, &chosen, e))
         return false;
-    if (chosen >= p->known.n)
-        return err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, chosen, p->known.n);
     if (!evaluator_table(p->evaluator, &p->table, e) || !evaluator_table(p->evaluator, &p->learned, e))
         return false;
     p->use_known = is_comparable(p, &p->known, in->node);
@@ -329,7 +326,7 @@ const struct node_class node_polish = {
          .help = "of the order in which a move is measured on documents"},
         {0}},
     .accelerator = true,
-    .numerics = evaluator_numerics,
+    .numerics = numeric_of_node,
     .needs = needs,
     .run = run,
 };

@@ -33,6 +33,7 @@ struct probe {
     double *square;         /* [unit, format, window] */
     double *trace;          /* [unit, window] */
     double *cost, *error;   /* [unit, format] */
+    uint32_t *scored;       /* [window]: scored positions */
     uint32_t done, batch;   /* windows that are done, and in hand */
     struct probe_pairs pairs;
     struct candidates checks;
@@ -150,15 +151,26 @@ static bool run_batch(struct probe *p, const uint32_t *windows, uint32_t n, stru
     return ok;
 }
 
-/* Memory for states and gradients beyond what `needs` counts otherwise. */
-static uint64_t batch_bytes(struct probe *p)
+/* What a probe takes with a batch of one window. */
+static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
+                               const struct menu *menu)
 {
-    struct needs base = {0};
-    adjoint_needs(node_kernels(p->n), p->model, p->f.mode, p->tokens.window, p->menu.n_formats, p->spec.n_probes, 0,
-                  &base);
+    const struct kernels *k = node_kernels(n);
+    enum dtype mode = numeric_mode(node_string(n, "numeric"));
+    uint64_t probes = (uint64_t)node_int(n, "draws"), responses = (uint64_t)(menu->n_units * menu->n_formats) * probes;
+    struct needs out = {.memory = 24 * responses * t->n, .disk = 16 * responses * t->n};
+    forward_needs(k, m, mode, (int)t->window, &out);
+    adjoint_needs(k, m, mode, t->window, menu->n_formats, (int)probes, 1, &out);
+    return out;
+}
+
+/* Memory for the states and gradients of more: what the node has beyond that. */
+static uint64_t batch_bytes(const struct probe *p)
+{
+    struct needs base = base_needs(p->n, p->model, &p->tokens, &p->menu);
     uint64_t wanted = node_on_device(p->n) ? base.device_memory : base.memory;
     uint64_t given = node_on_device(p->n) ? node_device_memory(p->n) : node_memory(p->n);
-    return given > wanted + 2 * BATCH_BYTES ? given - wanted - BATCH_BYTES : BATCH_BYTES;
+    return given > wanted + BATCH_BYTES ? given - wanted : BATCH_BYTES;
 }
 
 static bool run_windows(struct probe *p, struct err *e)
@@ -305,35 +317,22 @@ static bool publish(struct probe *p, struct err *e)
         if (!node_part_link(p->n, part, e))
             return false;
     }
-    uint32_t *scored;
-    if (!mem_new(&scored, p->tokens.n, e))
-        return false;
-    for (uint32_t i = 0; i < p->tokens.n; i++)
-        scored[i] = tokens_scored(&p->tokens, i);
-    bool ok = column_write(w, "windows/tokens", DTYPE_U32, scored, p->tokens.n, "token", "window", "scored positions",
-                           e) &&
-              column_write(w, "windows/document", DTYPE_U32, p->tokens.document, p->tokens.n, "1", "window",
-                           "index of the window's document", e) &&
-              write_costs(p, w, e) && write_pairs(p, w, e) && propose_checks(p, e) &&
-              candidates_write(&p->checks, &p->menu, w, e) && writer_text(w, "tokens", p->tokens.digest, e) &&
-              writer_text(w, "numeric", node_numerics(p->n), e);
-    mem_free(scored);
-    return ok;
+    return column_write(w, "windows/tokens", DTYPE_U32, p->scored, p->tokens.n, "token", "window", "scored positions",
+                        e) &&
+           column_write(w, "windows/document", DTYPE_U32, p->tokens.document, p->tokens.n, "1", "window",
+                        "index of the window's document", e) &&
+           write_costs(p, w, e) && write_pairs(p, w, e) && propose_checks(p, e) &&
+           candidates_write(&p->checks, &p->menu, w, e) && writer_text(w, "tokens", p->tokens.digest, e) &&
+           writer_text(w, "numeric", node_numerics(p->n), e);
 }
 
 static bool analyse(struct probe *p, struct err *e)
 {
-    uint32_t *scored;
-    if (!mem_new(&scored, p->tokens.n, e))
-        return false;
-    for (uint32_t i = 0; i < p->tokens.n; i++)
-        scored[i] = tokens_scored(&p->tokens, i);
     struct probes all = {.menu = &p->menu, .n_probes = (uint32_t)p->spec.n_probes, .n_windows = p->tokens.n,
-                         .response = p->response, .tokens = scored, .document = p->tokens.document};
+                         .response = p->response, .tokens = p->scored, .document = p->tokens.document};
     bool ok = mem_new(&p->cost, cells(p), e) && mem_new(&p->error, cells(p), e) &&
               probes_costs(&all, p->cost, p->error, e) &&
               probes_pairs(&all, node_float(p->n, "significance"), &p->pairs, e);
-    mem_free(scored);
     for (size_t c = 0; ok && c < cells(p); c++)
         if (p->menu.available[c] && !(p->cost[c] < INFINITY))
             ok = err_set(e, ERR_NUMERIC, "the response of unit '%s' in format '%s' is not finite",
@@ -361,9 +360,11 @@ static bool prepare(struct probe *p, struct err *e)
         .draw = strcmp(node_string(n, "draw"), "label") == 0 ? FISHER_LABEL : FISHER_SIGN,
         .seed = (uint64_t)node_int(n, "seed"), .load = load, .progress = progress,
         .context = p, .node = n};
-    if (!mem_new(&p->skip, cells(p), e) || !mem_new(&p->response, cells(p) * probes * windows, e) ||
+    if (!mem_new(&p->scored, windows, e) || !mem_new(&p->skip, cells(p), e) || !mem_new(&p->response, cells(p) * probes * windows, e) ||
         !mem_new(&p->square, cells(p) * windows, e) || !mem_new(&p->trace, (size_t)p->menu.n_units * windows, e))
         return false;
+    for (uint32_t w = 0; w < p->tokens.n; w++)
+        p->scored[w] = tokens_scored(&p->tokens, w);
     for (size_t c = 0; c < cells(p); c++) {
         const struct format *f = format_find(p->menu.format_names[c % (size_t)p->menu.n_formats]);
         if (!f)
@@ -386,6 +387,7 @@ static bool run(struct node *n, struct err *e)
     model_close(p.model);
     probe_pairs_fini(&p.pairs);
     candidates_fini(&p.checks);
+    mem_free(p.scored);
     mem_free(p.skip);
     mem_free(p.response);
     mem_free(p.square);
@@ -393,11 +395,6 @@ static bool run(struct node *n, struct err *e)
     mem_free(p.cost);
     mem_free(p.error);
     return ok;
-}
-
-static bool numerics(const struct node *n, const char **out, struct err *e)
-{
-    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
 }
 
 static bool needs(struct node *n, struct needs *out, struct err *e)
@@ -411,13 +408,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (ok) {
         ok = menu_read(&menu, node_input(n, "renderings", 0)->object, e);
         if (ok) {
-            enum dtype mode = numeric_mode(node_string(n, "numeric"));
-            uint64_t probes = (uint64_t)node_int(n, "draws"), n_cells = (uint64_t)(menu.n_units * menu.n_formats);
-            forward_needs(node_kernels(n), m, mode, (int)tokens.window, out);
-            adjoint_needs(node_kernels(n), m, mode, tokens.window, menu.n_formats, (int)probes, 1, out);
+            *out = base_needs(n, m, &tokens, &menu);
             needs_tensors(node_kernels(n), out, BATCH_BYTES);
-            out->memory += 24 * n_cells * probes * tokens.n;
-            out->disk += 16 * n_cells * probes * tokens.n;
         }
         menu_fini(&menu);
         tokens_fini(&tokens);
@@ -456,7 +448,7 @@ const struct node_class node_probe = {
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 1e15, .help = "of the draws"},
         {0}},
     .accelerator = true,
-    .numerics = numerics,
+    .numerics = numeric_of_node,
     .needs = needs,
     .run = run,
 };

@@ -124,12 +124,9 @@ static bool read_centre(struct sample *s, struct err *e)
     const struct input *in = node_input(s->n, "centre", 0);
     struct candidates table;
     uint32_t chosen;
-    if (!menu_check(&s->menu, in->object, in->node, e) || !object_read(in->object, "chosen", DTYPE_U32, 0, 1, &chosen,
-                                                                       e) ||
-        !candidates_read(&table, in->object, e))
+    if (!menu_check(&s->menu, in->object, in->node, e) || !candidates_read_chosen(&table, in, &chosen, e))
         return false;
-    bool ok = chosen < table.n || err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, chosen, table.n);
-    ok = ok && mem_new(&s->centre, (size_t)s->menu.n_units, e);
+    bool ok = mem_new(&s->centre, (size_t)s->menu.n_units, e);
     if (ok)
         memcpy(s->centre, table.list[chosen].assignment, (size_t)s->menu.n_units);
     candidates_fini(&table);

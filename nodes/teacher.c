@@ -107,11 +107,6 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-static bool numerics(const struct node *n, const char **out, struct err *e)
-{
-    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
-}
-
 static bool needs(struct node *n, struct needs *out, struct err *e)
 {
     struct model *m;
@@ -150,7 +145,7 @@ const struct node_class node_teacher = {
         NUMERIC_PARAM,
         {0}},
     .accelerator = true,
-    .numerics = numerics,
+    .numerics = numeric_of_node,
     .needs = needs,
     .run = run,
 };

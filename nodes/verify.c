@@ -237,11 +237,6 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
-static bool numerics(const struct node *n, const char **out, struct err *e)
-{
-    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
-}
-
 /* Is the i-th teacher of another model than the exported one? Then its head is wanted too. */
 static bool is_of_other(const struct node *n, size_t i)
 {
@@ -298,7 +293,7 @@ const struct node_class node_verify = {
         NUMERIC_PARAM,
         {0}},
     .accelerator = true,
-    .numerics = numerics,
+    .numerics = numeric_of_node,
     .needs = needs,
     .run = run,
 };

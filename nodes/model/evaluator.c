@@ -800,11 +800,6 @@ bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t fir
 
 /* -------------------------------------------------------------------------------------------- what a node declares */
 
-bool evaluator_numerics(const struct node *n, const char **out, struct err *e)
-{
-    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
-}
-
 bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
 {
     struct model *m;

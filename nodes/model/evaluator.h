@@ -47,7 +47,5 @@ bool evaluator_measure_windows(struct evaluator *v, struct candidates *table, si
 bool evaluator_measure(struct evaluator *v, struct candidates *table, size_t first, struct err *e) ERR_CHECK;
 /* Memory wanted by a node that opens an evaluator, for its `needs`. */
 bool evaluator_needs(struct node *n, struct needs *out, struct err *e);
-/* The `numerics` of a measuring node (its parameter `numeric` and the CPU's kernel table). */
-bool evaluator_numerics(const struct node *n, const char **out, struct err *e);
 
 #endif

@@ -87,5 +87,10 @@ enum dtype numeric_mode(const char *name);
 enum dtype numeric_begin(struct queue *q, const char *name);
 /* The text that goes into keys. ERR_INPUT when these kernels do not have the mode. */
 bool numeric_text(const struct kernels *k, const char *name, const char **out, struct err *e) ERR_CHECK;
+/* The `numerics` of every node with NUMERIC_PARAM. */
+static inline bool numeric_of_node(const struct node *n, const char **out, struct err *e)
+{
+    return numeric_text(node_kernels(n), node_string(n, "numeric"), out, e);
+}
 
 #endif

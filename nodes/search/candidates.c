@@ -405,6 +405,17 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e)
     return true;
 }
 
+bool candidates_read_chosen(struct candidates *c, const struct input *in, uint32_t *chosen, struct err *e)
+{
+    if (!object_read(in->object, "chosen", DTYPE_U32, 0, 1, chosen, e) || !candidates_read(c, in->object, e))
+        return false;
+    if (*chosen < c->n)
+        return true;
+    err_set(e, ERR_INPUT, "'%s' chose candidate %u of %zu", in->node, *chosen, c->n);
+    candidates_fini(c);
+    return false;
+}
+
 /* -------------------------------------------------------------------------------------------------- union of tables */
 
 /* The measured columns of `from` into `to`; both tables have the same windows. */

@@ -80,6 +80,9 @@ struct candidate *candidates_add(struct candidates *c, const struct menu *m, con
                                  const char *origin, int32_t parent, struct err *e);
 /* From an object: measured columns are read when they are there. */
 bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_CHECK;
+/* The table of an input that chooses one of its candidates, and the id of that one. ERR_INPUT when there is no such
+ * candidate. */
+bool candidates_read_chosen(struct candidates *c, const struct input *in, uint32_t *chosen, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
  * unmeasured one; parents are renumbered. ERR_INPUT when a table is of other units or formats than the menu, or when
  * they were not measured in one context: on different windows, in different numeric modes, or with other renderings of

@@ -57,13 +57,6 @@ bool evaluator_needs(struct node *n, struct needs *out, struct err *e)
     return true;
 }
 
-bool evaluator_numerics(const struct node *n, const char **out, struct err *e)
-{
-    (void)n, (void)e;
-    *out = "fp32 made";
-    return true;
-}
-
 /* --------------------------------------------------------------------------------------------------- running a node */
 
 void __wrap_node_log(struct node *n, const char *format, ...);
