@@ -16,7 +16,8 @@ static bool take_chosen(struct node *n, struct candidates *table, const struct m
         struct candidates known;
         uint32_t id;
         if (!object_dataset(in->object, "chosen"))
-            return err_set(e, ERR_INPUT, "`which: chosen`: '%s' chooses none; only select, polish, confirm and evolve do",
+            return err_set(e, ERR_INPUT,
+                           "`which: chosen`: '%s' chooses none; only select, polish, confirm and evolve do",
                            in->node);
         if (!candidates_read_chosen(&known, in, &id, e))
             return false;

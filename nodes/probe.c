@@ -360,7 +360,8 @@ static bool prepare(struct probe *p, struct err *e)
         .draw = strcmp(node_string(n, "draw"), "label") == 0 ? FISHER_LABEL : FISHER_SIGN,
         .seed = (uint64_t)node_int(n, "seed"), .load = load, .progress = progress,
         .context = p, .node = n};
-    if (!mem_new(&p->scored, windows, e) || !mem_new(&p->skip, cells(p), e) || !mem_new(&p->response, cells(p) * probes * windows, e) ||
+    if (!mem_new(&p->scored, windows, e) || !mem_new(&p->skip, cells(p), e) ||
+        !mem_new(&p->response, cells(p) * probes * windows, e) ||
         !mem_new(&p->square, cells(p) * windows, e) || !mem_new(&p->trace, (size_t)p->menu.n_units * windows, e))
         return false;
     for (uint32_t w = 0; w < p->tokens.n; w++)

@@ -19,7 +19,7 @@ struct adjoint {
     struct tensor *delta;          /* [role, format]: what the format changes of the unit's output, for a chunk */
     struct tensor input;           /* [chunk, widest K]: an input that may be fake-quantized */
     struct tensor sums;            /* f64 [role, format, probe, DOT or SQUARE, window of the chunk] */
-    struct tensor gram[LAYER_UNITS]; /* x x^T of a unit's input, [chunk, window]: a square for each window; with traces */
+    struct tensor gram[LAYER_UNITS]; /* x x^T of a unit's input, [chunk, window]: a square a window; with traces */
     struct tensor square;          /* g g^T of a window */
     struct tensor total;           /* f64 [1] */
     double *host_sums;

@@ -16,8 +16,8 @@
  *     10 % of the median KL of the rows: what lies a decade below the place that is searched needs no relative
  *     accuracy, and in coarser arithmetic the noise is higher.
  * Without it a near-lossless candidate (KL 5e-8 where 1e-6 was predicted: e = 19) would outweigh all others. Measured
- * on the quickstart's model, with the second round predicted from the first, by L1 and before there was a link: the error
- * is 19 % without a floor and at 1 %, 8 % at 10 %, 9 % at 100 %.
+ * on the quickstart's model, with the second round predicted from the first, by L1 and before there was a link: the
+ * error is 19 % without a floor and at 1 %, 8 % at 10 %, 9 % at 100 %.
  *
  * t, q and s are found by ridge regression with 0, that is the costs as they were, as the prior: they minimise the sum
  * over candidates of e^2 + ridge * (|t|^2 + |q|^2 + s^2). The ridge is the strongest one of a fixed grid, no fit at all

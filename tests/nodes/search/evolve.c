@@ -289,7 +289,8 @@ static void the_node_measures_and_chooses(void **state)
     object_close(select);
     struct object *rows = measured_rows(), *none;
     assert_err(run_node(&node_measure, "none", (struct setting[]){{"candidates", rows, NULL}, {"which", NULL, "chosen"},
-                        {0}}, &none, &e), e, ERR_INPUT, "'candidates' chooses none; only select, polish, confirm and evolve do");
+                        {0}}, &none, &e), e, ERR_INPUT,
+               "'candidates' chooses none; only select, polish, confirm and evolve do");
     object_close(rows);
     object_close(measured);
     mem_free(by);
