@@ -17,7 +17,7 @@ static double seconds(clockid_t clock)
 
 static void bench_kind(enum instance_kind kind, int threads)
 {
-    static const char *const names[] = {"signed", "frustrated", "flat", "measured"};
+    static const char *const names[] = {"signed", "frustrated", "flat", "weak", "measured", "gram"};
     static const double shares[] = {0.1, 0.3, 0.5, 0.7, 0.9};
     struct instance x;
     struct err e;
@@ -93,7 +93,7 @@ int main(int argc, char **argv)
         solve_file(argv[2], strtod(argv[3], NULL));
         return 0;
     }
-    for (int kind = 0; kind <= MEASURED; kind++)
+    for (int kind = 0; kind <= GRAM; kind++)
         bench_kind((enum instance_kind)kind, argc > 1 ? atoi(argv[1]) : 2);
     return 0;
 }

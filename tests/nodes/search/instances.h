@@ -14,8 +14,13 @@ enum instance_kind {
     FRUSTRATED, /* the same sizes, but every entry has a sign of its own, so that no choice satisfies many pairs */
     FLAT,   /* and all units of one size and nearly one cost, so that nothing is decided by the unit alone */
     N_KINDS, /* those that the tests take in turn */
-    MEASURED = N_KINDS, /* as SIGNED, with the 3 to 8 % that the significant pairs of SmolLM2-135M's probes have */
+    WEAK = N_KINDS, /* as FRUSTRATED, with 3 to 12 % */
+    MEASURED, /* as SIGNED, with the 3 to 8 % that the significant pairs of SmolLM2-135M's probes have */
+    GRAM,     /* products of responses, as probes give them: the pairs of groups of GROUP units whose responses have a
+                 factor in common, of either sign, a tenth of their square; no choice has a cost below 0 */
 };
+
+#define GROUP 21 /* each is in 20 pairs */
 
 struct instance {
     struct qubo_problem p;
@@ -36,6 +41,18 @@ static inline int by_units(const void *a, const void *b)
     if (x[0] != y[0])
         return x[0] < y[0] ? -1 : 1;
     return (x[1] > y[1]) - (x[1] < y[1]);
+}
+
+/* All pairs of groups of GROUP units. */
+static inline void group_pairs(struct instance *x, size_t n_pairs)
+{
+    struct err e;
+    assert_ok(mem_new(&x->pairs, n_pairs, &e), e);
+    for (uint32_t u = 0; u < (uint32_t)x->p.n_units; u++)
+        for (uint32_t v = u + 1; v < (uint32_t)x->p.n_units && v / GROUP == u / GROUP && x->p.n_pairs < n_pairs; v++) {
+            x->pairs[x->p.n_pairs][0] = u;
+            x->pairs[x->p.n_pairs++][1] = v;
+        }
 }
 
 /* Distinct random pairs, sorted, of units at most `reach` apart (0: any). Fewer than n_pairs if they do not exist. */
@@ -68,6 +85,34 @@ static inline void instance_pairs(struct instance *x, size_t n_pairs, int reach,
     x->p.n_pairs = kept;
 }
 
+static inline void instance_pair_costs(struct instance *x, enum instance_kind kind, uint64_t *seed)
+{
+    static const double strengths[][2] = {[SIGNED] = {0.1, 0.5}, [FRUSTRATED] = {0.1, 0.5}, [FLAT] = {0.1, 0.5},
+                                          [WEAK] = {0.03, 0.12}, [MEASURED] = {0.03, 0.08}, [GRAM] = {2, 2}};
+    struct err e;
+    size_t n = (size_t)x->p.n_formats, units = (size_t)x->p.n_units;
+    double *loading; /* [unit, format]: GRAM's, the correlation of a response with the factor */
+    assert_ok(mem_new(&loading, units * n, &e), e);
+    for (size_t u = 0; kind == GRAM && u < units; u++) {
+        double sign = stats_below(seed, 2) ? 1 : -1;
+        for (size_t f = 0; f < n; f++)
+            loading[u * n + f] = sign * sqrt(0.1) * uniform(seed, 0.8, 1.2);
+    }
+    for (size_t i = 0; i < x->p.n_pairs; i++) {
+        double strength = uniform(seed, strengths[kind][0], strengths[kind][1]), sign = stats_below(seed, 2) ? 1 : -1;
+        for (size_t a = 0; a < n; a++)
+            for (size_t b = 0; b < n; b++) {
+                size_t u = x->pairs[i][0] * n + a, v = x->pairs[i][1] * n + b;
+                double size = sqrt(x->cost[u] * x->cost[v]);
+                bool is_one_sign = kind == SIGNED || kind == MEASURED;
+                double own = kind == GRAM ? loading[u] * loading[v] :
+                             is_one_sign ? sign * uniform(seed, 0.8, 1.2) : stats_below(seed, 2) ? 1 : -1;
+                x->pair_cost[(i * n + a) * n + b] = isnan(size) ? 0 : strength * own * size;
+            }
+    }
+    mem_free(loading);
+}
+
 static inline void instance_init(struct instance *x, int units, int formats, size_t n_pairs, int reach,
                                  enum instance_kind kind, uint64_t seed)
 {
@@ -88,18 +133,11 @@ static inline void instance_init(struct instance *x, int units, int formats, siz
             x->cost[u * n + f] = is_missing ? NAN : 1e-4 * weight * loss[level] * exp(uniform(&seed, -0.3, 0.3));
         }
     }
-    instance_pairs(x, n_pairs, reach, &seed);
-    for (size_t i = 0; i < x->p.n_pairs; i++) {
-        double strength = kind == MEASURED ? uniform(&seed, 0.03, 0.08) : uniform(&seed, 0.1, 0.5), sign =
-            stats_below(&seed, 2) ? 1 : -1;
-        for (size_t a = 0; a < n; a++)
-            for (size_t b = 0; b < n; b++) {
-                double size = sqrt(x->cost[x->pairs[i][0] * n + a] * x->cost[x->pairs[i][1] * n + b]);
-                bool is_one_sign = kind == SIGNED || kind == MEASURED;
-                double own = is_one_sign ? sign * uniform(&seed, 0.8, 1.2) : stats_below(&seed, 2) ? 1 : -1;
-                x->pair_cost[(i * n + a) * n + b] = isnan(size) ? 0 : strength * own * size;
-            }
-    }
+    if (kind == GRAM)
+        group_pairs(x, n_pairs);
+    else
+        instance_pairs(x, n_pairs, reach, &seed);
+    instance_pair_costs(x, kind, &seed);
     x->p.bytes = x->bytes;
     x->p.cost = x->cost;
     x->p.pairs = x->pairs;
