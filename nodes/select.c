@@ -12,6 +12,7 @@
 
 #include "engine/base/str.h"
 #include "nodes/nodes.h"
+#include "nodes/search/allocate.h"
 #include "nodes/search/candidates.h"
 #include "nodes/search/column.h"
 #include "nodes/search/knee.h"
@@ -223,7 +224,7 @@ static bool read_wanted(const struct select *s, struct wanted *out, struct err *
     if (budget > 0)
         *out = (struct wanted){"budget", budget, INFINITY};
     else if (bpp > 0)
-        *out = (struct wanted){"bpp", (uint64_t)floor(bpp * (double)s->menu.total_parameters / 8), INFINITY};
+        *out = (struct wanted){"bpp", allocate_budget(&s->menu, bpp), INFINITY};
     else if (kl > 0)
         *out = (struct wanted){"kl", UINT64_MAX, kl};
     return true;
@@ -474,7 +475,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 4,
+    .version = 5,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
