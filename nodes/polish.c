@@ -1,8 +1,9 @@
 /* Node type `polish`: coordinate descent on the measured KL, from the chosen candidate. A move is kept only if the KL
  * strictly falls and the size stays within that of the start plus `growth`; nodes/search/descent.h has the rules. Moves
  * are tried in the order of what surrogate costs, refitted to everything measured so far, say that they gain; the prior
- * is what port `surrogate` says, else L1. Rows come from the ledger where they are there, so an interrupted polish
- * takes the same steps again without measuring anything twice. */
+ * is what port `surrogate` says, else L1. A `probe` there has a say in ties, too: it has seen other documents. Rows
+ * come from the ledger where they are there, so an interrupted polish takes the same steps again without measuring
+ * anything twice. */
 #include <math.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #include "nodes/search/column.h"
 #include "nodes/search/descent.h"
 #include "nodes/search/l1.h"
+#include "nodes/search/probes.h"
 #include "nodes/search/refit.h"
 #include "nodes/search/surrogate.h"
 
@@ -26,6 +28,8 @@ struct polish {
     struct candidates learned;     /* of those, what was measured and is in neither of the above */
     size_t n_learned;              /* entries of `table` that were looked at */
     struct surrogate prior;
+    bool has_probe;
+    struct probe_windows probe;    /* with has_probe: the prior window by window */
     struct descent descent;
 };
 
@@ -70,6 +74,13 @@ static bool refit(void *context, struct descent *d, struct err *e)
     if (p->use_rows)
         tables[n++] = &p->rows;
     return refit_costs(p->menu, p->prior.cost, tables, n, d->table->list[d->chosen].bpp, d->cost, &fit, e);
+}
+
+static bool predict(void *context, const struct candidate *a, const struct candidate *b, struct stats_difference *out,
+                    struct err *e)
+{
+    struct polish *p = context;
+    return probe_windows_difference(&p->probe, a->assignment, b->assignment, b->kl_mean, out, e);
 }
 
 /* "model.layers.3.mlp.down_proj and 3 below it: nvfp4 to fp8" */
@@ -122,6 +133,13 @@ static const struct column columns[] = {
     {"moves/kl_after", DTYPE_F64, FIELD(kl_after), "nat", "mean KL of the result; NaN: the move was given up"},
     {"moves/kl_estimate", DTYPE_F64, FIELD(estimate), "nat", "the same; of a move that was given up: kl_before plus "
      "the mean difference on the windows that were measured"},
+    {"moves/measured_error", DTYPE_F64, FIELD(difference.measured.error), "nat", "standard error of kl_after - "
+     "kl_before over documents; NaN: given up, or one document"},
+    {"moves/predicted", DTYPE_F64, FIELD(difference.predicted.mean), "nat", "the same difference as the probes "
+     "predict it from their documents; NaN: given up, or no probes"},
+    {"moves/predicted_error", DTYPE_F64, FIELD(difference.predicted.error), "nat", "its standard error"},
+    {"moves/pooled", DTYPE_F64, FIELD(difference.mean), "nat", "mean of both by their variances; a measured tie with a "
+     "base that this does not favour is refused"},
     {"moves/bound", DTYPE_F64, FIELD(bound), "nat", "upper bound of the fall of KL at the last look; NaN: there was "
      "none"},
     {"moves/look", DTYPE_I32, FIELD(look), "1", "look at which the move was given up; -1: it was not"},
@@ -230,7 +248,9 @@ static bool read_prior(struct polish *p, struct err *e)
         return mem_new(&p->prior.cost, (size_t)p->menu->n_units * (size_t)p->menu->n_formats, e) &&
                l1_costs(p->menu, node_input(p->n, "renderings", 0)->object, p->prior.cost, e);
     const struct input *in = node_input(p->n, "surrogate", 0);
-    return surrogate_read(&p->prior, p->menu, in->object, in->node, e);
+    p->has_probe = object_dataset(in->object, "response") != NULL;
+    return surrogate_read(&p->prior, p->menu, in->object, in->node, e) &&
+           (!p->has_probe || probe_windows_read(&p->probe, p->menu, in->object, in->node, e));
 }
 
 /* The start and what it may grow by; sizes are compared as differences of 63 bits. */
@@ -257,7 +277,7 @@ static bool polish(struct polish *p, struct err *e)
             .most_bytes = most_bytes(p), .most_passes = (int)node_int(p->n, "passes"),
             .most_moves = (int)node_int(p->n, "moves"), .batch = (int)node_int(p->n, "batch"),
             .give_up = node_float(p->n, "give_up"), .seed = (uint64_t)node_int(p->n, "seed"), .context = p,
-            .measure = measure, .refit = refit, .tell = tell};
+            .measure = measure, .refit = refit, .predict = p->has_probe ? predict : NULL, .tell = tell};
     ok = ok && descent_run(&p->descent, e);
     mem_free(cost);
     if (!ok)
@@ -274,6 +294,7 @@ static bool run(struct node *n, struct err *e)
     struct polish p = {.n = n};
     bool ok = evaluator_open(&p.evaluator, n, e) && polish(&p, e);
     descent_fini(&p.descent);
+    probe_windows_fini(&p.probe);
     surrogate_fini(&p.prior);
     candidates_fini(&p.learned);
     candidates_fini(&p.table);
@@ -297,7 +318,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 5,
+    .version = 8,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},

@@ -4,7 +4,11 @@
  *
  * How sure: the documents are drawn again with replacement, all candidates on the same draw; the mass of the knee is
  * the share of draws in which the same candidate is the knee. And each point of the frontier is left out in turn. Who
- * beats whom is told with the paired difference over documents: where its interval includes 0, the two tie. */
+ * beats whom is told with the paired difference over documents: where its interval includes 0, the two tie.
+ *
+ * Within a budget there are many candidates of nearly the same KL, and the lowest of a few documents owes that to luck
+ * as much as to merit. So, with port `probe`, ties with it are decided by the measured and the predicted differences
+ * together (nodes/search/pooled.h). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -17,6 +21,8 @@
 #include "nodes/search/column.h"
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
+#include "nodes/search/pooled.h"
+#include "nodes/search/probes.h"
 #include "nodes/search/stats.h"
 
 #define LEVEL 0.95
@@ -53,11 +59,18 @@ struct select {
     size_t n_dropped;
     struct stats_difference *beaten; /* [candidate]: its KL minus that of the one that beats it; NaN: none does */
     struct stats_difference *step;   /* [point]: its KL minus that of the point before; NaN: the first */
+    uint32_t lowest;         /* of what the budget or the ceiling lets in, by what was measured alone */
+    struct tie *ties;        /* with it */
+    size_t n_ties;
+    double bias;             /* of the predictions, nats */
     uint32_t chosen;
     const char *chosen_by;   /* "knee", or the parameter */
 };
 
-static const struct stats_difference no_difference = {.mean = NAN, .low = NAN, .high = NAN, .error = NAN};
+struct tie {
+    uint32_t id;
+    struct pooled difference; /* its KL minus the lowest */
+};
 
 /* ------------------------------------------------------------------------------------------------ frontier and knee */
 
@@ -185,19 +198,17 @@ static bool compare(const struct select *s, uint32_t a, uint32_t b, struct stats
                                  c->n_windows, LEVEL, out, e);
 }
 
-static bool is_tie(const struct stats_difference *d) { return d->low <= 0 && d->high >= 0; }
-
 static bool find_differences(struct select *s, struct err *e)
 {
     const struct curve *c = &s->curve;
     bool ok = mem_new(&s->beaten, s->rows.n, e) && mem_new(&s->step, c->n, e);
     for (uint32_t i = 0; ok && i < s->rows.n; i++) {
-        s->beaten[i] = no_difference;
+        s->beaten[i] = stats_no_difference;
         if (c->dominated[i] >= 0)
             ok = compare(s, i, (uint32_t)c->dominated[i], &s->beaten[i], e);
     }
     for (size_t i = 0; ok && i < c->n; i++) {
-        s->step[i] = no_difference;
+        s->step[i] = stats_no_difference;
         if (i > 0)
             ok = compare(s, c->points[i], c->points[i - 1], &s->step[i], e);
     }
@@ -245,7 +256,55 @@ static bool cannot_meet(const struct select *s, const struct wanted *wanted, str
                    first->bytes, first->bpp, first->kl_mean, last->bytes, last->bpp, last->kl_mean);
 }
 
-/* The knee; or, with a ceiling on the size, the frontier's lowest KL within it; with one on KL, its fewest bytes. */
+/* Candidates of at most `most` bytes that tie with s->lowest. */
+static bool find_ties(struct select *s, const struct probe_windows *probe, uint64_t most, struct err *e)
+{
+    const struct candidate *lowest = &s->rows.list[s->lowest];
+    struct pooled_spread spread = {0};
+    if (!mem_new(&s->ties, s->rows.n, e))
+        return false;
+    for (uint32_t i = 0; i < s->rows.n; i++) {
+        const struct candidate *c = &s->rows.list[i];
+        struct tie *t = &s->ties[s->n_ties];
+        if (i == s->lowest || isnan(s->curve.y[i]) || c->bytes > most)
+            continue;
+        if (!compare(s, i, s->lowest, &t->difference.measured, e) ||
+            !probe_windows_difference(probe, c->assignment, lowest->assignment, lowest->kl_mean,
+                                      &t->difference.predicted, e))
+            return false;
+        if (!stats_is_tie(&t->difference.measured))
+            continue;
+        t->id = i;
+        pooled_note(&spread, &t->difference);
+        s->n_ties++;
+    }
+    s->bias = pooled_bias(&spread);
+    return true;
+}
+
+/* Of the lowest KL and what ties with it the best by all that is known; of equal ones the first. */
+static bool break_ties(struct select *s, uint64_t most, struct err *e)
+{
+    const struct input *in = node_input(s->n, "probe", 0);
+    struct probe_windows probe;
+    if (!probe_windows_read(&probe, &s->menu, in->object, in->node, e))
+        return false;
+    bool ok = find_ties(s, &probe, most, e);
+    double least = 0;
+    for (size_t i = 0; ok && i < s->n_ties; i++) {
+        struct pooled *p = &s->ties[i].difference;
+        pooled_combine(p, s->bias);
+        if (p->mean < least) {
+            least = p->mean;
+            s->chosen = s->ties[i].id;
+        }
+    }
+    probe_windows_fini(&probe);
+    return ok;
+}
+
+/* The knee; or, with a ceiling on the size, the frontier's lowest KL within it, or what ties with that; with one on KL,
+ * its fewest bytes. */
 static bool choose(struct select *s, struct err *e)
 {
     const struct curve *c = &s->curve;
@@ -261,10 +320,12 @@ static bool choose(struct select *s, struct err *e)
         const struct candidate *x = &s->rows.list[c->points[i]];
         if (x->bytes > wanted.most || x->kl_mean > wanted.kl || (is_found && isfinite(wanted.kl)))
             continue;
-        s->chosen = x->id;
+        s->lowest = s->chosen = x->id;
         is_found = true;
     }
-    return is_found || cannot_meet(s, &wanted, e);
+    if (!is_found)
+        return cannot_meet(s, &wanted, e);
+    return isfinite(wanted.kl) || node_inputs(s->n, "probe") == 0 || break_ties(s, wanted.most, e);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- results */
@@ -330,6 +391,48 @@ static bool write_dominance(const struct select *s, struct writer *w, struct err
     return ok;
 }
 
+/* A column of /ties: the field at `offset` of each. */
+static bool write_tie_column(const struct select *s, const char *name, size_t offset, const char *description,
+                             struct err *e)
+{
+    double *x;
+    if (!mem_new(&x, s->n_ties, e))
+        return false;
+    for (size_t i = 0; i < s->n_ties; i++)
+        x[i] = *(const double *)((const char *)&s->ties[i].difference + offset);
+    bool ok = column_write(node_output(s->n), name, DTYPE_F64, x, s->n_ties, "nat", "tie", description, e);
+    mem_free(x);
+    return ok;
+}
+
+static bool write_ties(const struct select *s, struct err *e)
+{
+    uint32_t *ids;
+    if (!s->ties)
+        return true;
+    if (!mem_new(&ids, s->n_ties, e))
+        return false;
+    for (size_t i = 0; i < s->n_ties; i++)
+        ids[i] = s->ties[i].id;
+    bool ok = column_write(node_output(s->n), "ties/id", DTYPE_U32, ids, s->n_ties, "1", "tie",
+                           "ids of the candidates that tie with the lowest KL within the budget", e);
+    mem_free(ids);
+    return ok &&
+           write_tie_column(s, "ties/measured", offsetof(struct pooled, measured.mean), "its KL minus the lowest", e) &&
+           write_tie_column(s, "ties/measured_error", offsetof(struct pooled, measured.error),
+                            "standard error over the documents", e) &&
+           write_tie_column(s, "ties/predicted", offsetof(struct pooled, predicted.mean),
+                            "the same difference as the probes predict it from their documents", e) &&
+           write_tie_column(s, "ties/predicted_error", offsetof(struct pooled, predicted.error),
+                            "standard error over those", e) &&
+           write_tie_column(s, "ties/pooled", offsetof(struct pooled, mean),
+                            "mean of both, weighted by inverse variances", e) &&
+           write_tie_column(s, "ties/pooled_error", offsetof(struct pooled, error), "its standard error", e) &&
+           column_write(node_output(s->n), "lowest", DTYPE_U32, &s->lowest, 1, "1", "value",
+                        "id of the lowest KL within the budget", e) &&
+           writer_double(node_output(s->n), "prediction_bias", s->bias, e);
+}
+
 static bool write_result(const struct select *s, struct err *e)
 {
     struct writer *w = node_output(s->n);
@@ -338,7 +441,7 @@ static bool write_result(const struct select *s, struct err *e)
                         "ids of the candidates that no other one beats in both bpp and KL, bytes ascending", e) &&
            write_differences(w, "step", s->step, s->curve.n, "point",
                              "KL of the frontier's point minus that of the point before; NaN at the first", e) &&
-           write_dominance(s, w, e) && write_knees(s, w, e) &&
+           write_dominance(s, w, e) && write_knees(s, w, e) && write_ties(s, e) &&
            column_write(w, "leave_one_out/dropped", DTYPE_U32, s->dropped, s->n_dropped, "1", "drop",
                         "id of the frontier's candidate that is left out", e) &&
            column_write(w, "leave_one_out/knee", DTYPE_U32, s->dropped_knee, s->n_dropped, "1", "drop",
@@ -358,7 +461,7 @@ static void tell_frontier(const struct select *s)
     for (size_t i = 0; i < rows->n; i++) {
         incomplete += isnan(s->curve.y[i]);
         beaten += s->curve.dominated[i] >= 0;
-        ties += is_tie(&s->beaten[i]);
+        ties += stats_is_tie(&s->beaten[i]);
     }
     node_log(s->n, "%zu candidates, %zu on the frontier; KL in nats on %u windows of %u documents [%s]", rows->n,
              s->curve.n, rows->n_windows, s->n_documents, rows->numeric);
@@ -369,7 +472,7 @@ static void tell_frontier(const struct select *s)
         node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%9.6f to %9.6f)  %6.4f%s%s%s", c->id, c->origin,
                  str_size(c->bytes, size), c->bpp, c->kl_mean, s->low[c->id], s->high[c->id], c->top1,
                  c->id == knee_id(&s->curve, s->scale) ? "  knee" : "", c->id == s->chosen ? "  chosen" : "",
-                 is_tie(&s->step[i]) ? "  ties with the one above" : "");
+                 stats_is_tie(&s->step[i]) ? "  ties with the one above" : "");
     }
     node_log(s->n, "%zu candidates are beaten in size and KL; %zu of them tie with the one that beats them: the paired "
              "95 %% interval of the difference includes 0", beaten, ties);
@@ -405,11 +508,27 @@ static void tell_knees(const struct select *s)
     node_stat(s->n, "frontier_points", (double)s->curve.n, "point");
 }
 
+static void tell_ties(const struct select *s)
+{
+    const struct pooled *p = NULL;
+    for (size_t i = 0; i < s->n_ties; i++)
+        p = s->ties[i].id == s->chosen ? &s->ties[i].difference : p;
+    node_log(s->n, "candidate %u has the lowest KL within `%s`, and %zu others tie with it", s->lowest, s->chosen_by,
+             s->n_ties);
+    if (p)
+        node_log(s->n, "of these, candidate %u is the best by measured and predicted differences together: KL higher "
+                 "by %.3g +- %.3g as measured, by %.3g +- %.3g as predicted from the probes' documents (which err by "
+                 "%.3g beside), by %.3g +- %.3g in the mean", s->chosen, p->measured.mean, p->measured.error,
+                 p->predicted.mean, p->predicted.error, s->bias, p->mean, p->error);
+}
+
 static void tell(const struct select *s)
 {
     double kl = node_float(s->n, "kl");
     tell_frontier(s);
     tell_knees(s);
+    if (s->ties)
+        tell_ties(s);
     if (strcmp(s->chosen_by, "knee") != 0)
         node_log(s->n, "candidate %u is chosen by `%s`", s->chosen, s->chosen_by);
     if (kl > 0 && s->high[s->chosen] > kl)
@@ -457,6 +576,7 @@ static bool run(struct node *n, struct err *e)
 {
     struct select s = {.n = n};
     bool ok = select_candidate(&s, e);
+    mem_free(s.ties);
     mem_free(s.step);
     mem_free(s.beaten);
     mem_free(s.dropped);
@@ -475,10 +595,11 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 5,
+    .version = 6,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},
+        {"probe", (const char *const[]){"probe", NULL}, false, true, "has a say in ties within a budget"},
         {0}},
     .params = (const struct param[]){
         KNEE_PARAMS,
@@ -487,8 +608,8 @@ const struct node_class node_select = {
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,
          .help = "of the resamples"},
         {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
-         .help = "choose the lowest KL of at most so many bytes of units instead of the knee; 0: none. One at most of "
-                 "`budget`, `bpp` and `kl`"},
+         .help = "choose the lowest KL of at most so many bytes of units instead of the knee, or what ties with it "
+                 "(port `probe`); 0: none. One at most of `budget`, `bpp` and `kl`"},
         {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter; 0: none"},
         {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 1000, .unit = "nat",

@@ -12,6 +12,7 @@
 #define FLIP_SIDES 256  /* most changes of one unit, of each direction, that are paired */
 #define BLOCK_SIDES 64  /* most changes of a block, likewise */
 #define SIDES (FLIP_SIDES + BLOCK_SIDES)
+#define LEVEL 0.95      /* of the interval that says what is a tie */
 #define PER_UNIT 2      /* most moves of a batch that change the same unit, while there are others */
 
 static const int block_units[] = {2, 4, 8};
@@ -339,7 +340,7 @@ static bool try_proposal(struct search *s, uint32_t base, const struct proposal 
     d->moves[d->n_moves++] = (struct descent_move){
         .base = base, .candidate = c->id, .first = change_of(s, &p->first), .second = change_of(s, &p->second),
         .gain = p->gain, .kl_before = d->table->list[base].kl_mean, .kl_after = NAN, .estimate = NAN, .bound = NAN,
-        .look = -1};
+        .difference = {stats_no_difference, stats_no_difference, NAN, NAN}, .look = -1};
     return true;
 }
 
@@ -423,8 +424,31 @@ static bool measure_moves(struct search *s, size_t first, struct err *e)
     return true;
 }
 
-/* Measure the moves from `first` on, and accept the best of them if it is below the base. */
-static bool measure_batch(struct search *s, uint32_t base, size_t first, struct err *e)
+/* What is known of a move that was measured in full. */
+static bool compare(struct search *s, struct descent_move *m, struct err *e)
+{
+    struct descent *d = s->d;
+    const struct candidates *t = d->table;
+    const struct candidate *x = &t->list[m->candidate], *base = &t->list[m->base];
+    m->kl_after = m->estimate = x->kl_mean;
+    if (!stats_paired_interval(x->kl_window, base->kl_window, t->window_tokens, t->window_document, t->n_windows, LEVEL,
+                               &m->difference.measured, e) ||
+        (d->predict && !d->predict(d->context, x, base, &m->difference.predicted, e)))
+        return false;
+    pooled_combine(&m->difference, 0);
+    return true;
+}
+
+/* Is the move an improvement? Measured as one; and in a tie by all that is known. */
+static bool is_better(const struct search *s, const struct descent_move *m)
+{
+    const struct candidate *x = &s->d->table->list[m->candidate];
+    return candidate_is_complete(s->d->table, x) && m->kl_after < m->kl_before &&
+           (!stats_is_tie(&m->difference.measured) || m->difference.mean < 0);
+}
+
+/* Measure the moves from `first` on, and accept the best of them if it is better than the base. */
+static bool measure_batch(struct search *s, size_t first, struct err *e)
 {
     struct descent *d = s->d;
     size_t best = d->n_moves;
@@ -432,12 +456,11 @@ static bool measure_batch(struct search *s, uint32_t base, size_t first, struct 
         return false;
     for (size_t i = first; i < d->n_moves; i++) {
         struct descent_move *m = &d->moves[i];
-        const struct candidate *c = &d->table->list[m->candidate];
         if (m->look >= 0)
             continue;
-        m->kl_after = m->estimate = c->kl_mean;
-        if (candidate_is_complete(d->table, c) && c->kl_mean < d->table->list[base].kl_mean &&
-            (best == d->n_moves || c->kl_mean < d->moves[best].kl_after))
+        if (!compare(s, m, e))
+            return false;
+        if (is_better(s, m) && (best == d->n_moves || m->difference.mean < d->moves[best].difference.mean))
             best = i;
     }
     if (best == d->n_moves)
@@ -458,7 +481,7 @@ static bool run_batch(struct search *s, struct err *e)
     size_t first = d->n_moves, left = (size_t)d->most_moves - d->n_moves;
     size_t wanted = left < (size_t)d->batch ? left : (size_t)d->batch;
     bool ok = (!d->refit || d->refit(d->context, d, e)) && list_proposals(s, &d->table->list[base], &list, e) &&
-              fill_batch(s, base, &list, wanted, e) && (d->n_moves == first || measure_batch(s, base, first, e));
+              fill_batch(s, base, &list, wanted, e) && (d->n_moves == first || measure_batch(s, first, e));
     d->is_exhausted = ok && d->n_moves == first && !list.is_cut;
     d->is_cut = ok && d->n_moves == first && list.is_cut;
     mem_free(list.list);

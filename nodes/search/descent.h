@@ -15,20 +15,24 @@
  * gain alone. There is no exchange rate between the two before the room is used up, so the lists take turns, that
  * without bytes first. Moves that are predicted to lose come last, the least loss first: predictions may be wrong.
  *
- * Measuring. One batch is measured together, of which the move with the lowest KL is accepted if that is strictly below
- * the base's, both on the whole set; then it is the base, and all others are left. Most moves are refused, so before
- * the whole set there are looks after equal shares of its documents, drawn by the seed (the schedule of
+ * Measuring. One batch is measured together, of which the best move is accepted, if its KL is strictly below the
+ * base's, both on the whole set; then it is the base, and all others are left. Most moves are refused, so before the
+ * whole set there are looks after equal shares of its documents, drawn by the seed (the schedule of
  * nodes/search/race.h). At each look a move is given up when its paired interval excludes a gain: the lower end of (its
  * KL - the base's) over the documents seen is above 0. What is asked is the difference on the whole set, of which the
  * documents seen are a sample without replacement, so the interval (stats_paired_interval) is narrowed by sqrt(1 -
  * share seen) (Cochran 1977, 2.6). Each look has the one-sided level give_up / looks: a move that does gain is lost
- * with probability at most give_up (Bonferroni). Acceptance is not a test: nothing that was not measured in full and
- * found lower is accepted. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of
- * the windows and 3 looks 42 to 59 %, with the same result.
+ * with probability at most give_up (Bonferroni). Nothing that was not measured in full and found lower is accepted; and
+ * where the measured difference is a tie, what is predicted from other documents must not outweigh it (pooled.h), else
+ * a descent of many moves follows the luck of its documents. The predictions are taken at their word there (bias 0):
+ * what they are wrong by cannot be learned from moves that got so far by being lucky, and distrusting a move costs no
+ * more than its gain. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of the
+ * windows and 3 looks 42 to 59 %, with the same result.
  *
  * It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs, the
  * seed and the measured numbers. */
 #include "nodes/search/candidates.h"
+#include "nodes/search/pooled.h"
 
 struct descent_change {
     int32_t unit, units; /* the first unit, and how many of its role change: it, and those in the next layers */
@@ -42,6 +46,7 @@ struct descent_move {
     double kl_before, kl_after;          /* of base and candidate; kl_after is NaN for a move that was given up */
     double estimate;                     /* kl_after; for a move that was given up, kl_before + its mean difference on
                                             the windows that were measured */
+    struct pooled difference;            /* of a move measured in full: candidate minus base */
     double bound;                        /* most that it gains, at the last look that was taken; NaN: none was */
     int32_t look;                        /* at which it was given up, from 0; -1: it was not */
     bool is_accepted;
@@ -67,6 +72,9 @@ struct descent {
                     struct err *e);
     /* Before each batch, change `cost` by what was measured so far. May be NULL. */
     bool (*refit)(void *context, struct descent *d, struct err *e);
+    /* KL of a minus that of b by predictions from other documents than the table's. May be NULL. */
+    bool (*predict)(void *context, const struct candidate *a, const struct candidate *b, struct stats_difference *out,
+                    struct err *e);
     /* After each accepted move. May be NULL. */
     void (*tell)(void *context, const struct descent_move *move);
     /* Results; descent_fini frees them. */

@@ -47,6 +47,16 @@ static double sum_tokens(const struct probes *p)
     return tokens;
 }
 
+/* value[w] = 1/2 the mean of a^2 over the probes: nats, of all of the window's positions. */
+static void sum_probes(const struct probes *p, int unit, int format, double *value)
+{
+    const double *a = cell(p, unit, format);
+    memset(value, 0, p->n_windows * sizeof *value);
+    for (uint32_t k = 0; k < p->n_probes; k++)
+        for (uint32_t w = 0; w < p->n_windows; w++)
+            value[w] += 0.5 * a[k * p->n_windows + w] * a[k * p->n_windows + w] / p->n_probes;
+}
+
 bool probes_costs(const struct probes *p, double *cost, double *error, struct err *e)
 {
     uint32_t *group = NULL, n_groups;
@@ -61,12 +71,8 @@ bool probes_costs(const struct probes *p, double *cost, double *error, struct er
     for (int u = 0; ok && u < p->menu->n_units; u++)
         for (int f = 0; f < p->menu->n_formats; f++) {
             size_t at = (size_t)(u * p->menu->n_formats + f);
-            const double *a = cell(p, u, f);
             double sum = 0;
-            memset(value, 0, p->n_windows * sizeof *value);
-            for (uint32_t k = 0; k < p->n_probes; k++)
-                for (uint32_t w = 0; w < p->n_windows; w++)
-                    value[w] += 0.5 * a[k * p->n_windows + w] * a[k * p->n_windows + w] / p->n_probes;
+            sum_probes(p, u, f, value);
             for (uint32_t w = 0; w < p->n_windows; w++)
                 sum += value[w];
             cost[at] = is_available(p, u, f) ? sum / tokens : NAN;
@@ -208,4 +214,96 @@ void probe_pairs_fini(struct probe_pairs *p)
     mem_free(p->cost);
     mem_free(p->significance);
     *p = (struct probe_pairs){0};
+}
+
+/* ---------------------------------------------------------------------------------------------------------- windows */
+
+static bool load_responses(struct probes *p, struct object *o, const char *what, double **response, uint32_t **tokens,
+                           uint32_t **document, struct err *e)
+{
+    uint64_t count, windows, documents, cells = (uint64_t)p->menu->n_units * (uint64_t)p->menu->n_formats;
+    if (!object_load(o, "response", DTYPE_F64, response, &count, e) ||
+        !object_load(o, "windows/tokens", DTYPE_U32, tokens, &windows, e) ||
+        !object_load(o, "windows/document", DTYPE_U32, document, &documents, e))
+        return false;
+    if (windows == 0 || windows != documents || count == 0 || count % (cells * windows) != 0)
+        return err_set(e, ERR_INPUT, "'%s' has %llu responses for %llu pairs of unit and format in "
+                       "%llu windows, of which %llu have a document", what, (unsigned long long)count,
+                       (unsigned long long)cells, (unsigned long long)windows, (unsigned long long)documents);
+    p->response = *response;
+    p->tokens = *tokens;
+    p->document = *document;
+    p->n_windows = (uint32_t)windows;
+    p->n_probes = (uint32_t)(count / (cells * windows));
+    return true;
+}
+
+bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct object *o, const char *what,
+                        struct err *e)
+{
+    struct probes p = {.menu = m};
+    double *response = NULL;
+    *out = (struct probe_windows){.menu = m};
+    bool ok = menu_check(m, o, what, e) && load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
+              mem_new(&out->cost, (size_t)m->n_units * (size_t)m->n_formats * p.n_windows, e) &&
+              mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
+    out->n = p.n_windows;
+    for (int u = 0; ok && u < m->n_units; u++)
+        for (int f = 0; f < m->n_formats; f++) {
+            double *cost = out->cost + (size_t)(u * m->n_formats + f) * p.n_windows;
+            sum_probes(&p, u, f, cost);
+            for (uint32_t w = 0; w < p.n_windows; w++)
+                cost[w] /= p.tokens[w];
+        }
+    mem_free(response);
+    if (!ok)
+        probe_windows_fini(out);
+    return ok;
+}
+
+void probe_windows_fini(struct probe_windows *p)
+{
+    mem_free(p->cost);
+    mem_free(p->sums);
+    mem_free(p->tokens);
+    mem_free(p->document);
+    *p = (struct probe_windows){0};
+}
+
+/* sums[w] of the units in which a and b differ, b NULL: of all. */
+static void add_units(const struct probe_windows *p, const uint8_t *a, const uint8_t *b, double *sums)
+{
+    memset(sums, 0, p->n * sizeof *sums);
+    for (int u = 0; u < p->menu->n_units; u++) {
+        const double *cost = p->cost + (size_t)(u * p->menu->n_formats + a[u]) * p->n;
+        for (uint32_t w = 0; w < p->n && (!b || a[u] != b[u]); w++)
+            sums[w] += cost[w];
+    }
+}
+
+/* Predicted KL, to second order. */
+static double predict(const struct probe_windows *p, const uint8_t *assignment)
+{
+    double sum = 0, tokens = 0;
+    add_units(p, assignment, NULL, p->sums);
+    for (uint32_t w = 0; w < p->n; w++) {
+        sum += p->sums[w] * p->tokens[w];
+        tokens += p->tokens[w];
+    }
+    return sum / tokens;
+}
+
+bool probe_windows_difference(const struct probe_windows *p, const uint8_t *a, const uint8_t *b, double kl,
+                              struct stats_difference *out, struct err *e)
+{
+    double predicted = predict(p, b), scale = predicted > 0 && kl > 0 ? kl / predicted : 1;
+    add_units(p, a, b, p->sums);
+    add_units(p, b, a, p->sums + p->n);
+    if (!stats_paired_interval(p->sums, p->sums + p->n, p->tokens, p->document, p->n, 0.95, out, e))
+        return false;
+    out->mean *= scale;
+    out->low *= scale;
+    out->high *= scale;
+    out->error *= scale;
+    return true;
 }

@@ -11,6 +11,7 @@
  *
  * so that one set of responses gives unary costs and all pairs. */
 #include "nodes/search/candidates.h"
+#include "nodes/search/stats.h"
 
 struct probes {
     const struct menu *menu;
@@ -41,5 +42,26 @@ struct probe_pairs {
 };
 bool probes_pairs(const struct probes *p, double significance, struct probe_pairs *out, struct err *e) ERR_CHECK;
 void probe_pairs_fini(struct probe_pairs *p);
+
+/* What the responses of a node `probe` say window by window, for comparing two assignments as measured KLs are
+ * compared: paired, over documents. Sums of unary costs; pairs are left out, as an error of theirs would not average
+ * out over documents. */
+struct probe_windows {
+    const struct menu *menu; /* the caller's */
+    uint32_t n;
+    double *cost;            /* [unit, format, window]: nats per scored position; NaN where not available */
+    uint32_t *tokens, *document; /* [window] */
+    double *sums;            /* [2, window]: scratch */
+};
+
+/* `what` names the object in messages: the node. ERR_INPUT when it was made from other renderings than the menu's. */
+bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct object *o, const char *what,
+                        struct err *e) ERR_CHECK;
+void probe_windows_fini(struct probe_windows *p);
+/* The same of a minus that of b, with its standard error and 95 % interval over the windows' documents (NaN with one).
+ * All is scaled by what turns the prediction for b into its measured KL `kl`, as far as there is one: costs of second
+ * order are some 10 % off, all to the same side. */
+bool probe_windows_difference(const struct probe_windows *p, const uint8_t *a, const uint8_t *b, double kl,
+                              struct stats_difference *out, struct err *e) ERR_CHECK;
 
 #endif

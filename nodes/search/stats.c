@@ -208,6 +208,10 @@ bool stats_positive_interval(const double *value, const double *weight, const ui
     return true;
 }
 
+const struct stats_difference stats_no_difference = {.mean = NAN, .low = NAN, .high = NAN, .error = NAN};
+
+bool stats_is_tie(const struct stats_difference *d) { return d->low <= 0 && d->high >= 0; }
+
 bool stats_paired_interval(const double *a, const double *b, const uint32_t *positions, const uint32_t *document,
                            uint32_t n, double level, struct stats_difference *out, struct err *e)
 {

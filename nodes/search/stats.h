@@ -54,6 +54,9 @@ struct stats_difference {
     double error;           /* standard error of the mean; NaN likewise */
     uint32_t documents;
 };
+extern const struct stats_difference stats_no_difference; /* nothing is known of it: NaN */
+/* Does the interval include 0? False where there is none. */
+bool stats_is_tie(const struct stats_difference *d);
 /* Mean of a minus mean of b over the windows that both have (neither is NaN), and its confidence interval of that
  * level over documents. a, b: [n] means over a window's scored positions (kl_window of two candidates), positions[w]
  * of which there are in window w, document[w] its document. Near neighbours agree about which documents are hard, so

@@ -91,4 +91,24 @@ static inline struct object *made_object(const struct made *x, const struct cand
     return made_commit(s, w, seed);
 }
 
+/* What `probe` would have made of these responses [unit, format, probe, window]; `cost` [unit, format]. */
+static inline struct object *made_probe(const struct made *x, struct store *s, const char *seed, const double *cost,
+                                        const double *response, uint64_t probes, uint64_t windows,
+                                        const uint32_t *tokens, const uint32_t *document)
+{
+    struct err e;
+    struct writer *w;
+    struct key k = made_key(seed);
+    uint64_t units = (uint64_t)x->menu.n_units;
+    assert_ok(writer_new(&w, s, &k, "probe/1", &e) &&
+              writer_add_strings(w, "units/name", (const char *const *)x->menu.unit_names, units, "unit", "", &e) &&
+              writer_add_strings(w, "formats/name", (const char *const *)x->menu.format_names, MADE_FORMATS, "format",
+                                 "", &e), e);
+    made_add(w, "cost", DTYPE_F64, units, MADE_FORMATS, cost);
+    made_add(w, "response", DTYPE_F64, units * MADE_FORMATS, probes * windows, response);
+    made_add(w, "windows/tokens", DTYPE_U32, windows, 0, tokens);
+    made_add(w, "windows/document", DTYPE_U32, windows, 0, document);
+    return made_commit(s, w, seed);
+}
+
 #endif

@@ -1,7 +1,7 @@
 /* Costs and pairs from responses that are drawn here, with moments that are known. */
 #include "nodes/search/probes.h"
 
-#include "tests/nodes/search/menus.h"
+#include "tests/nodes/search/objects.h"
 
 #define UNITS 12
 #define PROBES 16
@@ -120,12 +120,73 @@ static void noise_is_shrunk(void **state)
     done(&d);
 }
 
+/* The difference of two assignments, window by window, against sums done here; and what is wrong with an object. */
+static void assignments_are_compared_by_windows(void **state)
+{
+    (void)state;
+    struct err e;
+    struct drawn d;
+    struct probe_windows p;
+    struct stats_difference x, want;
+    uint8_t a[UNITS], b[UNITS];
+    double of[2][WINDOWS] = {{0}}, cost[UNITS * MADE_FORMATS], error[UNITS * MADE_FORMATS], energy = 0;
+    char folder[256], path[300];
+    struct store *store;
+    draw(&d, 0, 8);
+    check_dir_make(folder);
+    snprintf(path, sizeof path, "%s/store", folder);
+    assert_ok(store_open(&store, path, &e), e);
+    assert_ok(probes_costs(&d.p, cost, error, &e), e);
+    struct object *o = made_probe(&d.made, store, "probe", cost, d.response, PROBES, WINDOWS, d.tokens, d.document);
+    assert_ok(probe_windows_read(&p, &d.made.menu, o, "probe", &e), e);
+    for (int u = 0; u < UNITS; u++) {
+        b[u] = 1;
+        a[u] = u % 3 ? 1 : 2;
+        energy += cost[u * MADE_FORMATS + b[u]];
+        for (uint32_t w = 0; w < WINDOWS; w++)
+            for (int k = 0; k < PROBES; k++)
+                for (int side = 0; side < 2; side++) {
+                    size_t cell = (size_t)(u * MADE_FORMATS + (side ? b[u] : a[u]));
+                    double r = d.response[(cell * PROBES + (size_t)k) * WINDOWS + w];
+                    of[side][w] += 0.5 * r * r / PROBES / d.tokens[w];
+                }
+    }
+    assert_ok(stats_paired_interval(of[0], of[1], d.tokens, d.document, WINDOWS, 0.95, &want, &e), e);
+    assert_ok(probe_windows_difference(&p, a, b, energy, &x, &e), e);
+    assert_true(x.mean < 0 && fabs(x.mean - want.mean) < 1e-12 * fabs(want.mean) && x.documents == WINDOWS / 2);
+    assert_true(fabs(x.error - want.error) < 1e-9 * want.error && fabs(x.low - want.low) < 1e-9 * fabs(want.low));
+    assert_ok(probe_windows_difference(&p, a, b, 2 * energy, &x, &e), e); /* what is measured is twice as much */
+    assert_true(fabs(x.mean - 2 * want.mean) < 1e-9 * fabs(want.mean) &&
+                fabs(x.high - 2 * want.high) < 1e-9 * fabs(want.high));
+    assert_ok(probe_windows_difference(&p, a, a, energy, &x, &e), e);
+    assert_true(x.mean == 0 && x.error == 0);
+    probe_windows_fini(&p);
+    object_close(o);
+    struct writer *w;
+    struct key k = made_key("other windows");
+    assert_ok(writer_new(&w, store, &k, "probe/1", &e) &&
+              writer_add_strings(w, "units/name", (const char *const *)d.made.menu.unit_names, UNITS, "unit", "", &e) &&
+              writer_add_strings(w, "formats/name", (const char *const *)d.made.menu.format_names, MADE_FORMATS,
+                                 "format", "", &e), e);
+    made_add(w, "response", DTYPE_F64, UNITS * MADE_FORMATS * PROBES, WINDOWS, d.response);
+    made_add(w, "windows/tokens", DTYPE_U32, WINDOWS - 1, 0, d.tokens);
+    made_add(w, "windows/document", DTYPE_U32, WINDOWS - 1, 0, d.document);
+    o = made_commit(store, w, "other windows");
+    assert_err(probe_windows_read(&p, &d.made.menu, o, "probe", &e), e, ERR_INPUT, "'probe' has 18432 responses for 48 "
+               "pairs of unit and format in 23 windows, of which 23 have a document");
+    object_close(o);
+    store_close(store);
+    check_dir_remove(folder);
+    done(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(costs_are_half_the_mean_square_per_position),
         cmocka_unit_test(only_units_that_interact_are_paired),
         cmocka_unit_test(noise_is_shrunk),
+        cmocka_unit_test(assignments_are_compared_by_windows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

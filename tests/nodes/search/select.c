@@ -435,6 +435,85 @@ static void select_keeps_budgets_and_ceilings(void **state)
     object_close(rows);
 }
 
+/* A probe with that cost of every unit and format, give or take `noise` from document to document. */
+static struct object *probe_of(const double *cost, double noise, const char *name)
+{
+    struct err e;
+    enum { DOCUMENTS = 8, CELLS = UNITS * MADE_FORMATS };
+    uint32_t tokens[DOCUMENTS], document[DOCUMENTS];
+    double *response;
+    assert_ok(mem_new(&response, CELLS * DOCUMENTS, &e), e);
+    for (uint32_t w = 0; w < DOCUMENTS; w++) {
+        tokens[w] = 100;
+        document[w] = w;
+        for (uint64_t i = 0; i < CELLS; i++) {
+            uint64_t seed = 100 * i + w;
+            double x = cost[i] * (1 + noise * (2 * (double)stats_random(&seed) * 0x1p-64 - 1));
+            response[i * DOCUMENTS + w] = sqrt(2 * x * tokens[w]); /* one draw: its square is the cost */
+        }
+    }
+    struct object *o = made_probe(&world.made, world.store, name, cost, response, 1, DOCUMENTS, tokens, document);
+    mem_free(response);
+    return o;
+}
+
+/* Within a budget the best of the lowest KL and what ties with it is chosen, by both; with probes that know the truth
+ * that is better in truth. What does not tie is not even asked about, and the knee does not care. */
+static void probes_have_a_say_in_ties(void **state)
+{
+    (void)state;
+    struct err e;
+    struct candidates c;
+    struct object *rows = noisy_rows(0.9), *o;
+    double cost[UNITS * MADE_FORMATS];
+    size_t moved = 0;
+    assert_ok(candidates_read(&c, rows, &e), e);
+    for (int k = 0; k < UNITS * MADE_FORMATS; k++)
+        cost[k] = world.made.menu.available[k] ? world.made.truth[k] : NAN;
+    struct object *probe = probe_of(cost, 0.1, "probe of ties");
+    static const char *const bpps[] = {"5", "6", "7", "8", "9", "10"};
+    for (size_t i = 0; i < COUNT(bpps); i++) {
+        o = run_fine(&node_select, bpps[i], (struct setting[]){{"rows", rows, NULL}, {"bpp", NULL, bpps[i]}, {0}});
+        uint32_t lowest = load_one(o, "chosen"), best = lowest;
+        assert_null(object_dataset(o, "ties/id"));
+        object_close(o);
+        o = run_fine(&node_select, "ties", (struct setting[]){{"rows", rows, NULL}, {"bpp", NULL, bpps[i]},
+                                                              {"probe", probe, NULL}, {0}});
+        uint64_t n;
+        uint32_t *ids = load(o, "ties/id", DTYPE_U32, &n), chosen = load_one(o, "chosen");
+        double *pooled = load(o, "ties/pooled", DTYPE_F64, NULL), least = 0;
+        assert_int_equal(load_one(o, "lowest"), lowest);
+        for (uint64_t k = 0; k < n; k++) {
+            struct stats_difference x;
+            const struct candidate *t = &c.list[ids[k]], *l = &c.list[lowest];
+            assert_ok(stats_paired_interval(t->kl_window, l->kl_window, c.window_tokens, c.window_document,
+                                            c.n_windows, 0.95, &x, &e), e);
+            assert_true(stats_is_tie(&x) && x.mean > 0 && t->bpp <= atof(bpps[i]));
+            if (pooled[k] < least) {
+                least = pooled[k];
+                best = ids[k];
+            }
+        }
+        assert_int_equal(chosen, best);
+        double before = made_kl(&world.made, c.list[lowest].assignment);
+        double after = made_kl(&world.made, c.list[chosen].assignment);
+        assert_true(after <= before);
+        moved += after < before;
+        mem_free(pooled);
+        mem_free(ids);
+        object_close(o);
+    }
+    assert_true(moved > 0);
+    struct object *plain = run_fine(&node_select, "plain", (struct setting[]){{"rows", rows, NULL}, {0}});
+    o = run_fine(&node_select, "knee", (struct setting[]){{"rows", rows, NULL}, {"probe", probe, NULL}, {0}});
+    assert_equal_objects(plain, o, false);
+    object_close(o);
+    object_close(plain);
+    object_close(probe);
+    candidates_fini(&c);
+    object_close(rows);
+}
+
 static void select_needs_a_complete_row(void **state)
 {
     (void)state;
@@ -462,6 +541,7 @@ int main(void)
         cmocka_unit_test(select_is_the_same_twice_and_other_with_another_seed_only_in_mass),
         cmocka_unit_test(the_knee_does_not_hang_on_the_noise_of_a_lossless_candidate),
         cmocka_unit_test(select_keeps_budgets_and_ceilings),
+        cmocka_unit_test(probes_have_a_say_in_ties),
         cmocka_unit_test(select_needs_a_complete_row),
     };
     return cmocka_run_group_tests(tests, world_set_up, world_tear_down);

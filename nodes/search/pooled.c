@@ -1,0 +1,39 @@
+/* Weights are inverse variances; a measured difference without error decides alone. */
+#include "nodes/search/pooled.h"
+
+#include <math.h>
+
+static bool is_known(const struct pooled *p) { return isfinite(p->measured.error) && isfinite(p->predicted.error); }
+
+void pooled_note(struct pooled_spread *s, const struct pooled *p)
+{
+    if (!is_known(p))
+        return;
+    double apart = p->measured.mean - p->predicted.mean;
+    s->n++;
+    s->sum += apart;
+    s->squares += apart * apart;
+    s->variance += p->measured.error * p->measured.error + p->predicted.error * p->predicted.error;
+}
+
+double pooled_bias(const struct pooled_spread *s)
+{
+    double n = (double)s->n;
+    if (s->n == 0)
+        return 0;
+    double square = s->n < POOLED_LEAST ? (s->squares - s->variance) / n :
+                    (s->squares - s->sum * s->sum / n) / (n - 1) - s->variance / (2 * n);
+    return square > 0 ? sqrt(square) : 0;
+}
+
+void pooled_combine(struct pooled *p, double bias)
+{
+    double own = p->measured.error * p->measured.error, other = p->predicted.error * p->predicted.error + bias * bias;
+    p->mean = p->measured.mean;
+    p->error = p->measured.error;
+    if (!is_known(p) || !(own > 0))
+        return;
+    double weight = other / (own + other);
+    p->mean = weight * p->measured.mean + (1 - weight) * p->predicted.mean;
+    p->error = sqrt(weight * own);
+}

@@ -1,0 +1,122 @@
+/* Pooling a measured and a predicted difference: by hand, and on draws with a known truth. */
+#include "nodes/search/pooled.h"
+
+#include "tests/check.h"
+
+#include <math.h>
+
+static double uniform(uint64_t *seed) { return ((double)(stats_random(seed) >> 11) + 0.5) * 0x1p-53; }
+
+static double normal(uint64_t *seed) { return sqrt(-2 * log(uniform(seed))) * cos(2 * M_PI * uniform(seed)); }
+
+static struct stats_difference difference(double mean, double error)
+{
+    return (struct stats_difference){mean, mean - 2 * error, mean + 2 * error, error, 8};
+}
+
+static void weights_are_inverse_variances(void **state)
+{
+    (void)state;
+    struct pooled p = {difference(1, 2), difference(-2, 1), NAN, NAN};
+    pooled_combine(&p, 0); /* weights 1/4 and 1 */
+    assert_true(fabs(p.mean - (0.25 * 1 - 2) / 1.25) < 1e-15 && fabs(p.error - sqrt(1 / 1.25)) < 1e-15);
+    pooled_combine(&p, sqrt(3)); /* 1/4 and 1/4 */
+    assert_true(fabs(p.mean + 0.5) < 1e-15 && fabs(p.error - sqrt(2)) < 1e-15);
+}
+
+static void what_is_not_known_has_no_say(void **state)
+{
+    (void)state;
+    struct pooled p = {difference(1, 2), stats_no_difference, NAN, NAN};
+    pooled_combine(&p, 0);
+    assert_true(p.mean == 1 && p.error == 2);
+    p = (struct pooled){difference(1, 0), difference(-2, 1), NAN, NAN}; /* as measured on all there is */
+    pooled_combine(&p, 0);
+    assert_true(p.mean == 1 && p.error == 0);
+    p.measured = (struct stats_difference){1, NAN, NAN, NAN, 1}; /* one document */
+    pooled_combine(&p, 0);
+    assert_true(p.mean == 1 && isnan(p.error));
+    struct pooled_spread s = {0};
+    pooled_note(&s, &p);
+    assert_true(s.n == 0 && pooled_bias(&s) == 0);
+}
+
+/* n differences from one base, whose own luck is `luck`; predictions are off by `bias`. */
+static double estimate(size_t n, double luck, double bias, uint64_t *seed)
+{
+    const double measured = 0.3, predicted = 0.1; /* standard deviations, of one assignment's mean */
+    struct pooled_spread s = {0};
+    double base = predicted * normal(seed);
+    for (size_t i = 0; i < n; i++) {
+        double truth = normal(seed);
+        struct pooled p = {difference(truth + luck + measured * normal(seed), measured * sqrt(2)),
+                           difference(truth + base + predicted * normal(seed) + bias * normal(seed),
+                                      predicted * sqrt(2)), NAN, NAN};
+        pooled_note(&s, &p);
+    }
+    return pooled_bias(&s);
+}
+
+static void the_predictions_own_error_is_found(void **state)
+{
+    (void)state;
+    uint64_t seed = 1;
+    static const double lucks[] = {0, 1, -5};
+    for (size_t i = 0; i < COUNT(lucks); i++) {
+        double found = estimate(20000, lucks[i], 0.5, &seed);
+        assert_true(fabs(found - 0.5) < 0.02);
+        assert_true(estimate(20000, lucks[i], 0, &seed) < 0.06);
+    }
+    assert_true(estimate(POOLED_LEAST - 1, 5, 0, &seed) > 4); /* too few to tell luck from error */
+}
+
+/* Of 10 candidates with small true differences the best by both has a lower truth, on average, than the best measured,
+ * and than the best predicted. */
+static void choosing_by_both_is_better(void **state)
+{
+    (void)state;
+    uint64_t seed = 2;
+    double sum[3] = {0};
+    for (int trial = 0; trial < 4000; trial++) {
+        double truth[10], measured[10], predicted[10];
+        struct pooled_spread s = {0};
+        struct pooled p[10];
+        size_t lowest = 0, foreseen = 0, chosen = 0;
+        for (size_t i = 0; i < 10; i++) {
+            truth[i] = normal(&seed);
+            measured[i] = truth[i] + 1.5 * normal(&seed);
+            predicted[i] = truth[i] + 0.7 * normal(&seed) + 0.7 * normal(&seed);
+            lowest = measured[i] < measured[lowest] ? i : lowest;
+            foreseen = predicted[i] < predicted[foreseen] ? i : foreseen;
+        }
+        for (size_t i = 0; i < 10; i++) {
+            p[i] = (struct pooled){difference(measured[i] - measured[lowest], 1.5 * sqrt(2)),
+                                   difference(predicted[i] - predicted[lowest], 0.7 * sqrt(2)), NAN, NAN};
+            if (i != lowest)
+                pooled_note(&s, &p[i]);
+        }
+        double least = 0;
+        for (size_t i = chosen = lowest, k = 0; k < 10; k++) {
+            pooled_combine(&p[k], pooled_bias(&s));
+            if (k != i && p[k].mean < least) {
+                least = p[k].mean;
+                chosen = k;
+            }
+        }
+        sum[0] += truth[chosen];
+        sum[1] += truth[lowest];
+        sum[2] += truth[foreseen];
+    }
+    assert_true(sum[0] < 1.05 * sum[1] && sum[0] < 1.02 * sum[2]); /* sums are negative */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_are_inverse_variances),
+        cmocka_unit_test(what_is_not_known_has_no_say),
+        cmocka_unit_test(the_predictions_own_error_is_found),
+        cmocka_unit_test(choosing_by_both_is_better),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
