@@ -59,7 +59,7 @@ static bool sum_windows(const struct allocate *a, const char *name, size_t rows,
     uint32_t *tokens = NULL;
     double *values = NULL, positions = 0;
     uint64_t windows = 0, n = 0;
-    if (!menu_check(&a->menu, in->object, in->node, e))
+    if (!menu_check_renderings(&a->menu, in->object, in->node, e))
         return false;
     bool ok = object_load(in->object, "windows/tokens", DTYPE_U32, &tokens, &windows, e) &&
               object_load(in->object, name, DTYPE_F64, &values, &n, e);
@@ -153,7 +153,7 @@ static bool direct_costs(struct allocate *a, struct err *e)
     struct candidates rows;
     uint8_t *base;
     if (!want(a, "rows", "every unit measured alone", e) ||
-        !candidates_read_inputs(&rows, &a->menu, a->n, "rows", e))
+        !candidates_read_rows(&rows, &a->menu, a->n, "rows", e))
         return false;
     bool ok = mem_new(&base, (size_t)a->menu.n_units, e);
     if (ok)
@@ -199,7 +199,7 @@ static bool uniform_costs(struct allocate *a, double *of, struct err *e)
     struct candidates rows = {0};
     uint8_t *tried = NULL;
     bool is_measured = node_inputs(a->n, "rows") > 0;
-    if (is_measured && !candidates_read_inputs(&rows, &a->menu, a->n, "rows", e))
+    if (is_measured && !candidates_read_rows(&rows, &a->menu, a->n, "rows", e))
         return false;
     bool ok = mem_new(&tried, (size_t)a->menu.n_units, e);
     for (int f = 0; ok && f < a->menu.n_formats; f++) {

@@ -330,7 +330,7 @@ static bool look_at(struct correlate *c, size_t at, double *all, struct err *e)
     struct surrogate s = {0};
     if (!name_surrogate(c, at, &name, e))
         return false;
-    if (!menu_check(&c->menu, in->object, in->node, e) || !surrogate_read(&s, &c->menu, in->object, in->node, e))
+    if (!surrogate_read(&s, &c->menu, in->object, in->node, e))
         return false;
     const size_t n_pairs = s.n_pairs;
     bool ok = true;
@@ -350,7 +350,7 @@ static bool run(struct node *n, struct err *e)
     struct correlate c = {.n = n};
     double *all = NULL;
     bool ok = menu_read(&c.menu, node_input(n, "renderings", 0)->object, e) &&
-              candidates_read_inputs(&c.rows, &c.menu, n, "rows", e) && mem_new(&all, c.rows.n, e) &&
+              candidates_read_rows(&c.rows, &c.menu, n, "rows", e) && mem_new(&all, c.rows.n, e) &&
               mem_new(&c.score, c.rows.n, e) && mem_new(&c.kl, c.rows.n, e);
     for (size_t i = 0; ok && i < node_inputs(n, "surrogates"); i++)
         ok = look_at(&c, i, all, e);

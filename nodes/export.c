@@ -77,7 +77,7 @@ static bool read_choice(struct export *x, struct err *e)
     struct object *table = in->object;
     uint32_t chosen;
     if (!menu_read(&x->menu, node_input(x->node, "renderings", 0)->object, e) ||
-        !menu_check(&x->menu, table, in->node, e) || !candidates_read(&x->table, table, e) ||
+        !menu_check_renderings(&x->menu, table, in->node, e) || !candidates_read(&x->table, table, e) ||
         !object_read(table, "chosen", DTYPE_U32, 0, 1, &chosen, e))
         return false;
     if (chosen >= x->table.n)

@@ -124,7 +124,7 @@ static bool look_at_rows(struct frontier *f, struct err *e)
 
 static bool read_rows(struct frontier *f, struct err *e)
 {
-    if (!candidates_read_inputs(&f->rows, &f->menu, f->n, "rows", e))
+    if (!candidates_read_rows(&f->rows, &f->menu, f->n, "rows", e))
         return false;
     f->has_rows = true;
     return look_at_rows(f, e);

@@ -150,7 +150,7 @@ static bool measure_table(struct node *n, struct evaluator *v, struct candidates
 static bool measure(struct node *n, struct evaluator *v, struct err *e)
 {
     struct candidates proposed, table;
-    if (!candidates_read_inputs(&proposed, evaluator_menu(v), n, "candidates", e))
+    if (!candidates_read_assignments(&proposed, evaluator_menu(v), n, "candidates", e))
         return false;
     bool ok = evaluator_table(v, &table, e);
     if (!ok) {

@@ -233,7 +233,7 @@ static bool read_rows(struct polish *p, struct err *e)
 {
     if (node_inputs(p->n, "rows") == 0)
         return true;
-    if (!candidates_read_inputs(&p->rows, p->menu, p->n, "rows", e))
+    if (!candidates_read_rows(&p->rows, p->menu, p->n, "rows", e))
         return false;
     p->use_rows = is_comparable(p, &p->rows, node_input(p->n, "rows", 0)->node);
     for (size_t i = 0; p->use_rows && i < p->known.n; i++)

@@ -90,7 +90,7 @@ static bool learn_scales(struct rank *r, struct err *e)
     uint8_t *uniform = NULL;
     double *sums = NULL;
     size_t units = (size_t)r->menu.n_units;
-    if (!candidates_read_inputs(&rows, &r->menu, r->n, "rows", e))
+    if (!candidates_read_rows(&rows, &r->menu, r->n, "rows", e))
         return false;
     bool ok = mem_new(&uniform, units, e) && mem_new(&sums, 2 * units, e);
     const struct candidate *base = ok ? find_base(r, &rows, uniform) : NULL;

@@ -540,7 +540,7 @@ static void tell(const struct select *s)
 
 static bool read_rows(struct select *s, struct err *e)
 {
-    if (!candidates_read_inputs(&s->rows, &s->menu, s->n, "rows", e))
+    if (!candidates_read_rows(&s->rows, &s->menu, s->n, "rows", e))
         return false;
     size_t n = s->rows.n, complete = 0;
     if (!mem_new(&s->x, n, e) || !mem_new(&s->low, n, e) || !mem_new(&s->high, n, e) || !new_curve(&s->curve, n, e) ||

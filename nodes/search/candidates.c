@@ -65,6 +65,7 @@ static bool load_menu(struct menu *m, struct object *o, struct err *e)
 bool menu_read(struct menu *out, struct object *quantize, struct err *e)
 {
     struct menu m = {0};
+    key_text(object_key(quantize), m.key);
     if (!load_menu(&m, quantize, e)) {
         menu_fini(&m);
         return false;
@@ -107,6 +108,19 @@ bool menu_check(const struct menu *m, struct object *o, const char *what, struct
 {
     return check_names(o, "units/name", m->unit_names, m->n_units, what, e) &&
            check_names(o, "formats/name", m->format_names, m->n_formats, what, e);
+}
+
+bool menu_check_renderings(const struct menu *m, struct object *o, const char *what, struct err *e)
+{
+    static const char port[] = "renderings = ";
+    const char *inputs = "", *at;
+    if (!menu_check(m, o, what, e))
+        return false;
+    if (object_text(o, "inputs", &inputs) && (at = strstr(inputs, port)) != NULL &&
+        strncmp(at + strlen(port), m->key, strlen(m->key)) != 0)
+        return err_set(e, ERR_INPUT, "'%s' was made from other renderings (%.12s) than those that are connected here "
+                       "(%.12s); connect both to one `quantize` node", what, at + strlen(port), m->key);
+    return true;
 }
 
 uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment)
@@ -456,7 +470,7 @@ static bool unite_row(struct candidates *c, const struct candidate *x, struct pl
         at = (long)made->id;
     }
     to->at = (int32_t)at;
-    to->is_copied = x->n_windows > c->list[at].n_windows;
+    to->is_copied = (to->is_new && x->kl_window) || x->n_windows > c->list[at].n_windows;
     if (to->is_copied)
         copy_measured(c, &c->list[at], x);
     return true;
@@ -502,62 +516,131 @@ static bool check_comparable(const struct candidates *a, const char *a_node, con
     return true;
 }
 
-/* The tables of a port; *measured = the first that was measured, n: none. The second visit, which unites them, needs to
- * know from it which windows they are of. */
+/* The tables of a port, each of which must pass `check`. */
 static bool load_tables(struct candidates *tables, size_t n, const struct menu *m, struct node *node, const char *port,
-                        size_t *measured, struct err *e)
+                        bool (*check)(const struct menu *, struct object *, const char *, struct err *),
+                        struct err *e)
 {
-    *measured = n;
+    if (n == 0)
+        return err_set(e, ERR_BUG, "port '%s' has no table to read", port);
     for (size_t i = 0; i < n; i++) {
         const struct input *in = node_input(node, port, i);
-        char what[256];
-        snprintf(what, sizeof what, "%s '%s'", port, in->node);
         if (!candidates_read(&tables[i], in->object, e))
-            return err_context(e, "%s", what);
-        if (!menu_check(m, in->object, what, e))
+            return err_context(e, "%s '%s'", port, in->node);
+        if (!check(m, in->object, in->node, e))
             return false;
         if (tables[i].n_units != m->n_units)
-            return err_set(e, ERR_INPUT, "%s: assignments of %d units beside a list of %d", what, tables[i].n_units,
-                           m->n_units);
-        if (tables[i].n_windows == 0)
-            continue;
-        if (*measured == n)
-            *measured = i;
-        else if (!check_comparable(&tables[*measured], node_input(node, port, *measured)->node, &tables[i], in->node,
-                                   e))
-            return false;
+            return err_set(e, ERR_INPUT, "%s '%s': assignments of %d units beside a list of %d", port, in->node,
+                           tables[i].n_units, m->n_units);
     }
     return true;
 }
 
-bool candidates_read_inputs(struct candidates *c, const struct menu *m, struct node *n, const char *port,
-                            struct err *e)
+/* The first of the tables that was measured, else the first. Those that were must be comparable. */
+static bool first_measured(const struct candidates *tables, size_t n, struct node *node, const char *port, size_t *out,
+                           struct err *e)
 {
-    struct candidates *tables, made = {0};
-    size_t count = node_inputs(n, port), measured;
-    if (count == 0)
-        return err_set(e, ERR_BUG, "port '%s' has no table to read", port);
-    if (!mem_new(&tables, count, e))
-        return false;
-    bool ok = load_tables(tables, count, m, n, port, &measured, e);
-    if (ok) {
-        const struct candidates *t = &tables[measured < count ? measured : 0];
-        ok = candidates_init(&made, t->n_units, t->n_windows, t->window_tokens, t->window_document, e);
-        memcpy(made.numeric, t->numeric, sizeof made.numeric);
-        memcpy(made.tokens, t->tokens, sizeof made.tokens);
-        memcpy(made.context, t->context, sizeof made.context);
+    size_t first = n;
+    for (size_t i = 0; i < n; i++) {
+        if (tables[i].n_windows == 0)
+            continue;
+        if (first == n)
+            first = i;
+        else if (!check_comparable(&tables[first], node_input(node, port, first)->node, &tables[i],
+                                   node_input(node, port, i)->node, e))
+            return false;
     }
-    for (size_t i = 0; ok && i < count; i++)
-        ok = unite(&made, &tables[i], e);
-    for (size_t i = 0; i < count; i++)
+    *out = first < n ? first : 0;
+    return true;
+}
+
+static bool unite_rows(struct candidates *c, const struct candidates *tables, size_t n, struct node *node,
+                       const char *port, struct err *e)
+{
+    size_t first;
+    if (!first_measured(tables, n, node, port, &first, e))
+        return false;
+    const struct candidates *t = &tables[first];
+    if (!candidates_init(c, t->n_units, t->n_windows, t->window_tokens, t->window_document, e))
+        return false;
+    memcpy(c->numeric, t->numeric, sizeof c->numeric);
+    memcpy(c->tokens, t->tokens, sizeof c->tokens);
+    memcpy(c->context, t->context, sizeof c->context);
+    bool ok = true;
+    for (size_t i = 0; ok && i < n; i++)
+        ok = unite(c, &tables[i], e);
+    return ok;
+}
+
+static void free_tables(struct candidates *tables, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
         candidates_fini(&tables[i]);
     mem_free(tables);
-    if (!ok) {
-        candidates_fini(&made);
+}
+
+bool candidates_read_rows(struct candidates *c, const struct menu *m, struct node *n, const char *port, struct err *e)
+{
+    struct candidates *tables, made = {0};
+    size_t count = node_inputs(n, port);
+    if (!mem_new(&tables, count, e))
         return false;
-    }
-    *c = made;
+    bool ok = load_tables(tables, count, m, n, port, menu_check_renderings, e) &&
+              unite_rows(&made, tables, count, n, port, e);
+    free_tables(tables, count);
+    if (ok)
+        *c = made;
+    else
+        candidates_fini(&made);
+    return ok;
+}
+
+static bool check_formats(const struct candidates *c, const struct menu *m, const char *node, struct err *e)
+{
+    for (size_t i = 0; i < c->n; i++)
+        for (int u = 0; u < m->n_units; u++) {
+            int f = c->list[i].assignment[u];
+            if (f >= m->n_formats || !m->available[u * m->n_formats + f])
+                return err_set(e, ERR_INPUT, "'%s': candidate %zu gives unit '%s' format %s, which it cannot have",
+                               node, i, m->unit_names[u], f < m->n_formats ? m->format_names[f] : "of no name");
+        }
     return true;
+}
+
+/* A table as if nothing in it had been measured, and of the menu's sizes. */
+static void strip(struct candidates *c, const struct menu *m)
+{
+    c->n_windows = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        struct candidate *x = &c->list[i];
+        x->n_windows = 0;
+        x->kl_window = NULL; /* the arena's */
+        x->dropped_at = x->dropped_by = -1;
+        x->bytes = menu_bytes(m, x->assignment);
+        x->bpp = menu_bpp(m, x->bytes);
+    }
+}
+
+bool candidates_read_assignments(struct candidates *c, const struct menu *m, struct node *n, const char *port,
+                                 struct err *e)
+{
+    struct candidates *tables, made = {0};
+    size_t count = node_inputs(n, port);
+    if (!mem_new(&tables, count, e))
+        return false;
+    bool ok = load_tables(tables, count, m, n, port, menu_check, e) &&
+              candidates_init(&made, m->n_units, 0, NULL, NULL, e);
+    for (size_t i = 0; ok && i < count; i++) {
+        ok = check_formats(&tables[i], m, node_input(n, port, i)->node, e);
+        strip(&tables[i], m);
+        ok = ok && unite(&made, &tables[i], e);
+    }
+    free_tables(tables, count);
+    if (ok)
+        *c = made;
+    else
+        candidates_fini(&made);
+    return ok;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- writing */

@@ -16,12 +16,15 @@ struct menu {
     int32_t *fallback;        /* [unit, format]: what the unit has where the format is meant: itself if available */
     char serving[32];         /* name of the serving profile (nodes/format/serving.h) */
     uint64_t total_parameters;
+    char key[KEY_TEXT];       /* of that result */
 };
 bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
 void menu_fini(struct menu *m);
 /* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in
  * both. `what` names the object in the message: "rows 'measure'". */
 bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
+/* And unless it was made from the very renderings, where it had any as an input: costs and KLs are theirs. */
+bool menu_check_renderings(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
 /* Sum of bytes of an assignment (a format index per unit). */
 uint64_t menu_bytes(const struct menu *m, const uint8_t *assignment);
 /* 8 * bytes / parameters. */
@@ -84,11 +87,15 @@ bool candidates_read(struct candidates *c, struct object *o, struct err *e) ERR_
  * candidate. */
 bool candidates_read_chosen(struct candidates *c, const struct input *in, uint32_t *chosen, struct err *e) ERR_CHECK;
 /* Union of several tables (each a node's input), equal assignments once, first one wins, a measured one over an
- * unmeasured one; parents are renumbered. ERR_INPUT when a table is of other units or formats than the menu, or when
- * they were not measured in one context: on different windows, in different numeric modes, or with other renderings of
- * the same names. */
-bool candidates_read_inputs(struct candidates *c, const struct menu *m, struct node *n, const char *port,
-                            struct err *e) ERR_CHECK;
+ * unmeasured one; parents are renumbered. ERR_INPUT when a table is of other units, formats or renderings than the
+ * menu's, or when they were not measured in one context: on different windows, in different numeric modes, with other
+ * teachers or models. */
+bool candidates_read_rows(struct candidates *c, const struct menu *m, struct node *n, const char *port,
+                          struct err *e) ERR_CHECK;
+/* The same of the assignments alone: nothing in it is measured, so it does not matter where and how they were; sizes
+ * are the menu's. ERR_INPUT also when a unit has a format that it cannot have. */
+bool candidates_read_assignments(struct candidates *c, const struct menu *m, struct node *n, const char *port,
+                                 struct err *e) ERR_CHECK;
 /* Write all columns with /units and /formats beside them. */
 bool candidates_write(const struct candidates *c, const struct menu *m, struct writer *w, struct err *e) ERR_CHECK;
 

@@ -244,7 +244,8 @@ bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct 
     struct probes p = {.menu = m};
     double *response = NULL;
     *out = (struct probe_windows){.menu = m};
-    bool ok = menu_check(m, o, what, e) && load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
+    bool ok = menu_check_renderings(m, o, what, e) &&
+              load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
               mem_new(&out->cost, (size_t)m->n_units * (size_t)m->n_formats * p.n_windows, e) &&
               mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
     out->n = p.n_windows;

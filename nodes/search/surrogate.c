@@ -75,7 +75,7 @@ static bool read_pairs(struct surrogate *s, const struct menu *m, struct object 
 bool surrogate_read(struct surrogate *out, const struct menu *m, struct object *o, const char *what, struct err *e)
 {
     struct surrogate s = {0};
-    if (!menu_check(m, o, what, e) || !read_cost(&s, m, o, what, e) || !read_pairs(&s, m, o, what, e)) {
+    if (!menu_check_renderings(m, o, what, e) || !read_cost(&s, m, o, what, e) || !read_pairs(&s, m, o, what, e)) {
         surrogate_fini(&s);
         return false;
     }

@@ -219,7 +219,7 @@ static void tables_unite_by_assignment_and_a_measured_row_wins(void **state)
     fake_node_init(&n, &reader, w->store, "reader");
     for (int i = 0; i < 3; i++)
         fake_node_connect(&n, "rows", "measure", objects[i], NULL);
-    assert_ok(candidates_read_inputs(&all, &w->made.menu, &n, "rows", &e), e);
+    assert_ok(candidates_read_rows(&all, &w->made.menu, &n, "rows", &e), e);
     assert_int_equal(all.n, 5);
     assert_int_equal(all.n_windows, MADE_WINDOWS);
     static const bool measured[] = {true, false, true, true, true};
@@ -271,13 +271,72 @@ static void tables_that_cannot_be_compared_are_refused(void **state)
         fake_node_init(&n, &reader, w->store, "reader");
         fake_node_connect(&n, "rows", "measure", a, NULL);
         fake_node_connect(&n, "rows", "polish", b, NULL);
-        assert_err(candidates_read_inputs(&all, &w->made.menu, &n, "rows", &e), e, ERR_INPUT, messages[kind]);
+        assert_err(candidates_read_rows(&all, &w->made.menu, &n, "rows", &e), e, ERR_INPUT, messages[kind]);
         fake_node_fini(&n);
         object_close(a);
         object_close(b);
         candidates_fini(&one);
         candidates_fini(&two);
     }
+}
+
+/* Names do not tell one `quantize` from another; what an object was made from does. Assignments are free of that, and
+ * of what was measured. */
+static void rows_are_of_the_very_renderings(void **state)
+{
+    struct world *w = *state;
+    struct err e;
+    struct menu m;
+    struct candidates c, all;
+    char inputs[256], own[KEY_TEXT], other[KEY_TEXT];
+    uint64_t seed = 9;
+    struct object *quantize = made_quantize(&w->made, w->store, "quantize of rows", true);
+    assert_ok(menu_read(&m, quantize, &e), e);
+    made_table(&w->made, &c);
+    made_random(&w->made, &c, &seed);
+    made_random(&w->made, &c, &seed);
+    made_measure(&w->made, &c, 1);
+    c.list[0].dropped_at = 0; /* before it was measured at all */
+    c.list[0].dropped_by = 1;
+    c.list[0].bytes++; /* another model's */
+    struct key k = made_key("no such renderings");
+    key_text(&k, other);
+    key_text(object_key(quantize), own);
+    for (int is_other = 0; is_other < 2; is_other++) {
+        struct writer *writer;
+        struct node n;
+        char name[32];
+        snprintf(name, sizeof name, "rows of %d", is_other);
+        snprintf(inputs, sizeof inputs, "model = %s\nrenderings = %s\n", other, is_other ? other : own);
+        struct key key = made_key(name);
+        assert_ok(writer_new(&writer, w->store, &key, "measure/1", &e) && candidates_write(&c, &m, writer, &e) &&
+                  writer_text(writer, "inputs", inputs, &e), e);
+        struct object *o = made_commit(w->store, writer, name);
+        fake_node_init(&n, &reader, w->store, "reader");
+        fake_node_connect(&n, "rows", "measure", o, NULL);
+        if (is_other) {
+            assert_err(candidates_read_rows(&all, &m, &n, "rows", &e), e, ERR_INPUT, "'measure' was made from other "
+                       "renderings");
+        } else {
+            assert_ok(candidates_read_rows(&all, &m, &n, "rows", &e), e);
+            assert_true(all.n_windows == MADE_WINDOWS && all.list[0].dropped_at == 0 && all.list[0].dropped_by == 1);
+            candidates_fini(&all);
+        }
+        assert_ok(candidates_read_assignments(&all, &m, &n, "rows", &e), e);
+        assert_true(all.n == 2 && all.n_windows == 0 && all.list[0].dropped_at == -1);
+        for (size_t i = 0; i < 2; i++)
+            assert_true(memcmp(all.list[i].assignment, c.list[i].assignment, (size_t)m.n_units) == 0 &&
+                        all.list[i].bytes == menu_bytes(&m, c.list[i].assignment) && isnan(all.list[i].kl_mean));
+        candidates_fini(&all);
+        m.available[c.list[1].assignment[0]] = 0;
+        assert_err(candidates_read_assignments(&all, &m, &n, "rows", &e), e, ERR_INPUT, "which it cannot have");
+        m.available[c.list[1].assignment[0]] = 1;
+        fake_node_fini(&n);
+        object_close(o);
+    }
+    candidates_fini(&c);
+    menu_fini(&m);
+    object_close(quantize);
 }
 
 static void an_object_that_is_no_table_is_refused(void **state)
@@ -347,6 +406,7 @@ int main(void)
         cmocka_unit_test(a_table_without_rows_or_windows_is_legal),
         cmocka_unit_test(tables_unite_by_assignment_and_a_measured_row_wins),
         cmocka_unit_test(tables_that_cannot_be_compared_are_refused),
+        cmocka_unit_test(rows_are_of_the_very_renderings),
         cmocka_unit_test(an_object_that_is_no_table_is_refused),
         cmocka_unit_test(a_table_that_points_outside_itself_is_refused),
     };
