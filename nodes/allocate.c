@@ -192,8 +192,7 @@ static bool find_costs(struct allocate *a, struct err *e)
     return true;
 }
 
-/* A uniform format costs what was measured, where there are rows; a format that was not, or not on all windows, is
- * out. */
+/* A uniform format costs what was measured, where there are rows: each must be there. */
 static bool uniform_costs(struct allocate *a, double *of, struct err *e)
 {
     struct candidates rows = {0};
@@ -210,7 +209,8 @@ static bool uniform_costs(struct allocate *a, double *of, struct err *e)
             of[f] += a->l1[u * a->menu.n_formats + tried[u]];
         if (is_measured && (at < 0 || !candidate_is_complete(&rows, &rows.list[at])))
             ok = err_set(e, ERR_INPUT, "the uniform candidate in %s is not among the %zu rows, or not measured on all "
-                         "windows", a->menu.format_names[f], rows.n);
+                         "windows: measure what a `frontier` with `uniform: true` proposes, with `race: 0`",
+                         a->menu.format_names[f], rows.n);
         else if (is_measured)
             of[f] = rows.list[at].kl_mean;
     }

@@ -178,15 +178,16 @@ static void tell(const struct confirm *c)
 {
     const struct candidate *choice = &c->table.list[0];
     const struct comparison *s = strongest(c);
+    char interval[STATS_TEXT];
     if (c->chosen == 0)
         node_log(c->n, "the choice stands: KL %.6g at %.4f bpp; the best of %zu baselines of at most its bytes, %s, is "
-                 "%.3g higher (95 %% interval %.3g to %.3g) [%s]", choice->kl_mean, choice->bpp, c->n_compared,
-                 s->name, s->difference, s->low, s->high, c->table.numeric);
+                 "%.3g higher (95 %% interval %s) [%s]", choice->kl_mean, choice->bpp, c->n_compared, s->name,
+                 s->difference, stats_interval_text(s->low, s->high, 3, interval), c->table.numeric);
     else
         node_log(c->n, "the choice LOST: its KL is %.6g at %.4f bpp, that of %s %.6g at %.4f bpp: lower by %.3g (95 %% "
-                 "interval %.3g to %.3g), so that is what goes on [%s]", choice->kl_mean, choice->bpp, s->name,
-                 c->table.list[c->chosen].kl_mean, c->table.list[c->chosen].bpp, -s->difference, -s->high, -s->low,
-                 c->table.numeric);
+                 "interval %s), so that is what goes on [%s]", choice->kl_mean, choice->bpp, s->name,
+                 c->table.list[c->chosen].kl_mean, c->table.list[c->chosen].bpp, -s->difference,
+                 stats_interval_text(-s->high, -s->low, 3, interval), c->table.numeric);
     if (!c->quality.is_exact)
         node_log(c->n, "the %s is at most %.3g of its largest cost above the optimum: there were more than `limit` "
                  "(%lld) points", KNAPSACK, c->quality.gap, (long long)node_int(c->n, "limit"));

@@ -12,6 +12,7 @@
  * the end there may be nothing to propose, which is a table without rows.
  *
  * Its result is a surrogate too: the refitted costs. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,15 +134,17 @@ static bool read_rows(struct frontier *f, struct err *e)
 static void tell_fit(const struct frontier *f)
 {
     const struct refit *r = &f->fit;
-    char limit[64] = "";
+    char limit[64] = "", order[96] = "no rank correlation";
+    double before = r->correlation[REFIT_PRIOR];
+    double after = r->correlation[r->has_pairs ? REFIT_FITTED_PAIRS : REFIT_FITTED];
+    if (!isnan(before) && !isnan(after))
+        snprintf(order, sizeof order, "rank correlation %.3f before, %.3f after", before, after);
     if (r->link.limit < INFINITY)
         snprintf(limit, sizeof limit, ", at most %.3g", r->link.limit);
     node_log(f->n,
              "surrogate refitted to %zu measured candidates: relative error %.3f before, %.3f after (each predicted "
-             "from the others), rank correlation %.3f before, %.3f after; KL is (%.3g cost)^%.3f%s; pairs %s",
-             r->n_rows,
-             r->error_before, r->error_after, r->correlation[REFIT_PRIOR],
-             r->correlation[r->has_pairs ? REFIT_FITTED_PAIRS : REFIT_FITTED], r->link.scale, r->link.power, limit,
+             "from the others), %s; KL is (%.3g cost)^%.3f%s; pairs %s",
+             r->n_rows, r->error_before, r->error_after, order, r->link.scale, r->link.power, limit,
              f->surrogate.n_pairs == 0 ? "are not known" : r->has_pairs ? "help" : "do not help and are left out");
 }
 
@@ -578,7 +581,8 @@ static bool read_budget(struct frontier *f, struct err *e)
     double bpp = node_float(f->n, "bpp"), kl = node_float(f->n, "kl");
     f->most_bytes = node_size(f->n, "budget");
     if ((f->most_bytes > 0) + (bpp > 0) + (kl > 0) > 1)
-        return err_set(e, ERR_INPUT, "one of `budget`, `bpp` and `kl` can say where candidates are wanted");
+        return err_set(e, ERR_INPUT, "more than one of `budget`, `bpp` and `kl` is set (%" PRIu64 ", %g, %g): each "
+                       "says by itself where candidates are wanted, so leave one", f->most_bytes, bpp, kl);
     if (bpp > 0)
         f->most_bytes = allocate_budget(&f->menu, bpp);
     return true;

@@ -4,6 +4,7 @@
  * is what port `surrogate` says, else L1. A `probe` there has a say in ties, too: it has seen other documents. Rows
  * come from the ledger where they are there, so an interrupted polish takes the same steps again without measuring
  * anything twice. */
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -253,16 +254,25 @@ static bool read_prior(struct polish *p, struct err *e)
            (!p->has_probe || probe_windows_read(&p->probe, p->menu, in->object, in->node, e));
 }
 
-/* The start and what it may grow by; sizes are compared as differences of 63 bits. */
-static uint64_t most_bytes(const struct polish *p)
+/* The start and what it may grow by, or the budget where that is more; sizes are compared as differences of 63 bits. A
+ * start beyond the budget is let be: what chose it says so. */
+static bool most_bytes(const struct polish *p, uint64_t *out, struct err *e)
 {
     uint64_t start = p->table.list[0].bytes, room = start < INT64_MAX ? INT64_MAX - start : 0;
     uint64_t growth = node_size(p->n, "growth"), budget = node_size(p->n, "budget");
-    if (node_float(p->n, "bpp") > 0)
-        budget = allocate_budget(p->menu, node_float(p->n, "bpp"));
+    double bpp = node_float(p->n, "bpp");
+    if (budget > 0 && bpp > 0)
+        return err_set(e, ERR_INPUT, "both `budget` and `bpp` are set (%" PRIu64 ", %g): each is a budget by itself, so "
+                       "leave one", budget, bpp);
+    if (bpp > 0)
+        budget = allocate_budget(p->menu, bpp);
+    if (budget > 0 && start > budget)
+        node_log(p->n, "the start has %" PRIu64 " bytes, more than the budget of %" PRIu64 ": it does not grow", start,
+                 budget);
     if (budget > start && budget - start > growth)
         growth = budget - start;
-    return start + (growth < room ? growth : room);
+    *out = start + (growth < room ? growth : room);
+    return true;
 }
 
 static bool polish(struct polish *p, struct err *e)
@@ -270,11 +280,13 @@ static bool polish(struct polish *p, struct err *e)
     p->menu = evaluator_menu(p->evaluator);
     size_t cells = (size_t)p->menu->n_units * (size_t)p->menu->n_formats;
     double *cost = NULL;
-    bool ok = read_start(p, e) && read_rows(p, e) && read_prior(p, e) && mem_new(&cost, cells, e);
+    uint64_t most = 0;
+    bool ok = read_start(p, e) && most_bytes(p, &most, e) && read_rows(p, e) && read_prior(p, e) &&
+              mem_new(&cost, cells, e);
     if (ok)
         p->descent = (struct descent){
             .menu = p->menu, .table = &p->table, .cost = cost,
-            .most_bytes = most_bytes(p), .most_passes = (int)node_int(p->n, "passes"),
+            .most_bytes = most, .most_passes = (int)node_int(p->n, "passes"),
             .most_moves = (int)node_int(p->n, "moves"), .batch = (int)node_int(p->n, "batch"),
             .give_up = node_float(p->n, "give_up"), .seed = (uint64_t)node_int(p->n, "seed"), .context = p,
             .measure = measure, .refit = refit, .predict = p->has_probe ? predict : NULL, .tell = tell};

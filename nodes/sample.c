@@ -111,10 +111,13 @@ static bool draw_all(struct sample *s, uint8_t *x, struct err *e)
         return err_set(e, ERR_INPUT, "samples of kind %s are taken around a candidate: connect port 'centre'", wanted);
     if (kinds[k].around && !candidates_add(&s->out, &s->menu, s->centre, "centre", -1, e))
         return false;
-    for (size_t tries = 0, wanted_n = s->out.n + count; s->out.n < wanted_n && tries < TRIES * count; tries++)
+    for (size_t tries = 0, wanted_n = s->out.n + count; s->out.n < wanted_n && tries < TRIES * count; tries++) {
         if (kinds[k].draw(s, x) && candidates_find(&s->out, x) < 0 &&
             !candidates_add(&s->out, &s->menu, x, wanted, kinds[k].around ? 0 : -1, e))
             return false;
+        if (tries % 100 == 0 && node_stopping(s->n))
+            return node_stopped(e);
+    }
     node_log(s->n, "%zu candidates", s->out.n);
     return true;
 }

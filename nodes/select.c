@@ -468,14 +468,17 @@ static void tell_frontier(const struct select *s)
     node_log(s->n, "   id  origin      bytes      bpp     KL (95 %% interval)               top-1");
     for (size_t i = 0; i < s->curve.n; i++) {
         const struct candidate *c = &rows->list[s->curve.points[i]];
-        char size[16];
-        node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%9.6f to %9.6f)  %6.4f%s%s%s", c->id, c->origin,
-                 str_size(c->bytes, size), c->bpp, c->kl_mean, s->low[c->id], s->high[c->id], c->top1,
+        char size[16], interval[STATS_TEXT];
+        node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%-22s)  %6.4f%s%s%s", c->id, c->origin, str_size(c->bytes, size),
+                 c->bpp, c->kl_mean, stats_interval_text(s->low[c->id], s->high[c->id], 4, interval), c->top1,
                  c->id == knee_id(&s->curve, s->scale) ? "  knee" : "", c->id == s->chosen ? "  chosen" : "",
                  stats_is_tie(&s->step[i]) ? "  ties with the one above" : "");
     }
-    node_log(s->n, "%zu candidates are beaten in size and KL; %zu of them tie with the one that beats them: the paired "
-             "95 %% interval of the difference includes 0", beaten, ties);
+    if (s->n_documents < 2)
+        node_log(s->n, "%zu candidates are beaten in size and KL, as far as one document can tell", beaten);
+    else
+        node_log(s->n, "%zu candidates are beaten in size and KL; %zu of them tie with the one that beats them: the "
+                 "paired 95 %% interval of the difference includes 0", beaten, ties);
     if (incomplete > 0)
         node_log(s->n, "%zu candidates were not measured on all windows and take no part", incomplete);
 }
@@ -497,10 +500,13 @@ static void tell_knees(const struct select *s)
     if (!s->curve.knee[s->scale].is_found)
         node_log(s->n, "no point passes Kneedle's test at sensitivity %g: taken is the one farthest from the line "
                  "between the ends", s->sensitivity);
-    if (knee_id(&s->curve, other) != knee)
-        node_log(s->n, "on the %s scale the knee would be candidate %u at %.4f bpp (%.1f %% of the resamples)",
-                 scale_names[other], knee_id(&s->curve, other), s->rows.list[knee_id(&s->curve, other)].bpp,
-                 100 * s->mass[other]);
+    if (knee_id(&s->curve, other) != knee) {
+        char share[32] = "";
+        if (!isnan(s->mass[other]))
+            snprintf(share, sizeof share, " (%.1f %% of the resamples)", 100 * s->mass[other]);
+        node_log(s->n, "on the %s scale the knee would be candidate %u at %.4f bpp%s", scale_names[other],
+                 knee_id(&s->curve, other), s->rows.list[knee_id(&s->curve, other)].bpp, share);
+    }
     node_log(s->n, "leaving out another point of the frontier moves the knee in %zu of %zu cases", moved,
              s->n_dropped > 0 ? s->n_dropped - 1 : 0);
     if (!isnan(mass))

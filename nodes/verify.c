@@ -102,10 +102,11 @@ static bool write_set(struct verify *v, const char *set, const double *kl_window
     const struct figures *s = &v->figures;
     double perplexity = exp(s->nll_candidate / s->total), teacher = exp(s->nll_teacher / s->total);
     double top1 = s->top1 / s->total;
-    node_log(v->n,
-             "%s: KL %.6f nats [%.6f, %.6f] over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) "
-             "[%s]",
-             set, s->mean, s->low, s->high, s->n, top1, perplexity, teacher, node_numerics(v->n));
+    char interval[64] = "[one document: no interval]";
+    if (!isnan(s->low))
+        snprintf(interval, sizeof interval, "[%.6f, %.6f]", s->low, s->high);
+    node_log(v->n, "%s: KL %.6f nats %s over %u windows, top-1 agreement %.4f, perplexity %.4f (teacher %.4f) [%s]",
+             set, s->mean, interval, s->n, top1, perplexity, teacher, node_numerics(v->n));
     return write_column(w, set, "kl_window", kl_window, s->n, "nat", "window", "mean KL over a window's positions",
                         e) &&
            write_column(w, set, "kl_mean", &s->mean, 1, "nat", "value", "mean KL over all scored positions", e) &&

@@ -14,7 +14,7 @@ import sys
 import h5py
 import numpy as np
 
-from frontier import T
+from frontier import student
 
 
 def text(x):
@@ -29,14 +29,30 @@ def table(node):
             "tokens": r["windows/tokens"][:].astype(float), "document": r["windows/document"][:]}
 
 
+def opened(run):
+    try:
+        return h5py.File(f"{run}/run.h5", "r")
+    except OSError as e:
+        sys.exit(f"{run}: no run.h5 that can be read: {e}")
+
+
+def measured(f, run, node):
+    """The table of a node that must have a result."""
+    if f"nodes/{node}/result" not in f:
+        sys.exit(f"{run}: its graph has no node '{node}' with a result; is it one of graphs/baselines, run to its end?")
+    return table(f["nodes"][node])
+
+
 def paired(a, b, tokens, document):
     """Mean of b - a over tokens, and half its interval, windows clustered by document."""
     d = b - a
     mean = (d * tokens).sum() / tokens.sum()
     documents = np.unique(document)
     n = len(documents)
+    if n < 2:
+        return mean, np.nan
     residual = np.array([((d - mean) * tokens)[document == i].sum() for i in documents])
-    half = T[min(n - 1, len(T) - 1)] * np.sqrt(n / (n - 1) * (residual**2).sum()) / tokens.sum()
+    half = student(n - 1) * np.sqrt(n / (n - 1) * (residual**2).sum()) / tokens.sum()
     return mean, half
 
 
@@ -62,13 +78,13 @@ def main():
     at = sys.argv.index("--")
     baselines = []
     for run in sys.argv[at + 1:]:
-        with h5py.File(f"{run}/run.h5", "r") as f:
+        with opened(run) as f:
             name = run.rstrip("/").split("/")[-1]
-            baselines.append((name, table(f["nodes/selection"]), table(f["nodes/report"])))
+            baselines.append((name, measured(f, run, "selection"), measured(f, run, "report")))
     for run in sys.argv[1:at]:
-        with h5py.File(f"{run}/run.h5", "r") as f:
+        with opened(run) as f:
             nodes = f["nodes"]
-            ours = table(nodes["report"])
+            ours = measured(f, run, "report")
             most = parameter(nodes, "select", "bpp")
             total = int(nodes["report/result/units/parameters"][:].sum())
         budget = int(most * total / 8) if most else int(ours["bytes"][0])
@@ -83,7 +99,7 @@ def main():
                 print(f"  {name:20} none of at most that size")
                 continue
             mean, half = paired(ours["kl"][0], report["kl"][i], ours["tokens"], ours["document"])
-            verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
+            verdict = "one document: no interval" if np.isnan(half) else "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
             print(f"  {name:20} {report['bpp'][i]:.4f} bpp, KL {report['mean'][i]:.6f}, {mean:+.6f} "
                   f"[{mean - half:+.6f}, {mean + half:+.6f}], the search's is {kl / report['mean'][i]:.3f} of it: "
                   f"{verdict}")

@@ -10,9 +10,18 @@ import sys
 import h5py
 import numpy as np
 
-# 97.5 % quantile of Student's t by degrees of freedom; the last one serves beyond.
+# 97.5 % quantile of Student's t by degrees of freedom.
 T = [0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
      2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042]
+
+
+def student(freedom):
+    """The same for any degrees of freedom: beyond the table by Cornish and Fisher's expansion, to 1e-5."""
+    if freedom < len(T):
+        return T[freedom]
+    z = 1.959964
+    return (z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2) +
+            (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3))
 
 
 def interval(kl_window, tokens, document):
@@ -23,7 +32,7 @@ def interval(kl_window, tokens, document):
     if n < 2:
         return np.nan
     d = np.array([((kl_window - mean) * tokens)[document == i].sum() for i in documents])
-    return T[min(n - 1, len(T) - 1)] * np.sqrt(n / (n - 1) * (d**2).sum()) / tokens.sum()
+    return student(n - 1) * np.sqrt(n / (n - 1) * (d**2).sum()) / tokens.sum()
 
 
 def with_ends(kl, half):

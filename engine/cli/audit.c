@@ -419,8 +419,10 @@ static bool show_node(struct audit *a, const struct index_node *node, struct err
     if (!object_open(&o, a->store, &node->key, e))
         return false;
     if (!o) {
-        tell_unreadable(a, node, "its result is damaged or gone from the store; 'scout check RUN' says more, and the "
-                                 "next run makes it again");
+        char why[256]; /* a plain run makes only what something that is missing needs */
+        snprintf(why, sizeof why, "its result is damaged or gone from the store; 'scout check RUN' says more, and the "
+                 "same run with --target %s makes it again", node->name);
+        tell_unreadable(a, node, why);
         return true;
     }
     bool ok = true;

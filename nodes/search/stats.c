@@ -3,6 +3,7 @@
 #include "nodes/search/stats.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -206,6 +207,15 @@ bool stats_positive_interval(const double *value, const double *weight, const ui
     *low = is_positive ? r.mean * exp(-half / r.mean) : r.mean - half;
     *high = is_positive ? r.mean * exp(half / r.mean) : r.mean + half;
     return true;
+}
+
+const char *stats_interval_text(double low, double high, int digits, char out[STATS_TEXT])
+{
+    if (isnan(low) || isnan(high))
+        snprintf(out, STATS_TEXT, "unknown: one document");
+    else
+        snprintf(out, STATS_TEXT, "%.*g to %.*g", digits, low, digits, high);
+    return out;
 }
 
 const struct stats_difference stats_no_difference = {.mean = NAN, .low = NAN, .high = NAN, .error = NAN};

@@ -54,6 +54,11 @@ struct stats_difference {
     double error;           /* standard error of the mean; NaN likewise */
     uint32_t documents;
 };
+/* An interval over documents as text, "0.0123 to 0.0456", or, where its ends are NaN, that there is none. Returns
+ * `out`. */
+#define STATS_TEXT 64
+const char *stats_interval_text(double low, double high, int digits, char out[STATS_TEXT]);
+
 extern const struct stats_difference stats_no_difference; /* nothing is known of it: NaN */
 /* Does the interval include 0? False where there is none. */
 bool stats_is_tie(const struct stats_difference *d);
