@@ -51,6 +51,14 @@ static const struct view views[] = {
         {"step/kl", "KL above the point before", NULL, NULL},
         {"step/low", "low", NULL, NULL},
         {"step/high", "high", NULL, NULL}}},
+    {"tie", "ties with the lowest KL within the budget, nats above it", "ties/", "ties/id", {
+        {"ties/id", "id", NULL, NULL},
+        {"ties/measured", "measured", NULL, NULL},
+        {"ties/measured_error", "+-", NULL, NULL},
+        {"ties/predicted", "predicted", NULL, NULL},
+        {"ties/predicted_error", "+-", NULL, NULL},
+        {"ties/pooled", "both", NULL, NULL},
+        {"ties/pooled_error", "+-", NULL, NULL}}},
     {"budget", "budgets", "budget/", "budget/candidate", {
         {"budget/bpp", "bpp", NULL, NULL},
         {"budget/bytes", "bytes", NULL, NULL},
@@ -85,6 +93,7 @@ static const struct view views[] = {
         {"moves/gain", "predicted gain", NULL, NULL},
         {"moves/kl_before", "KL", NULL, NULL},
         {"moves/kl_after", "after", NULL, NULL},
+        {"moves/pooled", "change by both", NULL, NULL},
         {"moves/bound", "gain at most", NULL, NULL},
         {"moves/look", "given up at look", NULL, NULL},
         {"moves/accepted", "", NULL, "accepted"}}},
