@@ -31,6 +31,8 @@ struct param {
     const char *fallback; /* the default as text ("a, b" for a list), NULL: required; "" with PARAM_STRING, SOURCE or
                              PATH: none */
     double least, most;   /* for numbers; both 0: no range */
+    const char *one_of;   /* for numbers of which 0 stands for none: at most one of a node's parameters with the same
+                             text here can be set. It says why, after "each of them": "is a budget by itself" */
     const char *const *choices; /* NULL-terminated, for PARAM_ENUM */
     const char *unit;     /* "token", "byte", NULL */
     bool outside_key;     /* cannot change a result */

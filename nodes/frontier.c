@@ -12,7 +12,6 @@
  * the end there may be nothing to propose, which is a table without rows.
  *
  * Its result is a surrogate too: the refitted costs. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +32,7 @@
 #define CHOICES 16 /* predicted points that are looked at for each that is proposed */
 #define LEAST_DEVIATION 0.02 /* of a predicted log KL: some of the gain is always luck */
 #define LEAST_KL 1e-9
+#define ONE_OF "says by itself where candidates are wanted"
 #define SWAP_SIDES 64 /* best changes to more bytes, and to fewer, that are paired into swaps */
 
 struct frontier {
@@ -576,16 +576,10 @@ static bool search(struct frontier *f, struct err *e)
     return true;
 }
 
-static bool read_budget(struct frontier *f, struct err *e)
+static void read_budget(struct frontier *f)
 {
-    double bpp = node_float(f->n, "bpp"), kl = node_float(f->n, "kl");
-    f->most_bytes = node_size(f->n, "budget");
-    if ((f->most_bytes > 0) + (bpp > 0) + (kl > 0) > 1)
-        return err_set(e, ERR_INPUT, "more than one of `budget`, `bpp` and `kl` is set (%" PRIu64 ", %g, %g): each "
-                       "says by itself where candidates are wanted, so leave one", f->most_bytes, bpp, kl);
-    if (bpp > 0)
-        f->most_bytes = allocate_budget(&f->menu, bpp);
-    return true;
+    double bpp = node_float(f->n, "bpp");
+    f->most_bytes = bpp > 0 ? allocate_budget(&f->menu, bpp) : node_size(f->n, "budget");
 }
 
 static bool run(struct node *n, struct err *e)
@@ -593,8 +587,10 @@ static bool run(struct node *n, struct err *e)
     struct frontier f = {.n = n, .centre = -1};
     const struct input *surrogate = node_input(n, "surrogate", 0);
     bool ok = menu_read(&f.menu, node_input(n, "renderings", 0)->object, e) &&
-              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e) && read_budget(&f, e) &&
-              (node_inputs(n, "rows") == 0 || read_rows(&f, e)) && search(&f, e);
+              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e);
+    if (ok)
+        read_budget(&f);
+    ok = ok && (node_inputs(n, "rows") == 0 || read_rows(&f, e)) && search(&f, e);
     candidates_fini(&f.proposals);
     candidates_fini(&f.rows);
     archive_free(f.archive);
@@ -635,11 +631,11 @@ const struct node_class node_frontier = {
         {.name = "uniform", .type = PARAM_BOOL, .fallback = "true", .help = "propose every format for all units, too"},
         {.name = "neighbours", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 100000, .unit = "candidate",
          .help = "single flips, and swaps of at most the same bytes, of the measured centre to propose"},
-        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
+        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .one_of = ONE_OF, .unit = "byte",
          .help = "the centre, as in `select`: the best of at most so many bytes; 0, as the next two: the knee"},
-        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter"},
-        {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 1000, .unit = "nat",
+        {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 1000, .unit = "nat",
          .help = "the smallest of at most this KL"},
         KNEE_PARAMS,
         {.name = "epsilon", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 10, .unit = "1",

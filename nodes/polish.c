@@ -19,6 +19,8 @@
 #include "nodes/search/refit.h"
 #include "nodes/search/surrogate.h"
 
+#define ONE_OF "is a budget by itself"
+
 struct polish {
     struct node *n;
     struct evaluator *evaluator;
@@ -256,14 +258,11 @@ static bool read_prior(struct polish *p, struct err *e)
 
 /* The start and what it may grow by, or the budget where that is more; sizes are compared as differences of 63 bits. A
  * start beyond the budget is let be: what chose it says so. */
-static bool most_bytes(const struct polish *p, uint64_t *out, struct err *e)
+static uint64_t most_bytes(const struct polish *p)
 {
     uint64_t start = p->table.list[0].bytes, room = start < INT64_MAX ? INT64_MAX - start : 0;
     uint64_t growth = node_size(p->n, "growth"), budget = node_size(p->n, "budget");
     double bpp = node_float(p->n, "bpp");
-    if (budget > 0 && bpp > 0)
-        return err_set(e, ERR_INPUT, "both `budget` and `bpp` are set (%" PRIu64 ", %g): each is a budget by itself, so "
-                       "leave one", budget, bpp);
     if (bpp > 0)
         budget = allocate_budget(p->menu, bpp);
     if (budget > 0 && start > budget)
@@ -271,8 +270,7 @@ static bool most_bytes(const struct polish *p, uint64_t *out, struct err *e)
                  budget);
     if (budget > start && budget - start > growth)
         growth = budget - start;
-    *out = start + (growth < room ? growth : room);
-    return true;
+    return start + (growth < room ? growth : room);
 }
 
 static bool polish(struct polish *p, struct err *e)
@@ -280,13 +278,11 @@ static bool polish(struct polish *p, struct err *e)
     p->menu = evaluator_menu(p->evaluator);
     size_t cells = (size_t)p->menu->n_units * (size_t)p->menu->n_formats;
     double *cost = NULL;
-    uint64_t most = 0;
-    bool ok = read_start(p, e) && most_bytes(p, &most, e) && read_rows(p, e) && read_prior(p, e) &&
-              mem_new(&cost, cells, e);
+    bool ok = read_start(p, e) && read_rows(p, e) && read_prior(p, e) && mem_new(&cost, cells, e);
     if (ok)
         p->descent = (struct descent){
             .menu = p->menu, .table = &p->table, .cost = cost,
-            .most_bytes = most, .most_passes = (int)node_int(p->n, "passes"),
+            .most_bytes = most_bytes(p), .most_passes = (int)node_int(p->n, "passes"),
             .most_moves = (int)node_int(p->n, "moves"), .batch = (int)node_int(p->n, "batch"),
             .give_up = node_float(p->n, "give_up"), .seed = (uint64_t)node_int(p->n, "seed"), .context = p,
             .measure = measure, .refit = refit, .predict = p->has_probe ? predict : NULL, .tell = tell};
@@ -347,9 +343,9 @@ const struct node_class node_polish = {
          .help = "most moves measured"},
         {.name = "growth", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
          .help = "bytes that may be added to the start"},
-        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
+        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .one_of = ONE_OF, .unit = "byte",
          .help = "and up to so many bytes in all, where the start was chosen within a budget; 0: none"},
-        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter"},
         {.name = "batch", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 4096, .unit = "move",
          .help = "moves measured together; the best of them is kept if it lowers KL"},

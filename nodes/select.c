@@ -26,6 +26,7 @@
 #include "nodes/search/stats.h"
 
 #define LEVEL 0.95
+#define ONE_OF "says by itself what is chosen"
 #define SURE 0.5 /* least mass of a knee that is not said to be unsure */
 
 /* Kneedle is run on the KLs and on their logarithms; `scale` says which of the knees counts. */
@@ -224,21 +225,17 @@ struct wanted {
     double kl;        /* nats, of the mean on the selection set */
 };
 
-static bool read_wanted(const struct select *s, struct wanted *out, struct err *e)
+static struct wanted read_wanted(const struct select *s)
 {
     uint64_t budget = node_size(s->n, "budget");
     double bpp = node_float(s->n, "bpp"), kl = node_float(s->n, "kl");
-    *out = (struct wanted){.most = UINT64_MAX, .kl = INFINITY};
-    if ((budget > 0) + (bpp > 0) + (kl > 0) > 1)
-        return err_set(e, ERR_INPUT, "more than one of `budget`, `bpp` and `kl` is set (%" PRIu64 ", %g, %g): each "
-                       "says by itself what is chosen, so leave one", budget, bpp, kl);
     if (budget > 0)
-        *out = (struct wanted){"budget", budget, INFINITY};
-    else if (bpp > 0)
-        *out = (struct wanted){"bpp", allocate_budget(&s->menu, bpp), INFINITY};
-    else if (kl > 0)
-        *out = (struct wanted){"kl", UINT64_MAX, kl};
-    return true;
+        return (struct wanted){"budget", budget, INFINITY};
+    if (bpp > 0)
+        return (struct wanted){"bpp", allocate_budget(&s->menu, bpp), INFINITY};
+    if (kl > 0)
+        return (struct wanted){"kl", UINT64_MAX, kl};
+    return (struct wanted){NULL, UINT64_MAX, INFINITY};
 }
 
 static bool cannot_meet(const struct select *s, const struct wanted *wanted, struct err *e)
@@ -308,9 +305,7 @@ static bool break_ties(struct select *s, uint64_t most, struct err *e)
 static bool choose(struct select *s, struct err *e)
 {
     const struct curve *c = &s->curve;
-    struct wanted wanted;
-    if (!read_wanted(s, &wanted, e))
-        return false;
+    struct wanted wanted = read_wanted(s);
     s->chosen = knee_id(c, s->scale);
     s->chosen_by = wanted.by ? wanted.by : "knee";
     if (!wanted.by)
@@ -613,12 +608,12 @@ const struct node_class node_select = {
          .help = "resamples of the documents, to tell how sure the knee is; 0: none"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,
          .help = "of the resamples"},
-        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .unit = "byte",
+        {.name = "budget", .type = PARAM_SIZE, .fallback = "0", .one_of = ONE_OF, .unit = "byte",
          .help = "choose the lowest KL of at most so many bytes of units instead of the knee, or what ties with it "
                  "(port `probe`); 0: none. One at most of `budget`, `bpp` and `kl`"},
-        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 64, .unit = "bit",
+        {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter; 0: none"},
-        {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .least = 0, .most = 1000, .unit = "nat",
+        {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 1000, .unit = "nat",
          .help = "choose the fewest bytes of at most this KL (the mean on the selection set); 0: none"},
         {0}},
     .run = run,

@@ -93,6 +93,26 @@ static bool make_param(struct loading *l, struct draft *d, struct written *w, si
     return (t->kind != TREE_SCALAR && t->kind != TREE_LIST) || value_make(l, where, p, t, &w->params[at], &ok);
 }
 
+/* Of the parameters that exclude each other, only one can be set. */
+static bool check_one_of(struct loading *l, const struct written *w)
+{
+    const struct param *params = w->class->params;
+    const struct tree *with = yaml_get(w->tree, "with");
+    for (size_t i = 0; params && params[i].name; i++)
+        for (size_t k = 0; k < i; k++) {
+            const struct value *a = &w->params[k], *b = &w->params[i];
+            if (!params[i].one_of || !params[k].one_of || strcmp(params[i].one_of, params[k].one_of) != 0 ||
+                a->n == 0 || b->n == 0 || a->number[0] == 0 || b->number[0] == 0)
+                continue;
+            const struct tree *t = yaml_get(with, params[i].name);
+            if (!loading_problem(l, t ? &t->mark : &w->mark, NULL, "node '%s': both '%s' (%g) and '%s' (%g) are set, "
+                                 "but each of them %s: leave one, and the others at 0", w->name, params[k].name,
+                                 a->number[0], params[i].name, b->number[0], params[i].one_of))
+                return false;
+        }
+    return true;
+}
+
 static bool check_names(struct loading *l, const struct written *w)
 {
     const struct tree *with = yaml_get(w->tree, "with");
@@ -118,7 +138,7 @@ static bool read_params(struct loading *l, struct draft *d, struct written *w)
     for (size_t i = 0; i < n; i++)
         if (!make_param(l, d, w, i))
             return false;
-    return true;
+    return check_one_of(l, w);
 }
 
 /* ------------------------------------------------------------------------------------------------------ on, repeat */

@@ -104,6 +104,16 @@ static const struct node_class class_frontier = {
                                       .most = 4096,
                                       .unit = "candidate",
                                       .help = "proposals"},
+                                     {.name = "bytes",
+                                      .type = PARAM_SIZE,
+                                      .fallback = "0",
+                                      .one_of = "is a budget by itself",
+                                      .help = "most"},
+                                     {.name = "bpp",
+                                      .type = PARAM_FLOAT,
+                                      .fallback = "0",
+                                      .one_of = "is a budget by itself",
+                                      .help = "most"},
                                      {0}}};
 
 static const struct node_class class_measure = {

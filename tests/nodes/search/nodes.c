@@ -221,7 +221,7 @@ static void frontier_within_a_budget_proposes_what_fits(void **state)
 {
     (void)state;
     struct err e;
-    struct object *rows = measured_rows(), *rank = rank_object(), *none;
+    struct object *rows = measured_rows(), *rank = rank_object();
     struct candidates c;
     uint64_t n_points;
     struct object *o = run_fine(&node_frontier, "within", (struct setting[]){{"rows", rows, NULL},
@@ -238,9 +238,6 @@ static void frontier_within_a_budget_proposes_what_fits(void **state)
             largest = c.list[i].bytes;
     }
     assert_int_equal(largest, best);
-    assert_err(run_node(&node_frontier, "two", (struct setting[]){{"rows", rows, NULL}, {"surrogate", rank, NULL},
-                                                                 {"bpp", NULL, "7"}, {"kl", NULL, "0.1"}, {0}},
-                        &none, &e), e, ERR_INPUT, "one of `budget`, `bpp` and `kl`");
     mem_free(bytes);
     candidates_fini(&c);
     object_close(o);
