@@ -83,7 +83,8 @@ static bool predict(void *context, const struct candidate *a, const struct candi
                     struct err *e)
 {
     struct polish *p = context;
-    return probe_windows_difference(&p->probe, a->assignment, b->assignment, b->kl_mean, out, e);
+    double cost = probe_windows_cost(&p->probe, b->assignment);
+    return probe_windows_difference(&p->probe, a->assignment, b->assignment, cost > 0 ? b->kl_mean / cost : 1, out, e);
 }
 
 /* "model.layers.3.mlp.down_proj and 3 below it: nvfp4 to fp8" */
@@ -256,8 +257,7 @@ static bool read_prior(struct polish *p, struct err *e)
            (!p->has_probe || probe_windows_read(&p->probe, p->menu, in->object, in->node, e));
 }
 
-/* The start and what it may grow by, or the budget where that is more; sizes are compared as differences of 63 bits. A
- * start beyond the budget is let be: what chose it says so. */
+/* The start and what it may grow by, or the budget where that is more; sizes are compared as differences of 63 bits. */
 static uint64_t most_bytes(const struct polish *p)
 {
     uint64_t start = p->table.list[0].bytes, room = start < INT64_MAX ? INT64_MAX - start : 0;
@@ -266,8 +266,7 @@ static uint64_t most_bytes(const struct polish *p)
     if (bpp > 0)
         budget = allocate_budget(p->menu, bpp);
     if (budget > 0 && start > budget)
-        node_log(p->n, "the start has %" PRIu64 " bytes, more than the budget of %" PRIu64 ": it does not grow", start,
-                 budget);
+        node_log(p->n, "the start has %" PRIu64 " bytes, more than the budget of %" PRIu64, start, budget);
     if (budget > start && budget - start > growth)
         growth = budget - start;
     return start + (growth < room ? growth : room);
@@ -326,7 +325,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 8,
+    .version = 9,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},
@@ -348,7 +347,7 @@ const struct node_class node_polish = {
         {.name = "bpp", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 64, .unit = "bit",
          .help = "the same in bits per parameter"},
         {.name = "batch", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 4096, .unit = "move",
-         .help = "moves measured together; the best of them is kept if it lowers KL"},
+         .help = "moves measured together; the best of them is kept if it lowers KL, and in a tie if the probes agree"},
         {.name = "give_up", .type = PARAM_FLOAT, .fallback = "0.05", .least = 0, .most = 0.5, .unit = "1",
          .help = "error level of giving up a move that does gain before it is measured in full; 0: never give up"},
         {.name = "seed", .type = PARAM_INT, .fallback = "1", .least = 0, .most = 9007199254740991.0,

@@ -60,7 +60,7 @@ struct select {
     size_t n_dropped;
     struct stats_difference *beaten; /* [candidate]: its KL minus that of the one that beats it; NaN: none does */
     struct stats_difference *step;   /* [point]: its KL minus that of the point before; NaN: the first */
-    uint32_t lowest;         /* of what the budget or the ceiling lets in, by what was measured alone */
+    uint32_t lowest;         /* within a budget, by what was measured alone */
     struct tie *ties;        /* with it */
     size_t n_ties;
     double bias;             /* of the predictions, nats */
@@ -254,26 +254,56 @@ static bool cannot_meet(const struct select *s, const struct wanted *wanted, str
 }
 
 /* Candidates of at most `most` bytes that tie with s->lowest. */
-static bool find_ties(struct select *s, const struct probe_windows *probe, uint64_t most, struct err *e)
+static bool find_ties(struct select *s, uint64_t most, struct err *e)
 {
-    const struct candidate *lowest = &s->rows.list[s->lowest];
-    struct pooled_spread spread = {0};
     if (!mem_new(&s->ties, s->rows.n, e))
         return false;
     for (uint32_t i = 0; i < s->rows.n; i++) {
-        const struct candidate *c = &s->rows.list[i];
         struct tie *t = &s->ties[s->n_ties];
-        if (i == s->lowest || isnan(s->curve.y[i]) || c->bytes > most)
+        if (i == s->lowest || isnan(s->curve.y[i]) || s->rows.list[i].bytes > most)
             continue;
-        if (!compare(s, i, s->lowest, &t->difference.measured, e) ||
-            !probe_windows_difference(probe, c->assignment, lowest->assignment, lowest->kl_mean,
-                                      &t->difference.predicted, e))
+        if (!compare(s, i, s->lowest, &t->difference.measured, e))
             return false;
-        if (!stats_is_tie(&t->difference.measured))
-            continue;
         t->id = i;
-        pooled_note(&spread, &t->difference);
-        s->n_ties++;
+        s->n_ties += stats_is_tie(&t->difference.measured);
+    }
+    return true;
+}
+
+/* What turns predictions into KLs, for the lowest and what ties with it. */
+static double scale_of(const struct select *s, struct probe_windows *probe)
+{
+    double kl = 0, cost = 0;
+    for (size_t i = 0; i <= s->n_ties; i++) {
+        const struct candidate *c = &s->rows.list[i < s->n_ties ? s->ties[i].id : s->lowest];
+        kl += c->kl_mean;
+        cost += probe_windows_cost(probe, c->assignment);
+    }
+    return kl > 0 && cost > 0 ? kl / cost : 1;
+}
+
+/* How the two candidates differ, measured and predicted. */
+static bool look_at(const struct select *s, struct probe_windows *probe, double scale, uint32_t a, uint32_t b,
+                    struct pooled *out, struct err *e)
+{
+    const struct candidate *list = s->rows.list;
+    return compare(s, a, b, &out->measured, e) &&
+           probe_windows_difference(probe, list[a].assignment, list[b].assignment, scale, &out->predicted, e);
+}
+
+/* The ties' differences from the lowest; and, from those of each to the next, in which the luck of the lowest is not,
+ * what the predictions are wrong by. */
+static bool look_at_ties(struct select *s, struct probe_windows *probe, struct err *e)
+{
+    double scale = scale_of(s, probe);
+    struct pooled_spread spread = {0};
+    for (size_t i = 0; i < s->n_ties; i++) {
+        struct pooled next;
+        if (!look_at(s, probe, scale, s->ties[i].id, s->lowest, &s->ties[i].difference, e) ||
+            (i > 0 && !look_at(s, probe, scale, s->ties[i].id, s->ties[i - 1].id, &next, e)))
+            return false;
+        if (i > 0 || s->n_ties == 1)
+            pooled_note(&spread, i > 0 ? &next : &s->ties[i].difference);
     }
     s->bias = pooled_bias(&spread);
     return true;
@@ -286,7 +316,7 @@ static bool break_ties(struct select *s, uint64_t most, struct err *e)
     struct probe_windows probe;
     if (!probe_windows_read(&probe, &s->menu, in->object, in->node, e))
         return false;
-    bool ok = find_ties(s, &probe, most, e);
+    bool ok = find_ties(s, most, e) && look_at_ties(s, &probe, e);
     double least = 0;
     for (size_t i = 0; ok && i < s->n_ties; i++) {
         struct pooled *p = &s->ties[i].difference;
@@ -320,7 +350,9 @@ static bool choose(struct select *s, struct err *e)
     }
     if (!is_found)
         return cannot_meet(s, &wanted, e);
-    return isfinite(wanted.kl) || node_inputs(s->n, "probe") == 0 || break_ties(s, wanted.most, e);
+    if (isfinite(wanted.kl) || node_inputs(s->n, "probe") == 0 || s->n_documents < 2)
+        return true;
+    return break_ties(s, wanted.most, e);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- results */
@@ -449,6 +481,15 @@ static bool write_result(const struct select *s, struct err *e)
            writer_text(w, "chosen_by", s->chosen_by, e) && writer_text(w, "scale", scale_names[s->scale], e);
 }
 
+static void tell_row(const struct select *s, uint32_t id, const char *notes)
+{
+    const struct candidate *c = &s->rows.list[id];
+    char size[16], interval[STATS_TEXT];
+    node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%-22s)  %6.4f%s%s%s", id, c->origin, str_size(c->bytes, size), c->bpp,
+             c->kl_mean, stats_interval_text(s->low[id], s->high[id], 4, interval), c->top1,
+             id == knee_id(&s->curve, s->scale) ? "  knee" : "", id == s->chosen ? "  chosen" : "", notes);
+}
+
 static void tell_frontier(const struct select *s)
 {
     const struct candidates *rows = &s->rows;
@@ -461,14 +502,10 @@ static void tell_frontier(const struct select *s)
     node_log(s->n, "%zu candidates, %zu on the frontier; KL in nats on %u windows of %u documents [%s]", rows->n,
              s->curve.n, rows->n_windows, s->n_documents, rows->numeric);
     node_log(s->n, "   id  origin      bytes      bpp     KL (95 %% interval)               top-1");
-    for (size_t i = 0; i < s->curve.n; i++) {
-        const struct candidate *c = &rows->list[s->curve.points[i]];
-        char size[16], interval[STATS_TEXT];
-        node_log(s->n, "%5u  %-8s %9s %8.4f  %9.6f (%-22s)  %6.4f%s%s%s", c->id, c->origin, str_size(c->bytes, size),
-                 c->bpp, c->kl_mean, stats_interval_text(s->low[c->id], s->high[c->id], 4, interval), c->top1,
-                 c->id == knee_id(&s->curve, s->scale) ? "  knee" : "", c->id == s->chosen ? "  chosen" : "",
-                 stats_is_tie(&s->step[i]) ? "  ties with the one above" : "");
-    }
+    for (size_t i = 0; i < s->curve.n; i++)
+        tell_row(s, s->curve.points[i], stats_is_tie(&s->step[i]) ? "  ties with the one above" : "");
+    if (s->curve.dominated[s->chosen] >= 0)
+        tell_row(s, s->chosen, "  not on the frontier");
     if (s->n_documents < 2)
         node_log(s->n, "%zu candidates are beaten in size and KL, as far as one document can tell", beaten);
     else
@@ -596,7 +633,7 @@ static bool run(struct node *n, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 6,
+    .version = 7,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},

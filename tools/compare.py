@@ -57,16 +57,17 @@ def paired(a, b, tokens, document):
 
 
 def parameter(nodes, node, name):
-    for line in text(nodes[node + "/result"].attrs["parameters"]).splitlines():
+    lines = text(nodes[node + "/result"].attrs["parameters"]).splitlines() if node + "/result" in nodes else []
+    for line in lines:
         key, _, value = line.partition(" = ")
         if key == name:
             return float(value)
     return 0.0
 
 
-def best_within(selection, report, budget):
-    """Row in `report` of the lowest selection KL of at most `budget` bytes; None if there is none."""
-    fits = [i for i, b in enumerate(selection["bytes"]) if b <= budget and np.isfinite(selection["mean"][i])]
+def best_within(selection, report, most):
+    """Row in `report` of the lowest selection KL of at most `most` bits per parameter; None if there is none."""
+    fits = [i for i, b in enumerate(selection["bpp"]) if b <= most and np.isfinite(selection["mean"][i])]
     if not fits:
         return None
     return report["key"].index(selection["key"][min(fits, key=lambda i: selection["mean"][i])])
@@ -86,20 +87,21 @@ def main():
             nodes = f["nodes"]
             ours = measured(f, run, "report")
             most = parameter(nodes, "select", "bpp")
-            total = int(nodes["report/result/units/parameters"][:].sum())
-        budget = int(most * total / 8) if most else int(ours["bytes"][0])
+        most = most or ours["bpp"][0]
         kl = ours["mean"][0]
-        print(f"at most {most or ours['bpp'][0]:.4g} bpp: search {ours['bpp'][0]:.4f} bpp, KL {kl:.6f} on "
+        print(f"at most {most:.4g} bpp: search {ours['bpp'][0]:.4f} bpp, KL {kl:.6f} on "
               f"{int(ours['tokens'].sum())} positions of {len(np.unique(ours['document']))} documents")
         for name, selection, report in baselines:
             if report["context"] != ours["context"]:
                 sys.exit(f"{name} was measured in another context: other renderings, windows or arithmetic")
-            i = best_within(selection, report, budget)
+            i = best_within(selection, report, most)
             if i is None:
                 print(f"  {name:20} none of at most that size")
                 continue
             mean, half = paired(ours["kl"][0], report["kl"][i], ours["tokens"], ours["document"])
-            verdict = "one document: no interval" if np.isnan(half) else "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
+            verdict = "better" if mean - half > 0 else "worse" if mean + half < 0 else "tie"
+            if np.isnan(half):
+                verdict = "one document: no interval"
             print(f"  {name:20} {report['bpp'][i]:.4f} bpp, KL {report['mean'][i]:.6f}, {mean:+.6f} "
                   f"[{mean - half:+.6f}, {mean + half:+.6f}], the search's is {kl / report['mean'][i]:.3f} of it: "
                   f"{verdict}")

@@ -113,13 +113,18 @@ bool menu_check(const struct menu *m, struct object *o, const char *what, struct
 bool menu_check_renderings(const struct menu *m, struct object *o, const char *what, struct err *e)
 {
     static const char port[] = "renderings = ";
-    const char *inputs = "", *at;
+    const char *line = NULL;
     if (!menu_check(m, o, what, e))
         return false;
-    if (object_text(o, "inputs", &inputs) && (at = strstr(inputs, port)) != NULL &&
-        strncmp(at + strlen(port), m->key, strlen(m->key)) != 0)
+    if (!object_text(o, "inputs", &line)) /* a line an input; without lines where there were hundreds */
+        return true;
+    while (line && strncmp(line, port, strlen(port)) != 0) {
+        line = strchr(line, '\n');
+        line += line != NULL;
+    }
+    if (line && strncmp(line + strlen(port), m->key, strlen(m->key)) != 0)
         return err_set(e, ERR_INPUT, "'%s' was made from other renderings (%.12s) than those that are connected here "
-                       "(%.12s); connect both to one `quantize` node", what, at + strlen(port), m->key);
+                       "(%.12s); connect both to one `quantize` node", what, line + strlen(port), m->key);
     return true;
 }
 
@@ -599,10 +604,10 @@ static bool check_formats(const struct candidates *c, const struct menu *m, cons
 {
     for (size_t i = 0; i < c->n; i++)
         for (int u = 0; u < m->n_units; u++) {
-            int f = c->list[i].assignment[u];
-            if (f >= m->n_formats || !m->available[u * m->n_formats + f])
+            int f = c->list[i].assignment[u]; /* the menu's: menu_check */
+            if (!m->available[u * m->n_formats + f])
                 return err_set(e, ERR_INPUT, "'%s': candidate %zu gives unit '%s' format %s, which it cannot have",
-                               node, i, m->unit_names[u], f < m->n_formats ? m->format_names[f] : "of no name");
+                               node, i, m->unit_names[u], m->format_names[f]);
         }
     return true;
 }
@@ -632,7 +637,8 @@ bool candidates_read_assignments(struct candidates *c, const struct menu *m, str
               candidates_init(&made, m->n_units, 0, NULL, NULL, e);
     for (size_t i = 0; ok && i < count; i++) {
         ok = check_formats(&tables[i], m, node_input(n, port, i)->node, e);
-        strip(&tables[i], m);
+        if (ok)
+            strip(&tables[i], m);
         ok = ok && unite(&made, &tables[i], e);
     }
     free_tables(tables, count);

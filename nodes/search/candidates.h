@@ -21,7 +21,7 @@ struct menu {
 bool menu_read(struct menu *out, struct object *quantize, struct err *e) ERR_CHECK;
 void menu_fini(struct menu *m);
 /* ERR_INPUT unless the object's /units/name and /formats/name are the menu's: then a format index means the same in
- * both. `what` names the object in the message: "rows 'measure'". */
+ * both. `what` names the object in the message: the node. */
 bool menu_check(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;
 /* And unless it was made from the very renderings, where it had any as an input: costs and KLs are theirs. */
 bool menu_check_renderings(const struct menu *m, struct object *o, const char *what, struct err *e) ERR_CHECK;

@@ -460,7 +460,7 @@ static bool measure_batch(struct search *s, size_t first, struct err *e)
             continue;
         if (!compare(s, m, e))
             return false;
-        if (is_better(s, m) && (best == d->n_moves || m->difference.mean < d->moves[best].difference.mean))
+        if (is_better(s, m) && (best == d->n_moves || m->kl_after < d->moves[best].kl_after))
             best = i;
     }
     if (best == d->n_moves)

@@ -15,9 +15,9 @@
  * gain alone. There is no exchange rate between the two before the room is used up, so the lists take turns, that
  * without bytes first. Moves that are predicted to lose come last, the least loss first: predictions may be wrong.
  *
- * Measuring. One batch is measured together, of which the best move is accepted, if its KL is strictly below the
- * base's, both on the whole set; then it is the base, and all others are left. Most moves are refused, so before the
- * whole set there are looks after equal shares of its documents, drawn by the seed (the schedule of
+ * Measuring. One batch is measured together, of which the move with the lowest KL is accepted if that is strictly below
+ * the base's, both on the whole set; then it is the base, and all others are left. Most moves are refused, so before
+ * the whole set there are looks after equal shares of its documents, drawn by the seed (the schedule of
  * nodes/search/race.h). At each look a move is given up when its paired interval excludes a gain: the lower end of (its
  * KL - the base's) over the documents seen is above 0. What is asked is the difference on the whole set, of which the
  * documents seen are a sample without replacement, so the interval (stats_paired_interval) is narrowed by sqrt(1 -
@@ -25,9 +25,9 @@
  * with probability at most give_up (Bonferroni). Nothing that was not measured in full and found lower is accepted; and
  * where the measured difference is a tie, what is predicted from other documents must not outweigh it (pooled.h), else
  * a descent of many moves follows the luck of its documents. The predictions are taken at their word there (bias 0):
- * what they are wrong by cannot be learned from moves that got so far by being lucky, and distrusting a move costs no
- * more than its gain. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of the
- * windows and 3 looks 42 to 59 %, with the same result.
+ * what they are wrong by cannot be learned from moves that got so far by being lucky, and a veto costs no more than the
+ * gain of a tie. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of the windows
+ * and 3 looks 42 to 59 %, with the same result.
  *
  * It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs, the
  * seed and the measured numbers. */

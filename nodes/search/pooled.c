@@ -10,21 +10,11 @@ void pooled_note(struct pooled_spread *s, const struct pooled *p)
     if (!is_known(p))
         return;
     double apart = p->measured.mean - p->predicted.mean;
+    s->sum += apart * apart - p->measured.error * p->measured.error - p->predicted.error * p->predicted.error;
     s->n++;
-    s->sum += apart;
-    s->squares += apart * apart;
-    s->variance += p->measured.error * p->measured.error + p->predicted.error * p->predicted.error;
 }
 
-double pooled_bias(const struct pooled_spread *s)
-{
-    double n = (double)s->n;
-    if (s->n == 0)
-        return 0;
-    double square = s->n < POOLED_LEAST ? (s->squares - s->variance) / n :
-                    (s->squares - s->sum * s->sum / n) / (n - 1) - s->variance / (2 * n);
-    return square > 0 ? sqrt(square) : 0;
-}
+double pooled_bias(const struct pooled_spread *s) { return s->n > 0 && s->sum > 0 ? sqrt(s->sum / (double)s->n) : 0; }
 
 void pooled_combine(struct pooled *p, double bias)
 {

@@ -277,13 +277,14 @@ static void add_units(const struct probe_windows *p, const uint8_t *a, const uin
     memset(sums, 0, p->n * sizeof *sums);
     for (int u = 0; u < p->menu->n_units; u++) {
         const double *cost = p->cost + (size_t)(u * p->menu->n_formats + a[u]) * p->n;
-        for (uint32_t w = 0; w < p->n && (!b || a[u] != b[u]); w++)
+        if (b && a[u] == b[u])
+            continue;
+        for (uint32_t w = 0; w < p->n; w++)
             sums[w] += cost[w];
     }
 }
 
-/* Predicted KL, to second order. */
-static double predict(const struct probe_windows *p, const uint8_t *assignment)
+double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment)
 {
     double sum = 0, tokens = 0;
     add_units(p, assignment, NULL, p->sums);
@@ -294,17 +295,12 @@ static double predict(const struct probe_windows *p, const uint8_t *assignment)
     return sum / tokens;
 }
 
-bool probe_windows_difference(const struct probe_windows *p, const uint8_t *a, const uint8_t *b, double kl,
+bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const uint8_t *b, double scale,
                               struct stats_difference *out, struct err *e)
 {
-    double predicted = predict(p, b), scale = predicted > 0 && kl > 0 ? kl / predicted : 1;
     add_units(p, a, b, p->sums);
     add_units(p, b, a, p->sums + p->n);
-    if (!stats_paired_interval(p->sums, p->sums + p->n, p->tokens, p->document, p->n, 0.95, out, e))
-        return false;
-    out->mean *= scale;
-    out->low *= scale;
-    out->high *= scale;
-    out->error *= scale;
-    return true;
+    for (uint32_t w = 0; w < 2 * p->n; w++)
+        p->sums[w] *= scale;
+    return stats_paired_interval(p->sums, p->sums + p->n, p->tokens, p->document, p->n, 0.95, out, e);
 }

@@ -58,10 +58,11 @@ struct probe_windows {
 bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct object *o, const char *what,
                         struct err *e) ERR_CHECK;
 void probe_windows_fini(struct probe_windows *p);
-/* The same of a minus that of b, with its standard error and 95 % interval over the windows' documents (NaN with one).
- * All is scaled by what turns the prediction for b into its measured KL `kl`, as far as there is one: costs of second
- * order are some 10 % off, all to the same side. */
-bool probe_windows_difference(const struct probe_windows *p, const uint8_t *a, const uint8_t *b, double kl,
+/* Predicted KL of an assignment of available formats, to second order: nats per position. */
+double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment);
+/* `scale` times that of a minus that of b, with its standard error and 95 % interval over the windows' documents (NaN
+ * with one). Costs of second order are some 10 % off, all to the same side: `scale` is measured over predicted KL. */
+bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const uint8_t *b, double scale,
                               struct stats_difference *out, struct err *e) ERR_CHECK;
 
 #endif

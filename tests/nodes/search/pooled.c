@@ -41,18 +41,20 @@ static void what_is_not_known_has_no_say(void **state)
     assert_true(s.n == 0 && pooled_bias(&s) == 0);
 }
 
-/* n differences from one base, whose own luck is `luck`; predictions are off by `bias`. */
-static double estimate(size_t n, double luck, double bias, uint64_t *seed)
+/* From n differences of assignments from the one before, each of which is predicted with an error `own`. */
+static double estimate(size_t n, double own, uint64_t *seed)
 {
     const double measured = 0.3, predicted = 0.1; /* standard deviations, of one assignment's mean */
     struct pooled_spread s = {0};
-    double base = predicted * normal(seed);
-    for (size_t i = 0; i < n; i++) {
+    double m[2] = {0}, p[2] = {0};
+    for (size_t i = 0; i <= n; i++) {
         double truth = normal(seed);
-        struct pooled p = {difference(truth + luck + measured * normal(seed), measured * sqrt(2)),
-                           difference(truth + base + predicted * normal(seed) + bias * normal(seed),
-                                      predicted * sqrt(2)), NAN, NAN};
-        pooled_note(&s, &p);
+        m[i % 2] = truth + measured * normal(seed);
+        p[i % 2] = truth + predicted * normal(seed) + own * normal(seed);
+        struct pooled x = {difference(m[i % 2] - m[1 - i % 2], measured * sqrt(2)),
+                           difference(p[i % 2] - p[1 - i % 2], predicted * sqrt(2)), NAN, NAN};
+        if (i > 0)
+            pooled_note(&s, &x);
     }
     return pooled_bias(&s);
 }
@@ -61,13 +63,11 @@ static void the_predictions_own_error_is_found(void **state)
 {
     (void)state;
     uint64_t seed = 1;
-    static const double lucks[] = {0, 1, -5};
-    for (size_t i = 0; i < COUNT(lucks); i++) {
-        double found = estimate(20000, lucks[i], 0.5, &seed);
-        assert_true(fabs(found - 0.5) < 0.02);
-        assert_true(estimate(20000, lucks[i], 0, &seed) < 0.06);
+    static const double owns[] = {0, 0.2, 0.5, 2};
+    for (size_t i = 0; i < COUNT(owns); i++) { /* that of a difference, of two of them */
+        double found = estimate(20000, owns[i], &seed), want = sqrt(2) * owns[i];
+        assert_true(owns[i] == 0 ? found < 0.07 : fabs(found / want - 1) < 0.04);
     }
-    assert_true(estimate(POOLED_LEAST - 1, 5, 0, &seed) > 4); /* too few to tell luck from error */
 }
 
 /* Of 10 candidates with small true differences the best by both has a lower truth, on average, than the best measured,
@@ -81,7 +81,7 @@ static void choosing_by_both_is_better(void **state)
         double truth[10], measured[10], predicted[10];
         struct pooled_spread s = {0};
         struct pooled p[10];
-        size_t lowest = 0, foreseen = 0, chosen = 0;
+        size_t lowest = 0, foreseen = 0, chosen;
         for (size_t i = 0; i < 10; i++) {
             truth[i] = normal(&seed);
             measured[i] = truth[i] + 1.5 * normal(&seed);
@@ -92,15 +92,18 @@ static void choosing_by_both_is_better(void **state)
         for (size_t i = 0; i < 10; i++) {
             p[i] = (struct pooled){difference(measured[i] - measured[lowest], 1.5 * sqrt(2)),
                                    difference(predicted[i] - predicted[lowest], 0.7 * sqrt(2)), NAN, NAN};
-            if (i != lowest)
-                pooled_note(&s, &p[i]);
+            size_t before = i == 0 ? 9 : i - 1;
+            struct pooled next = {difference(measured[i] - measured[before], 1.5 * sqrt(2)),
+                                  difference(predicted[i] - predicted[before], 0.7 * sqrt(2)), NAN, NAN};
+            pooled_note(&s, &next);
         }
         double least = 0;
-        for (size_t i = chosen = lowest, k = 0; k < 10; k++) {
-            pooled_combine(&p[k], pooled_bias(&s));
-            if (k != i && p[k].mean < least) {
-                least = p[k].mean;
-                chosen = k;
+        chosen = lowest;
+        for (size_t i = 0; i < 10; i++) {
+            pooled_combine(&p[i], pooled_bias(&s));
+            if (p[i].mean < least) {
+                least = p[i].mean;
+                chosen = i;
             }
         }
         sum[0] += truth[chosen];

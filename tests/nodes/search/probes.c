@@ -152,13 +152,14 @@ static void assignments_are_compared_by_windows(void **state)
                 }
     }
     assert_ok(stats_paired_interval(of[0], of[1], d.tokens, d.document, WINDOWS, 0.95, &want, &e), e);
-    assert_ok(probe_windows_difference(&p, a, b, energy, &x, &e), e);
+    assert_true(fabs(probe_windows_cost(&p, b) - energy) < 1e-12 * energy);
+    assert_ok(probe_windows_difference(&p, a, b, 1, &x, &e), e);
     assert_true(x.mean < 0 && fabs(x.mean - want.mean) < 1e-12 * fabs(want.mean) && x.documents == WINDOWS / 2);
     assert_true(fabs(x.error - want.error) < 1e-9 * want.error && fabs(x.low - want.low) < 1e-9 * fabs(want.low));
-    assert_ok(probe_windows_difference(&p, a, b, 2 * energy, &x, &e), e); /* what is measured is twice as much */
+    assert_ok(probe_windows_difference(&p, a, b, 2, &x, &e), e);
     assert_true(fabs(x.mean - 2 * want.mean) < 1e-9 * fabs(want.mean) &&
                 fabs(x.high - 2 * want.high) < 1e-9 * fabs(want.high));
-    assert_ok(probe_windows_difference(&p, a, a, energy, &x, &e), e);
+    assert_ok(probe_windows_difference(&p, a, a, 1, &x, &e), e);
     assert_true(x.mean == 0 && x.error == 0);
     probe_windows_fini(&p);
     object_close(o);

@@ -480,6 +480,24 @@ static void probes_have_a_say_in_ties(void **state)
         uint64_t n;
         uint32_t *ids = load(o, "ties/id", DTYPE_U32, &n), chosen = load_one(o, "chosen");
         double *pooled = load(o, "ties/pooled", DTYPE_F64, NULL), least = 0;
+        double *measured = load(o, "ties/measured", DTYPE_F64, NULL);
+        double *own = load(o, "ties/measured_error", DTYPE_F64, NULL);
+        double *predicted = load(o, "ties/predicted", DTYPE_F64, NULL);
+        double *other = load(o, "ties/predicted_error", DTYPE_F64, NULL);
+        double bias = 0, kl = c.list[lowest].kl_mean, predicts = made_kl(&world.made, c.list[lowest].assignment);
+        size_t ties = 0;
+        assert_true(object_double(o, "prediction_bias", &bias));
+        for (uint64_t k = 0; k < n; k++) {
+            kl += c.list[ids[k]].kl_mean;
+            predicts += made_kl(&world.made, c.list[ids[k]].assignment);
+        }
+        for (size_t k = 0; k < c.n; k++) {
+            struct stats_difference x;
+            assert_ok(stats_paired_interval(c.list[k].kl_window, c.list[lowest].kl_window, c.window_tokens,
+                                            c.window_document, c.n_windows, 0.95, &x, &e), e);
+            ties += k != lowest && c.list[k].bpp <= atof(bpps[i]) && stats_is_tie(&x);
+        }
+        assert_int_equal(n, ties);
         assert_int_equal(load_one(o, "lowest"), lowest);
         for (uint64_t k = 0; k < n; k++) {
             struct stats_difference x;
@@ -487,6 +505,11 @@ static void probes_have_a_say_in_ties(void **state)
             assert_ok(stats_paired_interval(t->kl_window, l->kl_window, c.window_tokens, c.window_document,
                                             c.n_windows, 0.95, &x, &e), e);
             assert_true(stats_is_tie(&x) && x.mean > 0 && t->bpp <= atof(bpps[i]));
+            assert_true(measured[k] == x.mean && own[k] == x.error);
+            double truth = kl / predicts * (made_kl(&world.made, t->assignment) - made_kl(&world.made, l->assignment));
+            assert_true(fabs(predicted[k] - truth) < 6 * other[k] + 1e-9 && other[k] > 0);
+            double w = (other[k] * other[k] + bias * bias) / (own[k] * own[k] + other[k] * other[k] + bias * bias);
+            assert_true(fabs(pooled[k] - w * measured[k] - (1 - w) * predicted[k]) < 1e-12);
             if (pooled[k] < least) {
                 least = pooled[k];
                 best = ids[k];
@@ -497,6 +520,10 @@ static void probes_have_a_say_in_ties(void **state)
         double after = made_kl(&world.made, c.list[chosen].assignment);
         assert_true(after <= before);
         moved += after < before;
+        mem_free(other);
+        mem_free(predicted);
+        mem_free(own);
+        mem_free(measured);
         mem_free(pooled);
         mem_free(ids);
         object_close(o);
