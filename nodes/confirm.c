@@ -1,8 +1,9 @@
 /* Node type `confirm`: the safety net. The choice of the search is measured against what needs no search at equal
  * bytes: every uniform format that takes at most its bytes, and the assignment of least L1 cost within them (an exact
  * knapsack, but for the archive's limit). All are measured in the ledger that the search measured in, on the same
- * windows, and the one of lowest KL is chosen; the choice wins ties. So a surrogate or a round that went wrong cannot
- * ship a result that one line would have beaten, and the result says which way it went. */
+ * windows, and the one of lowest KL is chosen; of equal KLs the choice. What was measured decides alone here, without
+ * the probes' say in ties: so a surrogate or a round that went wrong cannot ship a result that one line would have
+ * beaten, and the result says which way it went. */
 #include <math.h>
 #include <string.h>
 

@@ -208,12 +208,67 @@ static void a_surrogate_takes_the_place_of_l1(void **state)
     object_close(rows);
 }
 
+/* A probe as the surrogate also predicts every move that was measured in full, and none is accepted in a tie that it
+ * speaks against. */
+static void a_probe_has_a_say_in_ties(void **state)
+{
+    (void)state;
+    struct err e;
+    enum { DOCUMENTS = 8, CELLS = UNITS * MADE_FORMATS };
+    double cost[CELLS], *response;
+    uint32_t tokens[DOCUMENTS], document[DOCUMENTS];
+    assert_ok(mem_new(&response, CELLS * DOCUMENTS, &e), e);
+    for (uint32_t w = 0; w < DOCUMENTS; w++) {
+        tokens[w] = 100;
+        document[w] = w;
+        for (int i = 0; i < CELLS; i++) {
+            cost[i] = world.made.menu.available[i] ? world.made.truth[i] : NAN;
+            response[i * DOCUMENTS + (int)w] = sqrt(2 * cost[i] * tokens[w] * (0.9 + 0.025 * w)); /* one draw */
+        }
+    }
+    struct object *rows = measured_rows();
+    struct object *probe = made_probe(&world.made, world.store, "probe of moves", cost, response, 1, DOCUMENTS, tokens,
+                                      document);
+    struct object *select = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
+                                                                                {"bpp", NULL, "8"}, {0}});
+    struct object *o = run_fine(&node_polish, "polish", (struct setting[]){{"select", select, NULL},
+        {"surrogate", probe, NULL}, {"moves", NULL, "40"}, {"give_up", NULL, "0"}, {0}});
+    uint64_t n, seen = 0;
+    double *before = load(o, "moves/kl_before", DTYPE_F64, &n), *after = load(o, "moves/kl_after", DTYPE_F64, NULL);
+    double *predicted = load(o, "moves/predicted", DTYPE_F64, NULL);
+    double *error = load(o, "moves/predicted_error", DTYPE_F64, NULL);
+    double *own = load(o, "moves/measured_error", DTYPE_F64, NULL), *pooled = load(o, "moves/pooled", DTYPE_F64, NULL);
+    uint8_t *accepted = load(o, "moves/accepted", DTYPE_U8, NULL);
+    for (uint64_t m = 0; m < n; m++) {
+        double measured = after[m] - before[m], w = error[m] * error[m] / (error[m] * error[m] + own[m] * own[m]);
+        assert_true(own[m] > 0 && error[m] > 0);
+        assert_true(fabs(predicted[m] - measured) < 1e-6 * before[m]); /* it knows the truth */
+        assert_true(fabs(pooled[m] - w * measured - (1 - w) * predicted[m]) < 1e-12);
+        assert_true(!accepted[m] || (measured < 0 && pooled[m] < 0));
+        seen += accepted[m];
+    }
+    assert_true(n == 40 && seen > 0);
+    mem_free(accepted);
+    mem_free(pooled);
+    mem_free(own);
+    mem_free(error);
+    mem_free(predicted);
+    mem_free(after);
+    mem_free(before);
+    mem_free(response);
+    object_close(o);
+    object_close(select);
+    object_close(probe);
+    object_close(rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(polish_lowers_kl_within_the_size),
         cmocka_unit_test(polish_learns_only_from_rows_of_its_context),
         cmocka_unit_test(a_surrogate_takes_the_place_of_l1),
+        cmocka_unit_test(a_probe_has_a_say_in_ties),
         cmocka_unit_test(polish_uses_what_a_budget_leaves),
         cmocka_unit_test(the_largest_growth_does_not_wrap),
     };
