@@ -26,8 +26,8 @@
  * where the measured difference is a tie, what is predicted from other documents must not outweigh it (pooled.h), else
  * a descent of many moves follows the luck of its documents. The predictions are taken at their word there (bias 0):
  * what they are wrong by cannot be learned from moves that got so far by being lucky, and a veto costs no more than the
- * gain of a tie. On the shipped model (32 windows, three starts, 64 moves each) 7 looks spare 46 to 62 % of the windows
- * and 3 looks 42 to 59 %, with the same result.
+ * gain of a tie. On the shipped model (32 windows, six starts, 64 moves each) 7 looks spare 46 to 67 % of the windows,
+ * with the same result (tests/benchmarks.md).
  *
  * It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs, the
  * seed and the measured numbers. */
