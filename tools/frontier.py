@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the measured frontier of a run: bits per parameter and KL with its 95 % interval over documents.
+"""Print the measured frontier of a run and what was chosen: bits per parameter, KL with its 95 % interval over documents.
 
 usage: frontier.py RUN        (needs h5py and numpy; works while the run is going, once `select` is done)
 
@@ -63,7 +63,7 @@ def main():
         numeric = r.attrs["numeric"]
         print(f"frontier of {f.filename} [{numeric.decode() if isinstance(numeric, bytes) else numeric}]; KL in nats")
         print(f"{'id':>5}  {'origin':8} {'bpp':>8}  {'KL selection':>32}  {'KL report':>32}")
-        for i in sorted(r["frontier"][:], key=lambda i: c["bpp"][i]):
+        for i in sorted({*r["frontier"][:].tolist(), chosen}, key=lambda i: c["bpp"][i]):
             other = report.get(c["assignment"][i].tobytes())
             print(f"{i:5d}  {c['origin'][i].decode():8} {c['bpp'][i]:8.4f}  {with_ends(kl[i], half[i]):>32}  "
                   f"{with_ends(*other) if other else '':>32}"
