@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the measured frontier of a run and what was chosen: bits per parameter, KL with its 95 % interval over documents.
+"""Print the measured frontier of a run and what was chosen: bits per parameter, KL with its interval over documents.
 
 usage: frontier.py RUN        (needs h5py and numpy; works while the run is going, once `select` is done)
 
