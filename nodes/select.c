@@ -426,7 +426,7 @@ static bool write_tie_column(const struct select *s, const char *name, size_t of
     if (!mem_new(&x, s->n_ties, e))
         return false;
     for (size_t i = 0; i < s->n_ties; i++)
-        x[i] = *(const double *)((const char *)&s->ties[i].difference + offset);
+        memcpy(&x[i], (const char *)&s->ties[i].difference + offset, sizeof *x);
     bool ok = column_write(node_output(s->n), name, DTYPE_F64, x, s->n_ties, "nat", "tie", description, e);
     mem_free(x);
     return ok;
