@@ -11,12 +11,13 @@
 #include "nodes/search/column.h"
 #include "nodes/search/evolve.h"
 #include "nodes/search/l1.h"
+#include "nodes/search/surrogate.h"
 
 struct evolution {
     struct node *n;
     struct evaluator *evaluator;
     struct candidates table;
-    double *l1; /* [unit, format] */
+    struct surrogate costs; /* tell which formats are levels */
     struct evolve evolve;
 };
 
@@ -52,18 +53,26 @@ static bool write_result(const struct evolution *x, struct err *e)
            column_write(w, "chosen", DTYPE_U32, &v->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
 }
 
+static bool read_costs(struct evolution *x, struct err *e)
+{
+    const struct menu *m = evaluator_menu(x->evaluator);
+    if (node_inputs(x->n, "surrogate") == 0)
+        return mem_new(&x->costs.cost, (size_t)m->n_units * (size_t)m->n_formats, e) &&
+               l1_costs(m, node_input(x->n, "renderings", 0)->object, x->costs.cost, e);
+    const struct input *in = node_input(x->n, "surrogate", 0);
+    return surrogate_read(&x->costs, m, in->object, in->node, e);
+}
+
 static bool evolve(struct evolution *x, struct err *e)
 {
     static const char *const ends[] = {[EVOLVE_TOKENS] = "the tokens did not reach through another",
                                        [EVOLVE_GENERATIONS] = "stopped at its limit of generations",
                                        [EVOLVE_EXHAUSTED] = "there was no new offspring"};
     const struct menu *m = evaluator_menu(x->evaluator);
-    if (!evaluator_table(x->evaluator, &x->table, e) ||
-        !mem_new(&x->l1, (size_t)m->n_units * (size_t)m->n_formats, e) ||
-        !l1_costs(m, node_input(x->n, "renderings", 0)->object, x->l1, e))
+    if (!evaluator_table(x->evaluator, &x->table, e) || !read_costs(x, e))
         return false;
     x->evolve = (struct evolve){
-        .menu = m, .table = &x->table, .cost = x->l1, .most_bytes = allocate_budget(m, node_float(x->n, "bpp")),
+        .menu = m, .table = &x->table, .cost = x->costs.cost, .most_bytes = allocate_budget(m, node_float(x->n, "bpp")),
         .most_tokens = (uint64_t)node_int(x->n, "tokens"), .offspring = (int)node_int(x->n, "offspring"),
         .stages = (int)node_int(x->n, "stages"), .keep = (int)node_int(x->n, "keep"),
         .most_generations = (int)node_int(x->n, "generations"), .seed = (uint64_t)node_int(x->n, "seed"), .context = x,
@@ -84,7 +93,7 @@ static bool run(struct node *n, struct err *e)
     struct evolution x = {.n = n};
     bool ok = evaluator_open(&x.evaluator, n, e) && evolve(&x, e);
     evolve_fini(&x.evolve);
-    mem_free(x.l1);
+    surrogate_fini(&x.costs);
     candidates_fini(&x.table);
     evaluator_close(x.evaluator);
     return ok;
@@ -94,7 +103,11 @@ const struct node_class node_evolve = {
     .name = "evolve",
     .summary = "baseline: evolution on the measured KL within a byte budget, with a budget of tokens",
     .version = 1,
-    .ports = (const struct port[]){EVALUATOR_PORTS, {0}},
+    .ports = (const struct port[]){
+        EVALUATOR_PORTS,
+        {"surrogate", (const char *const[]){"rank", "probe", NULL}, false, true,
+         "costs that tell which formats are worth their bytes; without it L1's, which do not see inputs"},
+        {0}},
     .params = (const struct param[]){
         EVALUATOR_PARAMS,
         {.name = "bpp", .type = PARAM_FLOAT, .least = 0.01, .most = 64, .unit = "bit",

@@ -32,7 +32,9 @@ struct probe {
     double *response;       /* [unit, format, probe, window] */
     double *square;         /* [unit, format, window] */
     double *trace;          /* [unit, window] */
-    double *cost, *error;   /* [unit, format] */
+    double *cost, *error;   /* [unit, format]: shrunk */
+    double *own;            /* [unit, format]: the costs before that */
+    double *kept;           /* [format]: how much of them was kept */
     uint32_t *scored;       /* [window]: scored positions */
     uint32_t done, batch;   /* windows that are done, and in hand */
     struct probe_pairs pairs;
@@ -283,13 +285,18 @@ static bool write_costs(struct probe *p, struct writer *w, struct err *e)
         .axes = "unit, window", .description =
             "estimated trace of the Fisher of the window's KL in the unit's weights"};
     struct dataset cost = {.name = "cost", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats}, .unit = "nat",
-        .axes = "unit, format", .description = "predicted KL of the format alone, to second order; NaN where not "
-        "available"};
+        .axes = "unit, format", .description = "predicted KL of the format alone, to second order, shrunk; NaN where "
+        "not available"};
+    struct dataset own = {.name = "cost_own", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats}, .unit = "nat",
+        .axes = "unit, format", .description = "the same by the responses alone"};
+    struct dataset kept = {.name = "cost_kept", .dtype = DTYPE_F64, .rank = 1, .shape = {n_formats}, .unit = "1",
+        .axes = "format", .description = "how much of cost_own's distance from the squares was kept, on average"};
     struct dataset error = {.name = "cost_error", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats},
         .unit = "nat", .axes = "unit, format", .description = "its standard error, over documents"};
     return writer_add(w, &response, p->response, e) && writer_add(w, &square, p->square, e) &&
            (p->spec.n_traces == 0 || writer_add(w, &trace, p->trace, e)) && writer_add(w, &cost, p->cost, e) &&
-           writer_add(w, &error, p->error, e) && writer_int(w, "trace_draws", p->spec.n_traces, e) &&
+           writer_add(w, &error, p->error, e) && writer_add(w, &own, p->own, e) && writer_add(w, &kept, p->kept, e) &&
+           writer_int(w, "trace_draws", p->spec.n_traces, e) &&
            writer_text(w, "draw", node_string(p->n, "draw"), e);
 }
 
@@ -329,15 +336,23 @@ static bool publish(struct probe *p, struct err *e)
 static bool analyse(struct probe *p, struct err *e)
 {
     struct probes all = {.menu = &p->menu, .n_probes = (uint32_t)p->spec.n_probes, .n_windows = p->tokens.n,
-                         .response = p->response, .tokens = p->scored, .document = p->tokens.document};
-    bool ok = mem_new(&p->cost, cells(p), e) && mem_new(&p->error, cells(p), e) &&
-              probes_costs(&all, p->cost, p->error, e) &&
+                         .response = p->response, .tokens = p->scored, .document = p->tokens.document,
+                         .square = p->square};
+    bool ok = mem_new(&p->cost, cells(p), e) && mem_new(&p->error, cells(p), e) && mem_new(&p->own, cells(p), e) &&
+              mem_new(&p->kept, (size_t)p->menu.n_formats, e) && probes_costs(&all, p->cost, p->error, e);
+    if (ok)
+        memcpy(p->own, p->cost, cells(p) * sizeof *p->own);
+    ok = ok && probes_shrink(&all, p->cost, p->error, p->kept, e) &&
               probes_pairs(&all, node_float(p->n, "significance"), &p->pairs, e);
     for (size_t c = 0; ok && c < cells(p); c++)
         if (p->menu.available[c] && !(p->cost[c] < INFINITY))
             ok = err_set(e, ERR_NUMERIC, "the response of unit '%s' in format '%s' is not finite",
                          p->menu.unit_names[c / (size_t)p->menu.n_formats],
                          p->menu.format_names[c % (size_t)p->menu.n_formats]);
+    for (int f = 0; ok && f < p->menu.n_formats; f++)
+        if (p->kept[f] < 1)
+            node_log(p->n, "%s: of what is particular to a unit beyond its squared gradients and errors, %.0f %% is "
+                     "kept; the rest is the draws'", p->menu.format_names[f], 100 * p->kept[f]);
     if (ok)
         node_log(p->n, "%zu of %zu pairs of units interact significantly; correlations shrunk by %.3f", p->pairs.n,
                  p->pairs.n_tested, p->pairs.kept);
@@ -395,6 +410,8 @@ static bool run(struct node *n, struct err *e)
     mem_free(p.trace);
     mem_free(p.cost);
     mem_free(p.error);
+    mem_free(p.own);
+    mem_free(p.kept);
     return ok;
 }
 
@@ -422,7 +439,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_probe = {
     .name = "probe",
     .summary = "L2: adjoint probes of KL: what each format costs each unit, and what pairs of them add, in nats",
-    .version = 2,
+    .version = 3,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model that was quantized"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"},

@@ -84,6 +84,81 @@ bool probes_costs(const struct probes *p, double *cost, double *error, struct er
     return ok;
 }
 
+/* -------------------------------------------------------------------------------------------------------- shrinking */
+
+/* Variance of the logarithm of a cost by the draws, to first order. */
+static double draw_variance(const struct probes *p, int unit, int format, double cost)
+{
+    const double *a = cell(p, unit, format);
+    double variance = 0, tokens = sum_tokens(p), n = p->n_probes;
+    for (uint32_t w = 0; w < p->n_windows; w++) {
+        double sum = 0, squares = 0;
+        for (uint32_t k = 0; k < p->n_probes; k++) {
+            double x = 0.5 * a[k * p->n_windows + w] * a[k * p->n_windows + w];
+            sum += x;
+            squares += x * x;
+        }
+        variance += fmax(squares - sum * sum / n, 0) / (n - 1) / n;
+    }
+    return variance / (tokens * tokens) / (cost * cost);
+}
+
+static double sum_square(const struct probes *p, int unit, int format)
+{
+    const double *x = p->square + (size_t)(unit * p->menu->n_formats + format) * p->n_windows;
+    double sum = 0;
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        sum += x[w];
+    return sum;
+}
+
+/* One format. ratio, variance: [unit] scratch. Returns the mean share that is kept. */
+static double shrink_format(const struct probes *p, int format, double *cost, double *error, double *ratio,
+                            double *variance)
+{
+    int units = p->menu->n_units, formats = p->menu->n_formats, n = 0;
+    double mean = 0, spread = 0, noise = 0, kept = 0;
+    for (int u = 0; u < units; u++) {
+        double c = cost[u * formats + format], square = sum_square(p, u, format);
+        variance[u] = c > 0 && square > 0 ? draw_variance(p, u, format, c) : NAN;
+        ratio[u] = isnan(variance[u]) ? NAN : log(c / square);
+        if (isnan(ratio[u]))
+            continue;
+        mean += ratio[u];
+        noise += variance[u];
+        n++;
+    }
+    if (n < 3)
+        return 1;
+    mean /= n;
+    noise /= n;
+    for (int u = 0; u < units; u++)
+        spread += isnan(ratio[u]) ? 0 : (ratio[u] - mean) * (ratio[u] - mean) / (n - 1);
+    double own = fmax(spread - noise, 0);
+    for (int u = 0; u < units; u++) {
+        double *c = &cost[u * formats + format], *e = &error[u * formats + format], v = variance[u];
+        if (isnan(v))
+            continue;
+        double share = own + v > 0 ? own / (own + v) : 1, shrunk = *c * exp((share - 1) * (ratio[u] - mean));
+        double r = *e * *e / (*c * *c); /* by documents and draws; estimates may contradict each other */
+        *e = isnan(r) ? NAN : shrunk * sqrt(fmax(r - (1 - share) * v, r / 4));
+        *c = shrunk;
+        kept += share / n;
+    }
+    return kept;
+}
+
+bool probes_shrink(const struct probes *p, double *cost, double *error, double *kept, struct err *e)
+{
+    double *ratio = NULL, *variance = NULL;
+    bool ok = mem_new(&ratio, (size_t)p->menu->n_units, e) && mem_new(&variance, (size_t)p->menu->n_units, e);
+    for (int f = 0; ok && f < p->menu->n_formats; f++)
+        kept[f] = p->square && p->n_probes > 1 ? shrink_format(p, f, cost, error, ratio, variance) : 1;
+    mem_free(variance);
+    mem_free(ratio);
+    return ok;
+}
+
 /* ------------------------------------------------------------------------------------------------------------ pairs */
 
 /* Responses divided by the root of their mean square, so that a mean of products is a correlation; a cell without any
@@ -242,20 +317,28 @@ bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct 
                         struct err *e)
 {
     struct probes p = {.menu = m};
-    double *response = NULL;
+    double *response = NULL, *wanted = NULL;
+    uint64_t n, cells = (uint64_t)m->n_units * (uint64_t)m->n_formats;
     *out = (struct probe_windows){.menu = m};
     bool ok = menu_check_renderings(m, o, what, e) &&
               load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
-              mem_new(&out->cost, (size_t)m->n_units * (size_t)m->n_formats * p.n_windows, e) &&
-              mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
+              object_load(o, "cost", DTYPE_F64, &wanted, &n, e) &&
+              (n == cells || err_set(e, ERR_INPUT, "'%s' has %llu costs for %llu pairs of unit and format", what,
+                                     (unsigned long long)n, (unsigned long long)cells)) &&
+              mem_new(&out->cost, cells * p.n_windows, e) && mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
     out->n = p.n_windows;
     for (int u = 0; ok && u < m->n_units; u++)
         for (int f = 0; f < m->n_formats; f++) {
-            double *cost = out->cost + (size_t)(u * m->n_formats + f) * p.n_windows;
+            size_t at = (size_t)(u * m->n_formats + f);
+            double *cost = out->cost + at * p.n_windows, sum = 0;
             sum_probes(&p, u, f, cost);
             for (uint32_t w = 0; w < p.n_windows; w++)
-                cost[w] /= p.tokens[w];
+                sum += cost[w];
+            double scale = sum > 0 ? wanted[at] * sum_tokens(&p) / sum : 1;
+            for (uint32_t w = 0; w < p.n_windows; w++)
+                cost[w] *= scale / p.tokens[w];
         }
+    mem_free(wanted);
     mem_free(response);
     if (!ok)
         probe_windows_fini(out);

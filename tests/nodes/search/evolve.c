@@ -253,6 +253,46 @@ static void every_allocation_may_fail(void **state)
 
 /* ------------------------------------------------------------------------------------------------------- the node */
 
+static bool has_format(struct object *o, int format)
+{
+    struct err e;
+    struct candidates c;
+    bool is_there = false;
+    assert_ok(candidates_read(&c, o, &e), e);
+    for (size_t i = 0; i < c.n; i++)
+        is_there |= memchr(c.list[i].assignment, format, UNITS) != NULL;
+    candidates_fini(&c);
+    return is_there;
+}
+
+/* By L1 the first format costs more than the second in a few bytes more, so it is no level; by a surrogate it is. */
+static void a_surrogate_tells_the_levels(void **state)
+{
+    (void)state;
+    struct err e;
+    struct writer *w;
+    double costs[UNITS * MADE_FORMATS];
+    for (int i = 0; i < UNITS * MADE_FORMATS; i++)
+        costs[i] = world.made.cost[i] * (i % MADE_FORMATS == 0 ? 0.5 : 1);
+    struct key k = made_key("levels");
+    assert_ok(writer_new(&w, world.store, &k, "probe/1", &e) &&
+              writer_add_strings(w, "units/name", (const char *const *)world.made.menu.unit_names, UNITS, "unit", "",
+                                 &e) &&
+              writer_add_strings(w, "formats/name", (const char *const *)world.made.menu.format_names, MADE_FORMATS,
+                                 "format", "", &e), e);
+    made_add(w, "cost", DTYPE_F64, UNITS, MADE_FORMATS, costs);
+    struct object *surrogate = made_commit(world.store, w, "levels");
+    for (int with = 0; with < 2; with++) {
+        struct setting settings[] = {{"bpp", NULL, "6"}, {"tokens", NULL, "60000"}, {"surrogate", surrogate, NULL}, {0}};
+        if (!with)
+            settings[2] = (struct setting){0};
+        struct object *o = run_fine(&node_evolve, "levels", settings);
+        assert_int_equal(has_format(o, 0), with);
+        object_close(o);
+    }
+    object_close(surrogate);
+}
+
 static void the_node_measures_and_chooses(void **state)
 {
     (void)state;
@@ -311,6 +351,7 @@ int main(void)
         cmocka_unit_test(it_ends_when_there_is_no_offspring),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(a_surrogate_tells_the_levels),
         cmocka_unit_test(the_node_measures_and_chooses),
     };
     return cmocka_run_group_tests(tests, world_set_up, world_tear_down);

@@ -40,7 +40,7 @@ static void draw(struct drawn *d, double shared, uint64_t seed)
             }
         }
     }
-    d->p = (struct probes){&d->made.menu, PROBES, WINDOWS, d->response, d->tokens, d->document};
+    d->p = (struct probes){&d->made.menu, PROBES, WINDOWS, d->response, d->tokens, d->document, NULL};
 }
 
 static void done(struct drawn *d)
@@ -120,6 +120,58 @@ static void noise_is_shrunk(void **state)
     done(&d);
 }
 
+/* Costs whose true logarithms lie `spread` around those of the squares: errors of the logarithm before and after, over
+ * units of the first format, and the share that was kept. */
+static void shrink(double spread, uint64_t seed, double before_after[2], double *kept)
+{
+    struct err e;
+    struct drawn d;
+    double cost[UNITS * MADE_FORMATS], error[UNITS * MADE_FORMATS], truth[UNITS], shares[MADE_FORMATS], *square;
+    double old[UNITS * MADE_FORMATS], per_token = WINDOWS / (100 * WINDOWS + 276.0);
+    draw(&d, 0, seed);
+    assert_ok(mem_new(&square, (size_t)UNITS * MADE_FORMATS * WINDOWS, &e), e);
+    for (int u = 0; u < UNITS; u++) {
+        truth[u] = 0.5 * deviation(u, 1) * deviation(u, 1) * per_token;
+        double factor = 7 * exp(-spread * normal(&seed)); /* the mean ratio may be anything */
+        for (int f = 0; f < MADE_FORMATS; f++)
+            for (int w = 0; w < WINDOWS; w++)
+                square[(u * MADE_FORMATS + f) * WINDOWS + w] = factor * deviation(u, f) * deviation(u, f);
+    }
+    assert_ok(probes_costs(&d.p, cost, error, &e), e);
+    memcpy(old, cost, sizeof old);
+    d.p.square = square;
+    assert_ok(probes_shrink(&d.p, cost, error, shares, &e), e);
+    *kept = shares[1];
+    assert_true(shares[3] == 1); /* costs nothing */
+    for (int u = 0; u < UNITS; u++) {
+        size_t at = (size_t)(u * MADE_FORMATS + 1);
+        double x = log(old[at] / truth[u]), y = log(cost[at] / truth[u]);
+        before_after[0] += x * x;
+        before_after[1] += y * y;
+        assert_true(error[at] > 0 && error[at] < 0.2 * cost[at]);
+        assert_true(cost[u * MADE_FORMATS + 3] == 0 || isnan(cost[u * MADE_FORMATS + 3]));
+    }
+    mem_free(square);
+    done(&d);
+}
+
+static void costs_are_drawn_to_the_squares_as_far_as_those_are_right(void **state)
+{
+    (void)state;
+    static const double spreads[] = {0, 0.1, 1};
+    double error[3][2] = {{0}}, kept[3] = {0};
+    for (int i = 0; i < 3; i++)
+        for (uint64_t seed = 1; seed <= 10; seed++) {
+            double share;
+            shrink(spreads[i], 100 * seed, error[i], &share);
+            kept[i] += share / 10;
+        }
+    assert_true(kept[0] < 0.3 && kept[0] < kept[1] && kept[1] < kept[2] && kept[2] > 0.95);
+    assert_true(error[0][1] < 0.4 * error[0][0]);
+    assert_true(error[1][1] < error[1][0]); /* 12 units say little about a spread */
+    assert_true(error[2][1] < 1.05 * error[2][0]);
+}
+
 /* The difference of two assignments, window by window, against sums done here; and what is wrong with an object. */
 static void assignments_are_compared_by_windows(void **state)
 {
@@ -187,6 +239,7 @@ int main(void)
         cmocka_unit_test(costs_are_half_the_mean_square_per_position),
         cmocka_unit_test(only_units_that_interact_are_paired),
         cmocka_unit_test(noise_is_shrunk),
+        cmocka_unit_test(costs_are_drawn_to_the_squares_as_far_as_those_are_right),
         cmocka_unit_test(assignments_are_compared_by_windows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
