@@ -215,6 +215,19 @@ static void intervals_cover_when_documents_are_skewed(void **state)
         }
 }
 
+static void an_interval_as_text(void **state)
+{
+    (void)state;
+    char text[STATS_TEXT];
+    assert_string_equal(stats_interval_text(0.012345, 0.5, 3, text), "0.0123 to 0.5");
+    assert_string_equal(stats_interval_text(-2e-9, 1, 4, text), "-2e-09 to 1");
+    assert_string_equal(stats_interval_text(NAN, NAN, 4, text), "unknown: one document");
+    assert_true(stats_is_tie(&(struct stats_difference){.low = -1, .high = 2}));
+    assert_true(stats_is_tie(&(struct stats_difference){.low = 0, .high = 0}));
+    assert_false(stats_is_tie(&(struct stats_difference){.low = 1e-9, .high = 2}));
+    assert_false(stats_is_tie(&stats_no_difference));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +242,7 @@ int main(void)
         cmocka_unit_test(a_paired_difference_is_of_the_windows_that_both_have),
         cmocka_unit_test(intervals_over_documents_cover_as_they_say),
         cmocka_unit_test(intervals_cover_when_documents_are_skewed),
+        cmocka_unit_test(an_interval_as_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
