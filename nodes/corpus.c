@@ -1,9 +1,9 @@
-/* Node type `corpus`: a text cut into documents, documents into windows, and windows dealt to three disjoint sets.
+/* Node type `corpus`: a text cut into documents, documents into windows, and windows dealt to disjoint sets.
  *
  * Documents are put in the order of a seeded hash of their text. Selection takes whole documents from the front until
- * it has its windows, then report, then calibration; what is left over of the last document of a set is not used by the
- * next one. So the sets are disjoint by document, which documents a set has does not depend on the file's order, and
- * more windows for calibration leave the other sets as they are. */
+ * it has its windows, then report, then calibration, then the set for probes; what is left over of the last document of
+ * a set is not used by the next one. So the sets are disjoint by document, which documents a set has does not depend on
+ * the file's order, and more windows for a set leave those before it as they are. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +15,12 @@
 #include "nodes/model/tokenizer.h"
 #include "nodes/nodes.h"
 
-enum { CALIBRATION, SELECTION, REPORT, SETS, UNUSED = SETS };
-static const char *const set_names[SETS] = {"calibration", "selection", "report"};
-static const int deal_order[SETS] = {SELECTION, REPORT, CALIBRATION};
+/* Of /documents/split; what is a set has its number. */
+enum { CALIBRATION, SELECTION, REPORT, UNUSED, PROBE, SPLITS };
+enum { SETS = 4 };
+static const char *const set_names[SPLITS] = {
+    [CALIBRATION] = "calibration", [SELECTION] = "selection", [REPORT] = "report", [PROBE] = "probe"};
+static const int deal_order[SETS] = {SELECTION, REPORT, CALIBRATION, PROBE};
 
 /* One set of windows. */
 struct set {
@@ -35,7 +38,7 @@ struct corpus {
     struct documents documents;
     uint32_t window, least, per_document;
     bool mask, special;
-    struct set sets[SETS];
+    struct set sets[SPLITS];
     uint8_t *split; /* [document] */
 };
 
@@ -197,7 +200,7 @@ static bool write_documents(struct corpus *c, struct err *e)
         {.name = "documents/digest", .dtype = DTYPE_U8, .rank = 1, .shape = {n}, .string_bytes = KEY_TEXT, .unit = "1",
          .axes = "document", .description = "SHA-256 of the document's text"},
         {.name = "documents/split", .dtype = DTYPE_U8, .rank = 1, .shape = {n}, .unit = "1", .axes = "document",
-         .description = "0 calibration, 1 selection, 2 report, 3 unused"},
+         .description = "0 calibration, 1 selection, 2 report, 3 unused, 4 probe"},
         {.name = "documents/offset", .dtype = DTYPE_U64, .rank = 1, .shape = {n}, .unit = "byte", .axes = "document",
          .description = "where it begins in the text (JSON: the item's ordinal)"},
         {.name = "documents/bytes", .dtype = DTYPE_U64, .rank = 1, .shape = {n}, .unit = "byte", .axes = "document",
@@ -237,8 +240,8 @@ static bool prepare(struct corpus *c, struct err *e)
     if (c->documents.n_copies)
         node_log(n, "%zu documents are copies of others and are left out", c->documents.n_copies);
     for (int i = 0; i < SETS; i++) {
-        struct set *s = &c->sets[i];
-        s->wanted = (uint32_t)node_int(n, set_names[i]);
+        struct set *s = &c->sets[deal_order[i]];
+        s->wanted = (uint32_t)node_int(n, set_names[deal_order[i]]);
         if (!mem_new(&s->ids, (size_t)s->wanted * c->window, e) || !mem_new(&s->length, s->wanted, e) ||
             !mem_new(&s->document, s->wanted, e))
             return false;
@@ -250,10 +253,10 @@ static bool run(struct node *n, struct err *e)
 {
     struct corpus c = {.n = n};
     bool ok = prepare(&c, e) && deal(&c, e);
-    for (int i = 0; ok && i < SETS; i++)
-        ok = write_set(&c, i, e);
+    for (int i = 0; ok && i < SPLITS; i++)
+        ok = c.sets[i].wanted == 0 || write_set(&c, i, e);
     ok = ok && write_documents(&c, e);
-    for (int i = 0; i < SETS; i++) {
+    for (int i = 0; i < SPLITS; i++) {
         mem_free(c.sets[i].ids);
         mem_free(c.sets[i].length);
         mem_free(c.sets[i].document);
@@ -273,7 +276,9 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     struct stat text, vocabulary;
     const char *dir;
     char path[4096];
-    uint64_t windows = (uint64_t)(node_int(n, "calibration") + node_int(n, "selection") + node_int(n, "report"));
+    uint64_t windows = 0;
+    for (int i = 0; i < SETS; i++)
+        windows += (uint64_t)node_int(n, set_names[deal_order[i]]);
     if (stat(node_string(n, "text"), &text) != 0)
         return err_errno(e, ERR_INPUT, "%s", node_string(n, "text"));
     if (!model_input_path(n, "tokenizer", &dir, e))
@@ -291,8 +296,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 
 const struct node_class node_corpus = {
     .name = "corpus",
-    .summary = "text cut into documents and windows: disjoint calibration, selection and report sets",
-    .version = 2,
+    .summary = "text cut into documents and windows: disjoint calibration, selection, report and probe sets",
+    .version = 3,
     .ports = (const struct port[]){
         {"tokenizer", MODEL_TYPES, false, false, "the model whose tokenizer.json is used"},
         {0}},
@@ -309,11 +314,13 @@ const struct node_class node_corpus = {
         {.name = "window", .type = PARAM_INT, .fallback = "256", .least = 8, .most = 131072, .unit = "token",
          .help = "length of a window"},
         {.name = "calibration", .type = PARAM_INT, .fallback = "16", .least = 1, .most = 1000000, .unit = "window",
-         .help = "windows that surrogates see"},
+         .help = "windows that renderings are fitted to"},
         {.name = "selection", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 1000000, .unit = "window",
          .help = "windows that candidates are measured and chosen on"},
         {.name = "report", .type = PARAM_INT, .fallback = "16", .least = 1, .most = 1000000, .unit = "window",
          .help = "windows that no choice sees: the published figure"},
+        {.name = "probe", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 1000000, .unit = "window",
+         .help = "windows that probes see, of other documents than those that renderings are fitted to; 0: none"},
         {.name = "per_document", .type = PARAM_INT, .fallback = "0", .least = 0, .most = 1000000, .unit = "window",
          .help = "most windows taken from one document (its first); 0: all. Fewer gives more documents, hence better "
                  "intervals"},
@@ -328,9 +335,10 @@ const struct node_class node_corpus = {
          .help = "begin each document with what the tokenizer's post-processor adds (a BOS)"},
         {0}},
     .outputs = (const struct output[]){
-        {"calibration", "windows that surrogates see"},
+        {"calibration", "windows that renderings are fitted to"},
         {"selection", "windows that candidates are chosen on"},
         {"report", "windows of the published figure"},
+        {"probe", "windows that probes see; there is none where the parameter `probe` is 0"},
         {0}},
     .needs = needs,
     .run = run,

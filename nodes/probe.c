@@ -1,7 +1,9 @@
 /* Node type `probe`: L2, adjoint probes of KL. Random draws at the teacher's logits go backward through the original
- * model on the calibration windows; the response of every unit in every format to them gives unary costs and pair
+ * model on the windows of port `tokens`; the response of every unit in every format to them gives unary costs and pair
  * interactions in nats (nodes/search/probes.h; nodes/model/adjoint.h). A window is a part that is durable on its own,
- * so a killed run goes on with the next.
+ * so a killed run goes on with the next. The windows must be of documents that no rendering was fitted to: on
+ * SmolLM2-135M in nvfp4_a16, costs on those that GPTQ had fitted were 7 to 28 % too low, by the kind of unit
+ * (tests/benchmarks.md).
  *
  * Its result is also a table of candidates, which a `measure` may take: the strongest pairs, each as the two single
  * changes of the base and both together, so that four real KLs can be held against the pair's term. */
@@ -443,7 +445,8 @@ const struct node_class node_probe = {
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model that was quantized"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"},
-        {"tokens", (const char *const[]){"corpus", NULL}, false, false, "the calibration windows"},
+        {"tokens", (const char *const[]){"corpus", NULL}, false, false,
+         "windows of documents that no rendering was fitted to, or costs are flattered"},
         {0}},
     .params = (const struct param[]){
         NUMERIC_PARAM,

@@ -6,8 +6,10 @@
 
 #include "nodes/model/tokens.h"
 
-static const char *const sets[] = {"calibration", "selection", "report"}; /* in the order of documents/split */
-#define N_SETS 3
+/* The sets of a corpus, and what documents/split has for each; the last need not be there. */
+static const char *const sets[] = {"calibration", "selection", "report", "probe"};
+static const uint8_t set_splits[] = {0, 1, 2, 4};
+#define N_SETS 4
 
 static json_t *out_of_memory(struct err *e)
 {
@@ -104,7 +106,7 @@ static json_t *describe_set(struct object *corpus, size_t set, char *const *dige
     for (uint32_t w = 0; w < t.n; w++)
         positions += tokens_scored(&t, w);
     for (uint64_t d = 0; d < n_documents; d++)
-        if (split[d] == set)
+        if (split[d] == set_splits[set])
             json_array_append_new(documents, json_string(digests[d]));
     json_t *out = json_pack("{s:I, s:I, s:s, s:o}", "windows", (json_int_t)t.n, "positions", (json_int_t)positions,
                             "tokens_digest", t.digest, "documents", documents);
@@ -123,6 +125,8 @@ static bool describe_corpus(json_t *out, struct object *corpus, struct err *e)
         ok = err_set(e, ERR_INPUT, "%s: %llu documents, but %llu of them are in a split", object_path(corpus),
                      (unsigned long long)n, (unsigned long long)n_split);
     for (size_t s = 0; ok && s < N_SETS; s++) {
+        if (s + 1 == N_SETS && !object_dataset(corpus, "probe/tokens"))
+            break;
         json_t *set = describe_set(corpus, s, digests, split, n, e);
         ok = set && (json_object_set_new(out, sets[s], set) == 0 || out_of_memory(e));
     }

@@ -1,6 +1,7 @@
 #include "nodes/model/tokens.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static bool check(const struct token_set *t, const struct input *in, struct err *e)
 {
@@ -34,7 +35,8 @@ bool tokens_read(struct token_set *out, const struct input *in, struct err *e)
     snprintf(name, sizeof name, "%s/tokens", in->output);
     const struct dataset *d = object_dataset(in->object, name);
     if (!d || d->rank != 2)
-        return err_set(e, ERR_INPUT, "node '%s' has no token set '%s'", in->node, in->output);
+        return err_set(e, ERR_INPUT, "node '%s' has no token set '%s'%s", in->node, in->output,
+                       strcmp(in->output, "probe") == 0 ? ": give it a parameter `probe` above 0" : "");
     t.n = (uint32_t)d->shape[0];
     t.window = (uint32_t)d->shape[1];
     if (!object_load(in->object, name, DTYPE_I32, &t.ids, NULL, e))

@@ -2,11 +2,11 @@
 #define NODES_SEARCH_POOLED_H
 /* Which of two assignments is better, by all that is known. A measured difference of KL is over the few documents of
  * the selection set; where it is a tie, choosing by it alone chooses the luck of those documents. The probes predict
- * the same difference from other documents, those of the calibration set, so the sampling errors of the two are
- * independent, and their mean weighted by inverse variances is better than either (Cochran 1954). Predictions are wrong
- * in other ways, too: they are of second order, leave pairs out, and are made where the renderings were fitted. How
- * wrong, is what they and the measured differences disagree by beyond their standard errors, as in a meta-analysis with
- * random effects (DerSimonian and Laird 1986), all of it taken to be the predictions' error. */
+ * the same difference from other documents, those of their own set, so the sampling errors of the two are independent,
+ * and their mean weighted by inverse variances is better than either (Cochran 1954). Predictions are wrong in other
+ * ways, too: they are of second order and leave pairs out. How wrong, is what they and the measured differences
+ * disagree by beyond their standard errors, as in a meta-analysis with random effects (DerSimonian and Laird 1986),
+ * all of it taken to be the predictions' error. */
 #include <stdbool.h>
 #include <stddef.h>
 

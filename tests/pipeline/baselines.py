@@ -27,7 +27,7 @@ except ImportError:
 import numpy as np
 
 GRAPHS = ["uniform", "ends", "l1", "trace", "squared", "direct", "evolve"]
-SMALL = ["calibration=4", "selection=3", "report=3", "window=96", "rounding=[rtn]"]
+SMALL = ["calibration=4", "probes=4", "selection=3", "report=3", "window=96", "rounding=[rtn]"]
 BUDGETS = [4.6, 5.5, 6.5]
 EVOLVED = [4.6, 5, 5.5, 6, 6.5]
 TOKENS = 6000

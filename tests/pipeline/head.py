@@ -21,7 +21,7 @@ try:
 except ImportError:
     sys.exit(77)
 
-SMALL = ["calibration=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=4", "rounds=1"]
+SMALL = ["calibration=4", "probes=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=4", "rounds=1"]
 
 
 def untied(source, folder):

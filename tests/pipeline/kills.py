@@ -24,7 +24,7 @@ ROW = 128  # bytes of a ledger row: u64 seq, u8 candidate[32], u32 window, ...
 
 def command(scout, root, run):
     # Small enough that fifty resumes take a minute or two, and every node type is in it.
-    settings = ["calibration=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=12"]
+    settings = ["calibration=4", "probes=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=12"]
     return [scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run] + [w for s in settings for w in ("--set", s)]
 
 

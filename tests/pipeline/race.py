@@ -24,8 +24,8 @@ import numpy as np
 GRAPH = """scout: 1
 name: race
 extends: {root}/graphs/quickstart.yaml
-params: {{calibration: 4, selection: 16, report: 2, window: 64, rounds: 1, proposals: 4, race: 0.5}}
-nodes: {{propose: {{with: {{neighbours: 30}}}}, measure: {{with: {{race: $(race)}}}}}}
+params: {{calibration: 4, probes: 4, selection: 16, report: 2, window: 64, rounds: 1, proposals: 4, race: 0.5}}
+nodes: {{propose: {{with: {{neighbours: 100}}}}, measure: {{with: {{race: $(race)}}}}}}
 """
 
 

@@ -29,7 +29,7 @@ def main():
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     os.write(writer, b"x" * 4096)  # full from the start
     p = subprocess.Popen([scout, "run", f"{root}/graphs/quickstart.yaml", "--dir", run, "--set", "moves=100000",
-                          "--set", "calibration=4"],
+                          "--set", "calibration=4", "--set", "probes=4"],
                          stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     try:

@@ -27,7 +27,7 @@ except ImportError:
     sys.exit(77)
 import numpy as np
 
-SMALL = ["calibration=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=12"]
+SMALL = ["calibration=4", "probes=4", "selection=4", "report=4", "window=128", "proposals=6", "moves=12"]
 
 
 def command(scout, root, run, *more, settings=SMALL):
