@@ -198,6 +198,38 @@ static void windows_are_pieces_of_documents_and_sets_are_disjoint(void **state)
     world_close(&w);
 }
 
+/* The set for probes is one more, of documents of its own; without it there is none. */
+static void probes_have_documents_of_their_own(void **state)
+{
+    (void)state;
+    struct world w;
+    struct err e = {0};
+    struct token_set t;
+    size_t n, used = 0;
+    world_open(&w);
+    use_stories(&w, 60000);
+    struct object *a = must_run(&w, (struct setting[]){{"window", "64"}, {0}});
+    struct object *b = must_run(&w, (struct setting[]){{"window", "64"}, {"probe", "12"}, {0}});
+    const struct input none = {.object = a, .node = "corpus", .type = "corpus", .output = "probe"};
+    const struct input set = {.object = b, .node = "corpus", .type = "corpus", .output = "probe"};
+    for (int s = 0; s < SETS; s++)
+        assert_true(sets_are_equal(a, b, s));
+    assert_err(tokens_read(&t, &none, &e), e, ERR_INPUT, "no token set 'probe': give it a parameter `probe` above 0");
+    assert_ok(tokens_read(&t, &set, &e), e);
+    assert_int_equal(t.n, 12);
+    struct document_row *documents = read_documents(b, &n);
+    for (uint32_t i = 0; i < t.n; i++)
+        assert_int_equal(documents[t.document[i]].split, 4);
+    for (size_t i = 0; i < n; i++)
+        used += documents[i].split == 4;
+    assert_true(used > 1 && used <= 12);
+    mem_free(documents);
+    tokens_fini(&t);
+    object_close(a);
+    object_close(b);
+    world_close(&w);
+}
+
 static void the_same_twice_is_the_same_and_another_seed_is_not(void **state)
 {
     (void)state;
@@ -436,6 +468,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows_are_pieces_of_documents_and_sets_are_disjoint),
         cmocka_unit_test(the_same_twice_is_the_same_and_another_seed_is_not),
+        cmocka_unit_test(probes_have_documents_of_their_own),
         cmocka_unit_test(more_calibration_leaves_the_other_sets_as_they_are),
         cmocka_unit_test(neither_order_nor_copies_change_the_sets),
         cmocka_unit_test(short_pieces_are_kept_or_left_out_as_told),
