@@ -138,7 +138,8 @@ bool store_make_path(const char *path, struct err *e)
     return true;
 }
 
-/* Without a FORMAT, a folder with anything but ours in it is somebody else's. */
+/* Without a FORMAT, a folder with anything but ours in it is somebody else's. A FORMAT that is there now has been
+ * written by another process since. */
 static bool refuse_foreign(const struct store *s, struct err *e)
 {
     DIR *d = opendir(s->path);
@@ -146,7 +147,8 @@ static bool refuse_foreign(const struct store *s, struct err *e)
         return err_errno(e, ERR_IO, "%s: cannot list the store", s->path);
     bool ok = true;
     for (struct dirent *entry; ok && (entry = readdir(d));) {
-        bool ours = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+        bool ours = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+                    strcmp(entry->d_name, "FORMAT") == 0;
         for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
             ours = ours || strcmp(entry->d_name, folders[i]) == 0;
         if (!ours)
