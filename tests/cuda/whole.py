@@ -23,8 +23,8 @@ except ImportError:
     sys.exit(77)
 import numpy as np
 
-SETTINGS = ["model=data/models/stories260k", "calibration=1", "probes=1", "selection=2", "report=1", "window=16", "rounds=1",
-            "proposals=3", "moves=2"]
+SETTINGS = ["model=data/models/stories260k", "calibration=1", "probes=1", "selection=2", "report=1", "window=16",
+            "rounds=1", "proposals=3", "moves=2"]
 SHARED = {"model", "corpus"}
 COMPUTED = {"teacher", "teacher_report", "hessian", "quantize", "measure.1", "polish", "verify"}
 
