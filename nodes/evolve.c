@@ -10,7 +10,6 @@
 #include "nodes/search/allocate.h"
 #include "nodes/search/column.h"
 #include "nodes/search/evolve.h"
-#include "nodes/search/l1.h"
 #include "nodes/search/surrogate.h"
 
 struct evolution {
@@ -53,23 +52,13 @@ static bool write_result(const struct evolution *x, struct err *e)
            column_write(w, "chosen", DTYPE_U32, &v->chosen, 1, "1", "value", "id of the candidate that is chosen", e);
 }
 
-static bool read_costs(struct evolution *x, struct err *e)
-{
-    const struct menu *m = evaluator_menu(x->evaluator);
-    if (node_inputs(x->n, "surrogate") == 0)
-        return mem_new(&x->costs.cost, (size_t)m->n_units * (size_t)m->n_formats, e) &&
-               l1_costs(m, node_input(x->n, "renderings", 0)->object, x->costs.cost, e);
-    const struct input *in = node_input(x->n, "surrogate", 0);
-    return surrogate_read(&x->costs, m, in->object, in->node, e);
-}
-
 static bool evolve(struct evolution *x, struct err *e)
 {
     static const char *const ends[] = {[EVOLVE_TOKENS] = "the tokens did not reach through another",
                                        [EVOLVE_GENERATIONS] = "stopped at its limit of generations",
                                        [EVOLVE_EXHAUSTED] = "there was no new offspring"};
     const struct menu *m = evaluator_menu(x->evaluator);
-    if (!evaluator_table(x->evaluator, &x->table, e) || !read_costs(x, e))
+    if (!evaluator_table(x->evaluator, &x->table, e) || !surrogate_or_l1(&x->costs, m, x->n, e))
         return false;
     x->evolve = (struct evolve){
         .menu = m, .table = &x->table, .cost = x->costs.cost, .most_bytes = allocate_budget(m, node_float(x->n, "bpp")),

@@ -4,7 +4,7 @@
  * frontier. Once there are rows, the surrogate is first refitted to them (nodes/search/refit.h); pairs, where they
  * help, enter the DP as what they add to each unit's costs while the other units are as in the centre. The centre is
  * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or what `select`
- * would choose by the same `budget`, `bpp` or `kl`. Proposed are, one after the other, the points of the predicted
+ * would choose by the same `budget`, `bpp` or `kl` without probes. Proposed are, one after the other, the points of the predicted
  * frontier with the largest expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the
  * measured frontier before the centre to two after it, or, within a budget, of the log KL that is to be had there; each
  * counted as if it had been measured as predicted; then the flips and swaps of the centre

@@ -14,7 +14,6 @@
 #include "nodes/search/allocate.h"
 #include "nodes/search/column.h"
 #include "nodes/search/descent.h"
-#include "nodes/search/l1.h"
 #include "nodes/search/probes.h"
 #include "nodes/search/refit.h"
 #include "nodes/search/surrogate.h"
@@ -248,13 +247,11 @@ static bool read_rows(struct polish *p, struct err *e)
 
 static bool read_prior(struct polish *p, struct err *e)
 {
-    if (node_inputs(p->n, "surrogate") == 0)
-        return mem_new(&p->prior.cost, (size_t)p->menu->n_units * (size_t)p->menu->n_formats, e) &&
-               l1_costs(p->menu, node_input(p->n, "renderings", 0)->object, p->prior.cost, e);
-    const struct input *in = node_input(p->n, "surrogate", 0);
-    p->has_probe = object_dataset(in->object, "response") != NULL;
-    return surrogate_read(&p->prior, p->menu, in->object, in->node, e) &&
-           (!p->has_probe || probe_windows_read(&p->probe, p->menu, in->object, in->node, e));
+    if (!surrogate_or_l1(&p->prior, p->menu, p->n, e))
+        return false;
+    const struct input *in = node_inputs(p->n, "surrogate") ? node_input(p->n, "surrogate", 0) : NULL;
+    p->has_probe = in && object_dataset(in->object, "response");
+    return !p->has_probe || probe_windows_read(&p->probe, p->menu, in->object, in->node, e);
 }
 
 /* The start and what it may grow by, or the budget where that is more; sizes are compared as differences of 63 bits. */

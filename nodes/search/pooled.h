@@ -31,4 +31,5 @@ void pooled_note(struct pooled_spread *s, const struct pooled *p);
 double pooled_bias(const struct pooled_spread *s);
 /* Fill mean and error. */
 void pooled_combine(struct pooled *p, double bias);
+
 #endif

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "nodes/search/l1.h"
+
 static bool read_cost(struct surrogate *s, const struct menu *m, struct object *o, const char *what, struct err *e)
 {
     uint64_t count, formats = (uint64_t)m->n_formats;
@@ -81,6 +83,15 @@ bool surrogate_read(struct surrogate *out, const struct menu *m, struct object *
     }
     *out = s;
     return true;
+}
+
+bool surrogate_or_l1(struct surrogate *out, const struct menu *m, struct node *n, struct err *e)
+{
+    if (node_inputs(n, "surrogate") == 0)
+        return mem_new(&out->cost, (size_t)m->n_units * (size_t)m->n_formats, e) &&
+               l1_costs(m, node_input(n, "renderings", 0)->object, out->cost, e);
+    const struct input *in = node_input(n, "surrogate", 0);
+    return surrogate_read(out, m, in->object, in->node, e);
 }
 
 void surrogate_fini(struct surrogate *s)

@@ -22,6 +22,8 @@ struct surrogate {
  * negative; *out is then untouched. */
 bool surrogate_read(struct surrogate *out, const struct menu *m, struct object *o, const char *what,
                     struct err *e) ERR_CHECK;
+/* What port `surrogate` of a node says; L1's costs, from port `renderings`, where nothing is connected to it. */
+bool surrogate_or_l1(struct surrogate *out, const struct menu *m, struct node *n, struct err *e) ERR_CHECK;
 void surrogate_fini(struct surrogate *s);
 /* The energy of an assignment of available formats: f64, units in order, then pairs in order. */
 double surrogate_energy(const struct menu *m, const struct surrogate *s, const uint8_t *assignment);
