@@ -1,15 +1,16 @@
-/* Node type `frontier`: the whole predicted frontier in one pass of the archive DP, and the candidates to measure next.
+/* Node type `frontier`: the whole predicted frontier in one pass of the archive DP, and the candidates to measure
+ * next.
  *
  * Before anything is measured they are the uniform assignments and points spread evenly in bpp over the predicted
  * frontier. Once there are rows, the surrogate is first refitted to them (nodes/search/refit.h); pairs, where they
  * help, enter the DP as what they add to each unit's costs while the other units are as in the centre. The centre is
  * the measured knee, as `select` finds it in the same rows with the same `scale` and `sensitivity`, or what `select`
- * would choose by the same `budget`, `bpp` or `kl` without probes. Proposed are, one after the other, the points of the predicted
- * frontier with the largest expected gain in hypervolume over (bytes, log KL), in the stretch from two points of the
- * measured frontier before the centre to two after it, or, within a budget, of the log KL that is to be had there; each
- * counted as if it had been measured as predicted; then the flips and swaps of the centre
- * that look best when a byte has its price on the predicted frontier. What was measured is not proposed again, so in
- * the end there may be nothing to propose, which is a table without rows.
+ * would choose by the same `budget`, `bpp` or `kl` without probes. Proposed are, one after the other, the points of
+ * the predicted frontier with the largest expected gain in hypervolume over (bytes, log KL), in the stretch from two
+ * points of the measured frontier before the centre to two after it, or, within a budget, of the log KL that is to be
+ * had there; each counted as if it had been measured as predicted; then the flips and swaps of the centre that look
+ * best when a byte has its price on the predicted frontier. What was measured is not proposed again, so in the end
+ * there may be nothing to propose, which is a table without rows.
  *
  * Its result is a surrogate too: the refitted costs. */
 #include <math.h>
