@@ -577,10 +577,12 @@ static bool search(struct frontier *f, struct err *e)
     return true;
 }
 
-static void read_budget(struct frontier *f)
+/* One that nothing can keep is refused here, before candidates are measured for it. */
+static bool read_budget(struct frontier *f, struct err *e)
 {
     double bpp = node_float(f->n, "bpp");
     f->most_bytes = bpp > 0 ? allocate_budget(&f->menu, bpp) : node_size(f->n, "budget");
+    return (f->most_bytes == 0 && bpp == 0) || allocate_check_budget(&f->menu, f->most_bytes, e);
 }
 
 static bool run(struct node *n, struct err *e)
@@ -588,9 +590,7 @@ static bool run(struct node *n, struct err *e)
     struct frontier f = {.n = n, .centre = -1};
     const struct input *surrogate = node_input(n, "surrogate", 0);
     bool ok = menu_read(&f.menu, node_input(n, "renderings", 0)->object, e) &&
-              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e);
-    if (ok)
-        read_budget(&f);
+              surrogate_read(&f.surrogate, &f.menu, surrogate->object, surrogate->node, e) && read_budget(&f, e);
     ok = ok && (node_inputs(n, "rows") == 0 || read_rows(&f, e)) && search(&f, e);
     candidates_fini(&f.proposals);
     candidates_fini(&f.rows);

@@ -315,6 +315,8 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
     if (!evaluator_needs(n, out, e) || !menu_read(&menu, node_input(n, "renderings", 0)->object, e))
         return false;
     out->memory += descent_memory(menu.n_units, menu.n_formats);
+    if (node_inputs(n, "surrogate") > 0)
+        out->memory += probe_windows_memory(node_input(n, "surrogate", 0)->object);
     menu_fini(&menu);
     return true;
 }

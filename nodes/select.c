@@ -630,6 +630,16 @@ static bool run(struct node *n, struct err *e)
     return ok;
 }
 
+/* Rows are few; what a probe said is much, with many units. */
+static bool needs(struct node *n, struct needs *out, struct err *e)
+{
+    (void)e;
+    *out = (struct needs){.cores = 1, .memory = 64u << 20};
+    if (node_inputs(n, "probe") > 0)
+        out->memory += probe_windows_memory(node_input(n, "probe", 0)->object);
+    return true;
+}
+
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
@@ -653,5 +663,6 @@ const struct node_class node_select = {
         {.name = "kl", .type = PARAM_FLOAT, .fallback = "0", .one_of = ONE_OF, .least = 0, .most = 1000, .unit = "nat",
          .help = "choose the fewest bytes of at most this KL (the mean on the selection set); 0: none"},
         {0}},
+    .needs = needs,
     .run = run,
 };

@@ -16,11 +16,23 @@ uint64_t allocate_budget(const struct menu *m, double bpp)
     return bytes;
 }
 
-static bool too_small(const struct menu *m, const struct allocation *a, uint64_t least, const char *what,
-                      struct err *e)
+static bool too_small(const struct menu *m, uint64_t most, uint64_t least, const char *what, struct err *e)
 {
     return err_set(e, ERR_INPUT, "a budget of %" PRIu64 " bytes (%.6g bpp) cannot be kept: %s takes at least %" PRIu64
-                   " bytes (%.6g bpp)", a->most_bytes, menu_bpp(m, a->most_bytes), what, least, menu_bpp(m, least));
+                   " bytes (%.6g bpp)", most, menu_bpp(m, most), what, least, menu_bpp(m, least));
+}
+
+bool allocate_check_budget(const struct menu *m, uint64_t most, struct err *e)
+{
+    uint64_t least = 0;
+    for (int u = 0; u < m->n_units; u++) {
+        uint64_t fewest = UINT64_MAX;
+        for (int f = 0; f < m->n_formats; f++)
+            if (m->available[u * m->n_formats + f] && m->bytes[u * m->n_formats + f] < fewest)
+                fewest = m->bytes[u * m->n_formats + f];
+        least += fewest;
+    }
+    return least <= most || too_small(m, most, least, "any choice of formats", e);
 }
 
 /* --------------------------------------------------------------------------------------------------------- knapsack */
@@ -30,8 +42,8 @@ static bool place_budgets(const struct menu *m, const struct archive_point *poin
                           const struct allocation *list, size_t n, size_t *at, struct err *e)
 {
     for (size_t i = 0; i < n; i++) {
-        if (points[0].bytes > list[i].most_bytes)
-            return too_small(m, &list[i], points[0].bytes, "any choice of formats", e);
+        if (!allocate_check_budget(m, list[i].most_bytes, e))
+            return false;
         size_t low = 0, high = n_points; /* points[low] fits; points[high] does not, or is behind the last */
         while (high - low > 1) {
             size_t middle = low + (high - low) / 2;
@@ -115,7 +127,7 @@ bool allocate_uniform(const struct menu *m, const double *uniform_cost, struct a
         }
         list[i].cost = best.cost;
         ok = best.most_bytes < UINT64_MAX ||
-             too_small(m, &list[i], least_uniform(m, tried), "one format for all units", e);
+             too_small(m, list[i].most_bytes, least_uniform(m, tried), "one format for all units", e);
     }
     mem_free(tried);
     return ok;
@@ -184,7 +196,7 @@ bool allocate_ends(const struct menu *m, const double *cost, struct allocation *
         }
         list[i].cost = best.cost;
         ok = best.most_bytes < UINT64_MAX ||
-             too_small(m, &list[i], least_uniform(m, tried), "one format for all units", e);
+             too_small(m, list[i].most_bytes, least_uniform(m, tried), "one format for all units", e);
     }
     mem_free(order);
     mem_free(tried);

@@ -6,6 +6,8 @@
 
 /* The most bytes whose bits per parameter, as a candidate's column `bpp` gives them, are at most `bpp`. */
 uint64_t allocate_budget(const struct menu *m, double bpp);
+/* ERR_INPUT, with the least that would do, when no assignment has at most so many bytes. */
+bool allocate_check_budget(const struct menu *m, uint64_t most, struct err *e) ERR_CHECK;
 
 /* What was found within a budget. */
 struct allocation {

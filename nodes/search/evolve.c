@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nodes/search/allocate.h"
 #include "nodes/search/stats.h"
 
 #define MOST_RAISES 3  /* of an offspring, before the budget is seen to */
@@ -389,23 +390,11 @@ static bool evolve(struct state *s, struct err *e)
 
 static bool check(const struct evolve *v, struct err *e)
 {
-    const struct menu *m = v->menu;
-    uint64_t least = 0;
     if (v->table->n != 0 || v->table->n_windows == 0 || v->offspring < 1 || v->stages < 1 || v->keep < 2 ||
         v->most_generations < 1)
         return err_set(e, ERR_BUG, "an evolution starts from an empty table with windows, and has offspring, stages "
                        "and generations");
-    for (int u = 0; u < m->n_units; u++) {
-        uint64_t fewest = UINT64_MAX;
-        for (int f = 0; f < m->n_formats; f++)
-            if (m->available[u * m->n_formats + f] && m->bytes[u * m->n_formats + f] < fewest)
-                fewest = m->bytes[u * m->n_formats + f];
-        least += fewest;
-    }
-    return least <= v->most_bytes ||
-           err_set(e, ERR_INPUT, "a budget of %" PRIu64 " bytes (%.6g bpp) cannot be kept: any choice of formats takes "
-                   "at least %" PRIu64 " bytes (%.6g bpp)", v->most_bytes, menu_bpp(m, v->most_bytes), least,
-                   menu_bpp(m, least));
+    return allocate_check_budget(v->menu, v->most_bytes, e);
 }
 
 bool evolve_run(struct evolve *v, struct err *e)

@@ -345,6 +345,15 @@ bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct 
     return ok;
 }
 
+uint64_t probe_windows_memory(const struct object *o)
+{
+    const struct dataset *d = object_dataset(o, "response");
+    uint64_t n = d ? 1 : 0;
+    for (int i = 0; d && i < d->rank; i++)
+        n *= d->shape[i];
+    return 2 * n * sizeof(double); /* all of it, and what it is summed to: as much again with one draw */
+}
+
 void probe_windows_fini(struct probe_windows *p)
 {
     mem_free(p->cost);

@@ -70,6 +70,8 @@ struct probe_windows {
 bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct object *o, const char *what,
                         struct err *e) ERR_CHECK;
 void probe_windows_fini(struct probe_windows *p);
+/* Most bytes that probe_windows_read takes for that result of a node `probe`. */
+uint64_t probe_windows_memory(const struct object *o);
 /* Predicted KL of an assignment of available formats, to second order: nats per position. */
 double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment);
 /* `scale` times that of a minus that of b, with its standard error and 95 % interval over the windows' documents (NaN

@@ -241,6 +241,14 @@ static void frontier_within_a_budget_proposes_what_fits(void **state)
     mem_free(bytes);
     candidates_fini(&c);
     object_close(o);
+    /* what nothing can keep is refused before anything is measured for it */
+    static const struct {
+        const char *name, *value;
+    } tiny[] = {{"bpp", "2"}, {"bpp", "1e-9"}, {"budget", "1000"}};
+    for (size_t i = 0; i < COUNT(tiny); i++)
+        assert_err(run_node(&node_frontier, "tiny", (struct setting[]){{"surrogate", rank, NULL},
+                            {tiny[i].name, NULL, tiny[i].value}, {0}}, &o, &e), e, ERR_INPUT,
+                   "any choice of formats takes at least");
     object_close(rank);
     object_close(rows);
 }

@@ -3,6 +3,7 @@
 
 #include "nodes/search/knee.h"
 #include "nodes/search/pareto.h"
+#include "nodes/search/probes.h"
 
 /* ----------------------------------------------------------------------------- what select says, computed once more */
 
@@ -469,6 +470,10 @@ static void probes_have_a_say_in_ties(void **state)
     for (int k = 0; k < UNITS * MADE_FORMATS; k++)
         cost[k] = world.made.menu.available[k] ? world.made.truth[k] : NAN;
     struct object *probe = probe_of(cost, 0.1, "probe of ties");
+    uint64_t responses;
+    mem_free(load(probe, "response", DTYPE_F64, &responses));
+    assert_int_equal(probe_windows_memory(probe), 2 * responses * sizeof(double));
+    assert_int_equal(probe_windows_memory(rows), 0);
     static const char *const bpps[] = {"5", "6", "7", "8", "9", "10"};
     for (size_t i = 0; i < COUNT(bpps); i++) {
         o = run_fine(&node_select, bpps[i], (struct setting[]){{"rows", rows, NULL}, {"bpp", NULL, bpps[i]}, {0}});
