@@ -20,6 +20,7 @@
 #include "nodes/search/probes.h"
 
 #define BATCH_BYTES ((uint64_t)1 << 30) /* of states and gradients, unless the graph gives the node more memory */
+#define BLOCK 8 /* positions whose responses are added up before they are squared; the longest that divides a window */
 #define BATCH_WINDOWS 8 /* on a CPU, where more would save little and a kill cost more */
 
 struct probe {
@@ -32,11 +33,11 @@ struct probe {
     struct adjoint_spec spec;
     uint8_t *skip;          /* [unit, format] */
     double *response;       /* [unit, format, probe, window] */
-    double *square;         /* [unit, format, window] */
+    double *local, *square; /* [unit, format, window] */
     double *trace;          /* [unit, window] */
     double *cost, *error;   /* [unit, format]: shrunk */
     double *own;            /* [unit, format]: the costs before that */
-    double *kept;           /* [format]: how much of them was kept */
+    double *kept;           /* [unit, format]: the share of them that was kept */
     uint32_t *scored;       /* [window]: scored positions */
     uint32_t done, batch;   /* windows that are done, and in hand */
     struct probe_pairs pairs;
@@ -57,6 +58,7 @@ static void gather(struct probe *p, uint32_t window, const struct adjoint_row *r
         bool is_there = p->menu.available[c] != 0;
         for (size_t k = 0; k < probes; k++)
             p->response[(c * probes + k) * windows + window] = is_there ? row->response[c * probes + k] : NAN;
+        p->local[c * windows + window] = is_there ? row->local[c] : NAN;
         p->square[c * windows + window] = is_there ? row->square[c] : NAN;
     }
     for (int u = 0; p->spec.n_traces > 0 && u < p->menu.n_units; u++)
@@ -66,13 +68,14 @@ static void gather(struct probe *p, uint32_t window, const struct adjoint_row *r
 static bool new_row(const struct probe *p, struct adjoint_row *row, struct err *e)
 {
     *row = (struct adjoint_row){0};
-    return mem_new(&row->response, cells(p) * (size_t)p->spec.n_probes, e) && mem_new(&row->square, cells(p), e) &&
-           mem_new(&row->trace, (size_t)p->menu.n_units, e);
+    return mem_new(&row->response, cells(p) * (size_t)p->spec.n_probes, e) && mem_new(&row->local, cells(p), e) &&
+           mem_new(&row->square, cells(p), e) && mem_new(&row->trace, (size_t)p->menu.n_units, e);
 }
 
 static void free_row(struct adjoint_row *row)
 {
     mem_free(row->response);
+    mem_free(row->local);
     mem_free(row->square);
     mem_free(row->trace);
 }
@@ -85,6 +88,9 @@ static bool write_part(struct probe *p, uint32_t window, const struct adjoint_ro
     struct dataset response = {.name = "response", .dtype = DTYPE_F64, .rank = 3,
         .shape = {units, n_formats, (uint64_t)p->spec.n_probes}, .unit = "1", .axes = "unit, format, probe",
         .description = "sum over the window's positions of <gradient, change of the output>"};
+    struct dataset local = {.name = "local", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats},
+        .unit = "nat", .axes = "unit, format",
+        .description = "mean over probes of the sum of squared responses of blocks of positions"};
     struct dataset square = {.name = "square", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats},
         .unit = "nat", .axes = "unit, format", .description = "mean over probes of the sum of (gradient * change)^2"};
     struct dataset trace = {.name = "trace", .dtype = DTYPE_F64, .rank = 1, .shape = {units}, .unit = "nat",
@@ -92,8 +98,8 @@ static bool write_part(struct probe *p, uint32_t window, const struct adjoint_ro
     part_name(window, part);
     if (!node_part_new(p->n, part, &w, e))
         return false;
-    if (!writer_add(w, &response, row->response, e) || !writer_add(w, &square, row->square, e) ||
-        !writer_add(w, &trace, row->trace, e)) {
+    if (!writer_add(w, &response, row->response, e) || !writer_add(w, &local, row->local, e) ||
+        !writer_add(w, &square, row->square, e) || !writer_add(w, &trace, row->trace, e)) {
         writer_abort(w);
         return false;
     }
@@ -113,6 +119,7 @@ static bool find_part(struct probe *p, uint32_t window, bool *found, struct err 
         return true;
     bool ok = new_row(p, &row, e) &&
               object_read(o, "response", DTYPE_F64, 0, cells(p) * (size_t)p->spec.n_probes, row.response, e) &&
+              object_read(o, "local", DTYPE_F64, 0, cells(p), row.local, e) &&
               object_read(o, "square", DTYPE_F64, 0, cells(p), row.square, e) &&
               object_read(o, "trace", DTYPE_F64, 0, (size_t)p->menu.n_units, row.trace, e);
     if (ok)
@@ -280,6 +287,9 @@ static bool write_costs(struct probe *p, struct writer *w, struct err *e)
         .shape = {units, n_formats, (uint64_t)p->spec.n_probes, windows}, .unit = "1",
         .axes = "unit, format, probe, window", .description = "sum over the window's positions of <gradient, change of "
         "the output>; the mean of its square is twice the KL; NaN where not available"};
+    struct dataset local = {.name = "local", .dtype = DTYPE_F64, .rank = 3, .shape = {units, n_formats, windows},
+        .unit = "nat", .axes = "unit, format, window", .description = "mean over probes of the sum over blocks of "
+        "(sum over the block's positions of <gradient, change of the output>)^2; attribute `block`: their length"};
     struct dataset square = {.name = "square", .dtype = DTYPE_F64, .rank = 3, .shape = {units, n_formats, windows},
         .unit = "nat", .axes = "unit, format, window",
         .description = "mean over probes of the sum of (gradient * change)^2 over positions and rows"};
@@ -291,11 +301,12 @@ static bool write_costs(struct probe *p, struct writer *w, struct err *e)
         "not available"};
     struct dataset own = {.name = "cost_own", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats}, .unit = "nat",
         .axes = "unit, format", .description = "the same by the responses alone"};
-    struct dataset kept = {.name = "cost_kept", .dtype = DTYPE_F64, .rank = 1, .shape = {n_formats}, .unit = "1",
-        .axes = "format", .description = "how much of cost_own's distance from the squares was kept, on average"};
+    struct dataset kept = {.name = "cost_kept", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats}, .unit = "1",
+        .axes = "unit, format", .description = "the share of cost_own's distance from the local squares that was kept"};
     struct dataset error = {.name = "cost_error", .dtype = DTYPE_F64, .rank = 2, .shape = {units, n_formats},
         .unit = "nat", .axes = "unit, format", .description = "its standard error, over documents"};
-    return writer_add(w, &response, p->response, e) && writer_add(w, &square, p->square, e) &&
+    return writer_add(w, &response, p->response, e) && writer_add(w, &local, p->local, e) &&
+           writer_add(w, &square, p->square, e) && writer_int(w, "block", p->spec.block, e) &&
            (p->spec.n_traces == 0 || writer_add(w, &trace, p->trace, e)) && writer_add(w, &cost, p->cost, e) &&
            writer_add(w, &error, p->error, e) && writer_add(w, &own, p->own, e) && writer_add(w, &kept, p->kept, e) &&
            writer_int(w, "trace_draws", p->spec.n_traces, e) &&
@@ -335,13 +346,25 @@ static bool publish(struct probe *p, struct err *e)
            writer_text(w, "numeric", node_numerics(p->n), e);
 }
 
+static void tell_kept(const struct probe *p)
+{
+    for (int f = 0; f < p->menu.n_formats; f++) {
+        double sum = 0;
+        for (int u = 0; u < p->menu.n_units; u++)
+            sum += p->kept[u * p->menu.n_formats + f] / p->menu.n_units;
+        if (sum < 0.995)
+            node_log(p->n, "%s: of what tells a unit's cost from its squares in blocks of %u positions, %.0f %% is "
+                     "kept; the rest is taken to be the draws'", p->menu.format_names[f], p->spec.block, 100 * sum);
+    }
+}
+
 static bool analyse(struct probe *p, struct err *e)
 {
     struct probes all = {.menu = &p->menu, .n_probes = (uint32_t)p->spec.n_probes, .n_windows = p->tokens.n,
                          .response = p->response, .tokens = p->scored, .document = p->tokens.document,
-                         .square = p->square};
+                         .local = p->local};
     bool ok = mem_new(&p->cost, cells(p), e) && mem_new(&p->error, cells(p), e) && mem_new(&p->own, cells(p), e) &&
-              mem_new(&p->kept, (size_t)p->menu.n_formats, e) && probes_costs(&all, p->cost, p->error, e);
+              mem_new(&p->kept, cells(p), e) && probes_costs(&all, p->cost, p->error, e);
     if (ok)
         memcpy(p->own, p->cost, cells(p) * sizeof *p->own);
     ok = ok && probes_shrink(&all, p->cost, p->error, p->kept, e) &&
@@ -351,10 +374,8 @@ static bool analyse(struct probe *p, struct err *e)
             ok = err_set(e, ERR_NUMERIC, "the response of unit '%s' in format '%s' is not finite",
                          p->menu.unit_names[c / (size_t)p->menu.n_formats],
                          p->menu.format_names[c % (size_t)p->menu.n_formats]);
-    for (int f = 0; ok && f < p->menu.n_formats; f++)
-        if (p->kept[f] < 1)
-            node_log(p->n, "%s: of what is particular to a unit beyond its squared gradients and errors, %.0f %% is "
-                     "kept; the rest is the draws'", p->menu.format_names[f], 100 * p->kept[f]);
+    if (ok)
+        tell_kept(p);
     if (ok)
         node_log(p->n, "%zu of %zu pairs of units interact significantly; correlations shrunk by %.3f", p->pairs.n,
                  p->pairs.n_tested, p->pairs.kept);
@@ -376,10 +397,13 @@ static bool prepare(struct probe *p, struct err *e)
         .n_probes = (int)probes, .n_traces = (int)(traces < (int64_t)probes ? traces : (int64_t)probes),
         .draw = strcmp(node_string(n, "draw"), "label") == 0 ? FISHER_LABEL : FISHER_SIGN,
         .seed = (uint64_t)node_int(n, "seed"), .load = load, .progress = progress,
-        .context = p, .node = n};
+        .context = p, .node = n, .block = BLOCK};
+    while (p->tokens.window % p->spec.block != 0)
+        p->spec.block--;
     if (!mem_new(&p->scored, windows, e) || !mem_new(&p->skip, cells(p), e) ||
         !mem_new(&p->response, cells(p) * probes * windows, e) ||
-        !mem_new(&p->square, cells(p) * windows, e) || !mem_new(&p->trace, (size_t)p->menu.n_units * windows, e))
+        !mem_new(&p->local, cells(p) * windows, e) || !mem_new(&p->square, cells(p) * windows, e) ||
+        !mem_new(&p->trace, (size_t)p->menu.n_units * windows, e))
         return false;
     for (uint32_t w = 0; w < p->tokens.n; w++)
         p->scored[w] = tokens_scored(&p->tokens, w);
@@ -408,6 +432,7 @@ static bool run(struct node *n, struct err *e)
     mem_free(p.scored);
     mem_free(p.skip);
     mem_free(p.response);
+    mem_free(p.local);
     mem_free(p.square);
     mem_free(p.trace);
     mem_free(p.cost);
@@ -441,7 +466,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_probe = {
     .name = "probe",
     .summary = "L2: adjoint probes of KL: what each format costs each unit, and what pairs of them add, in nats",
-    .version = 3,
+    .version = 4,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model that was quantized"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"},

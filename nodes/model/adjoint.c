@@ -18,7 +18,7 @@ struct adjoint {
     struct tensor gradient;        /* [probe, batch_rows], hidden: at the output of the layer in hand */
     struct tensor *delta;          /* [role, format]: what the format changes of the unit's output, for a chunk */
     struct tensor input;           /* [chunk, widest K]: an input that may be fake-quantized */
-    struct tensor sums;            /* f64 [role, format, probe, DOT or SQUARE, window of the chunk] */
+    struct tensor sums;            /* f64 [role, format, probe, DOT or SQUARE, block of the chunk] */
     struct tensor gram[LAYER_UNITS]; /* x x^T of a unit's input, [chunk, window]: a square a window; with traces */
     struct tensor square;          /* g g^T of a window */
     struct tensor total;           /* f64 [1] */
@@ -76,7 +76,7 @@ static bool matrix_new(struct adjoint *a, struct tensor *out, int64_t rows, int6
 
 static size_t sums_count(const struct adjoint *a)
 {
-    return (size_t)(LAYER_UNITS * a->s->n_formats * a->s->n_probes) * SUMS * (size_t)(a->f->chunk / a->slots);
+    return (size_t)(LAYER_UNITS * a->s->n_formats * a->s->n_probes) * SUMS * (size_t)(a->f->chunk / a->s->block);
 }
 
 static bool open_tensors(struct adjoint *a, struct err *e)
@@ -143,7 +143,7 @@ static struct tensor gradient_rows(const struct adjoint *a, int probe, int64_t f
 static size_t sums_at(const struct adjoint *a, int role, int format, int probe, int which)
 {
     size_t cell = (size_t)((role * a->s->n_formats + format) * a->s->n_probes + probe);
-    return (cell * SUMS + (size_t)which) * (size_t)(a->f->chunk / a->slots);
+    return (cell * SUMS + (size_t)which) * (size_t)(a->f->chunk / a->s->block);
 }
 
 static struct tensor sums_view(const struct adjoint *a, size_t at, int64_t n)
@@ -153,6 +153,23 @@ static struct tensor sums_view(const struct adjoint *a, size_t at, int64_t n)
     v.shape[0] = n;
     v.owned = false;
     return v;
+}
+
+static int64_t window_blocks(const struct adjoint *a) { return a->slots / a->s->block; }
+
+/* What a draw's sums over a window's blocks add to its row; `cell` [unit, format]. */
+static void take_sums(const struct adjoint *a, const double *dot, const double *square, size_t cell, int probe,
+                      const struct adjoint_row *r)
+{
+    double sum = 0, local = 0, squares = 0;
+    for (int64_t b = 0; b < window_blocks(a); b++) {
+        sum += dot[b];
+        local += dot[b] * dot[b];
+        squares += square[b];
+    }
+    r->response[cell * (size_t)a->s->n_probes + (size_t)probe] = sum;
+    r->local[cell] += local / a->s->n_probes;
+    r->square[cell] += squares / a->s->n_probes;
 }
 
 /* ------------------------------------------------------------------------------------------------------------ draws */
@@ -268,22 +285,20 @@ static bool head_format(struct adjoint *a, struct head *h, int format, struct er
     const struct adjoint_spec *s = a->s;
     const int unit = a->f->model->head_unit;
     struct unit_weights w = {0};
-    struct tensor delta = {0}, dot = sums_view(a, 0, 1), square = sums_view(a, 1, 1);
+    const int64_t blocks = window_blocks(a);
+    struct tensor delta = {0}, dot = sums_view(a, 0, blocks), square = sums_view(a, (size_t)blocks, blocks);
+    struct tensor both = sums_view(a, 0, SUMS * blocks);
     bool ok = s->load(s->context, unit, format, &w, e) && matrix_new(a, &delta, a->slots, a->f->model->config.vocab, e);
     for (uint32_t i = 0; ok && i < a->n; i++) {
-        size_t at = (size_t)(unit * s->n_formats + format);
-        double sums[SUMS];
         ok = head_logits(a, h, i, e) && forward_linear(a->f, unit, &w, &h->states, &delta, e) &&
              a->k->subtract(a->q, &delta, &h->logits, &delta, e);
         for (int p = 0; ok && p < s->n_probes; p++) {
             ok = head_draw(a, h, p, i, e) &&
-                 a->k->window_dots(a->q, &h->draw, &delta, a->slots, &dot, &square, e) &&
-                 a->k->download(a->q, &sums[DOT], &dot, sizeof *sums, e) &&
-                 a->k->download(a->q, &sums[SQUARE], &square, sizeof *sums, e);
-            if (ok) {
-                a->rows[i].response[at * (size_t)s->n_probes + (size_t)p] = sums[DOT];
-                a->rows[i].square[at] += sums[SQUARE] / s->n_probes;
-            }
+                 a->k->window_dots(a->q, &h->draw, &delta, s->block, &dot, &square, e) &&
+                 a->k->download(a->q, a->host_sums, &both, SUMS * (size_t)blocks * sizeof *a->host_sums, e);
+            if (ok)
+                take_sums(a, a->host_sums, a->host_sums + blocks, (size_t)(unit * s->n_formats + format), p,
+                          &a->rows[i]);
         }
     }
     a->k->tensor_free(a->q, &delta);
@@ -386,15 +401,15 @@ static bool observe(void *context, enum unit_role role, const struct tensor *g, 
     struct adjoint *a = context;
     const struct adjoint_spec *s = a->s;
     const int unit = a->layer * LAYER_UNITS + (int)role;
-    const int64_t windows = g->shape[0] / a->slots;
+    const int64_t blocks = g->shape[0] / s->block;
     bool ok = a->probe >= s->n_traces || add_traces(a, role, g, e);
     for (int f = 0; ok && f < s->n_formats; f++) {
         if (s->skip[unit * s->n_formats + f])
             continue;
         struct tensor d = tensor_rows(&a->delta[(int)role * s->n_formats + f], 0, g->shape[0]);
-        struct tensor dot = sums_view(a, sums_at(a, (int)role, f, a->probe, DOT), windows);
-        struct tensor square = sums_view(a, sums_at(a, (int)role, f, a->probe, SQUARE), windows);
-        ok = a->k->window_dots(a->q, g, &d, a->slots, &dot, &square, e);
+        struct tensor dot = sums_view(a, sums_at(a, (int)role, f, a->probe, DOT), blocks);
+        struct tensor square = sums_view(a, sums_at(a, (int)role, f, a->probe, SQUARE), blocks);
+        ok = a->k->window_dots(a->q, g, &d, s->block, &dot, &square, e);
     }
     return ok;
 }
@@ -424,10 +439,9 @@ static bool store_sums(struct adjoint *a, int64_t windows, struct err *e)
             size_t at = (size_t)((a->layer * LAYER_UNITS + u) * s->n_formats + f);
             for (int p = 0; !s->skip[at] && p < s->n_probes; p++)
                 for (int64_t w = 0; w < windows; w++) {
-                    const struct adjoint_row *r = &a->rows[a->first_window + w];
-                    const double *sums = a->host_sums + w;
-                    r->response[at * (size_t)s->n_probes + (size_t)p] = sums[sums_at(a, u, f, p, DOT)];
-                    r->square[at] += sums[sums_at(a, u, f, p, SQUARE)] / s->n_probes;
+                    const double *sums = a->host_sums + w * window_blocks(a);
+                    take_sums(a, sums + sums_at(a, u, f, p, DOT), sums + sums_at(a, u, f, p, SQUARE), at, p,
+                              &a->rows[a->first_window + w]);
                 }
         }
     return true;

@@ -15,6 +15,7 @@ struct adjoint_spec {
     int n_traces;               /* draws (the first of the probes) that the traces are taken of; 0: none */
     enum fisher_draw draw;
     uint64_t seed;
+    uint32_t block;             /* positions of a block of row.local; divides the window */
     const uint8_t *skip;        /* [unit, format]: no response is wanted (it is 0, or the format not available) */
     bool (*load)(void *context, int unit, int format, struct unit_weights *out, struct err *e);
     void *context;
@@ -25,6 +26,8 @@ struct adjoint_spec {
 /* Of one window; f64, the caller's. */
 struct adjoint_row {
     double *response; /* [unit, format, probe]: sum over positions of <g, dY> */
+    double *local;    /* [unit, format]: mean over probes of the sum over blocks of (sum over the block's positions of
+                         <g, dY>)^2: the response squared, without what positions of different blocks share */
     double *square;   /* [unit, format]: mean over probes of the sum over positions and rows of (g dY)^2 */
     double *trace;    /* [unit]: mean over the draws of |sum over positions of g x^T|^2, whose expectation is the trace
                          of the Fisher of the window's KL with respect to the unit's weights; only with n_traces */

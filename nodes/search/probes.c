@@ -19,26 +19,6 @@ static bool is_available(const struct probes *p, int unit, int format)
     return p->menu->available[unit * p->menu->n_formats + format] != 0;
 }
 
-/* Standard error of sum(value) / sum(tokens) over groups of windows; `group` numbers them 0..n_groups-1, `residual` has
- * room for as many. */
-static double ratio_error(const struct probes *p, const double *value, const uint32_t *group, uint32_t n_groups,
-                          double *residual)
-{
-    double values = 0, tokens = 0, squares = 0;
-    if (n_groups < 2)
-        return NAN;
-    memset(residual, 0, n_groups * sizeof *residual);
-    for (uint32_t w = 0; w < p->n_windows; w++) {
-        values += value[w];
-        tokens += p->tokens[w];
-    }
-    for (uint32_t w = 0; w < p->n_windows; w++)
-        residual[group[w]] += value[w] - values / tokens * p->tokens[w];
-    for (uint32_t g = 0; g < n_groups; g++)
-        squares += residual[g] * residual[g];
-    return sqrt((double)n_groups / (n_groups - 1) * squares) / tokens;
-}
-
 static double sum_tokens(const struct probes *p)
 {
     double tokens = 0;
@@ -57,30 +37,68 @@ static void sum_probes(const struct probes *p, int unit, int format, double *val
             value[w] += 0.5 * a[k * p->n_windows + w] * a[k * p->n_windows + w] / p->n_probes;
 }
 
+/* Nats of a unit's windows, and what errors over documents are taken with. */
+struct windows {
+    double *value, *residual; /* [window]; the latter is scratch */
+    uint32_t *group, n_groups;
+};
+
+static bool windows_init(struct windows *x, const struct probes *p, struct err *e)
+{
+    *x = (struct windows){0};
+    if (!mem_new(&x->group, p->n_windows, e) || !mem_new(&x->value, p->n_windows, e) ||
+        !mem_new(&x->residual, p->n_windows, e) ||
+        !stats_documents(p->document, p->n_windows, x->group, &x->n_groups, e))
+        return false;
+    if (x->n_groups < 2) {
+        x->n_groups = p->n_windows;
+        for (uint32_t w = 0; w < p->n_windows; w++)
+            x->group[w] = w;
+    }
+    return true;
+}
+
+static void windows_fini(struct windows *x)
+{
+    mem_free(x->group);
+    mem_free(x->value);
+    mem_free(x->residual);
+}
+
+/* Standard error of sum(value) / sum(tokens) over groups of windows. */
+static double ratio_error(const struct probes *p, struct windows *x)
+{
+    double values = 0, tokens = 0, squares = 0;
+    if (x->n_groups < 2)
+        return NAN;
+    memset(x->residual, 0, x->n_groups * sizeof *x->residual);
+    for (uint32_t w = 0; w < p->n_windows; w++) {
+        values += x->value[w];
+        tokens += p->tokens[w];
+    }
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        x->residual[x->group[w]] += x->value[w] - values / tokens * p->tokens[w];
+    for (uint32_t g = 0; g < x->n_groups; g++)
+        squares += x->residual[g] * x->residual[g];
+    return sqrt((double)x->n_groups / (x->n_groups - 1) * squares) / tokens;
+}
+
 bool probes_costs(const struct probes *p, double *cost, double *error, struct err *e)
 {
-    uint32_t *group = NULL, n_groups;
-    double *value = NULL, *residual = NULL, tokens = sum_tokens(p);
-    bool ok = mem_new(&group, p->n_windows, e) && mem_new(&value, p->n_windows, e) &&
-              mem_new(&residual, p->n_windows, e) && stats_documents(p->document, p->n_windows, group, &n_groups, e);
-    if (ok && n_groups < 2) {
-        n_groups = p->n_windows;
-        for (uint32_t w = 0; w < p->n_windows; w++)
-            group[w] = w;
-    }
+    struct windows x;
+    double tokens = sum_tokens(p);
+    bool ok = windows_init(&x, p, e);
     for (int u = 0; ok && u < p->menu->n_units; u++)
         for (int f = 0; f < p->menu->n_formats; f++) {
             size_t at = (size_t)(u * p->menu->n_formats + f);
             double sum = 0;
-            sum_probes(p, u, f, value);
+            sum_probes(p, u, f, x.value);
             for (uint32_t w = 0; w < p->n_windows; w++)
-                sum += value[w];
+                sum += x.value[w];
             cost[at] = is_available(p, u, f) ? sum / tokens : NAN;
-            error[at] = is_available(p, u, f) ? ratio_error(p, value, group, n_groups, residual) : NAN;
+            error[at] = is_available(p, u, f) ? ratio_error(p, &x) : NAN;
         }
-    mem_free(residual);
-    mem_free(value);
-    mem_free(group);
+    windows_fini(&x);
     return ok;
 }
 
@@ -103,25 +121,43 @@ static double draw_variance(const struct probes *p, int unit, int format, double
     return variance / (tokens * tokens) / (cost * cost);
 }
 
-static double sum_square(const struct probes *p, int unit, int format)
+static const double *local_of(const struct probes *p, int unit, int format)
 {
-    const double *x = p->square + (size_t)(unit * p->menu->n_formats + format) * p->n_windows;
+    return p->local + (size_t)(unit * p->menu->n_formats + format) * p->n_windows;
+}
+
+static double sum_local(const struct probes *p, int unit, int format)
+{
+    const double *local = local_of(p, unit, format);
     double sum = 0;
     for (uint32_t w = 0; w < p->n_windows; w++)
-        sum += x[w];
+        sum += local[w];
     return sum;
 }
 
-/* One format. ratio, variance: [unit] scratch. Returns the mean share that is kept. */
-static double shrink_format(const struct probes *p, int format, double *cost, double *error, double *ratio,
-                            double *variance)
+/* value[w]: nats, of all of the window's positions, the share `kept` of them as the responses say and the rest as the
+ * local squares do; all windows together have `total`. */
+static void mix_windows(const struct probes *p, int unit, int format, double kept, double total, double *value)
+{
+    const double *local = kept < 1 ? local_of(p, unit, format) : NULL;
+    double sum = 0, rest = local ? (1 - kept) * total / sum_local(p, unit, format) : 0;
+    sum_probes(p, unit, format, value);
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        sum += value[w];
+    for (uint32_t w = 0; w < p->n_windows; w++)
+        value[w] = (sum != 0 ? kept * total / sum * value[w] : 0) + (local ? rest * local[w] : 0);
+}
+
+/* One format. ratio, variance: [unit] scratch. */
+static void shrink_format(const struct probes *p, int format, struct windows *x, double *cost, double *error,
+                          double *kept, double *ratio, double *variance)
 {
     int units = p->menu->n_units, formats = p->menu->n_formats, n = 0;
-    double mean = 0, spread = 0, noise = 0, kept = 0;
+    double mean = 0, spread = 0, noise = 0, tokens = sum_tokens(p);
     for (int u = 0; u < units; u++) {
-        double c = cost[u * formats + format], square = sum_square(p, u, format);
-        variance[u] = c > 0 && square > 0 ? draw_variance(p, u, format, c) : NAN;
-        ratio[u] = isnan(variance[u]) ? NAN : log(c / square);
+        double c = cost[u * formats + format], local = sum_local(p, u, format);
+        variance[u] = c > 0 && local > 0 ? draw_variance(p, u, format, c) : NAN;
+        ratio[u] = isnan(variance[u]) ? NAN : log(c / local);
         if (isnan(ratio[u]))
             continue;
         mean += ratio[u];
@@ -129,33 +165,37 @@ static double shrink_format(const struct probes *p, int format, double *cost, do
         n++;
     }
     if (n < 3)
-        return 1;
+        return;
     mean /= n;
     noise /= n;
     for (int u = 0; u < units; u++)
         spread += isnan(ratio[u]) ? 0 : (ratio[u] - mean) * (ratio[u] - mean) / (n - 1);
     double own = fmax(spread - noise, 0);
     for (int u = 0; u < units; u++) {
-        double *c = &cost[u * formats + format], *e = &error[u * formats + format], v = variance[u];
-        if (isnan(v))
+        int at = u * formats + format;
+        double v = variance[u], share = own + v > 0 ? own / (own + v) : 1;
+        if (isnan(v) || share == 1)
             continue;
-        double share = own + v > 0 ? own / (own + v) : 1, shrunk = *c * exp((share - 1) * (ratio[u] - mean));
-        double r = *e * *e / (*c * *c); /* by documents and draws; estimates may contradict each other */
-        *e = isnan(r) ? NAN : shrunk * sqrt(fmax(r - (1 - share) * v, r / 4));
-        *c = shrunk;
-        kept += share / n;
+        kept[at] = share;
+        cost[at] *= exp((share - 1) * (ratio[u] - mean));
+        mix_windows(p, u, format, share, cost[at] * tokens, x->value);
+        error[at] = hypot(ratio_error(p, x), sqrt(share * (1 - share) * v) * cost[at]);
     }
-    return kept;
 }
 
 bool probes_shrink(const struct probes *p, double *cost, double *error, double *kept, struct err *e)
 {
     double *ratio = NULL, *variance = NULL;
-    bool ok = mem_new(&ratio, (size_t)p->menu->n_units, e) && mem_new(&variance, (size_t)p->menu->n_units, e);
-    for (int f = 0; ok && f < p->menu->n_formats; f++)
-        kept[f] = p->square && p->n_probes > 1 ? shrink_format(p, f, cost, error, ratio, variance) : 1;
+    struct windows x;
+    bool ok = windows_init(&x, p, e) && mem_new(&ratio, (size_t)p->menu->n_units, e) &&
+              mem_new(&variance, (size_t)p->menu->n_units, e);
+    for (int c = 0; c < p->menu->n_units * p->menu->n_formats; c++)
+        kept[c] = 1;
+    for (int f = 0; ok && p->local && p->n_probes > 1 && f < p->menu->n_formats; f++)
+        shrink_format(p, f, &x, cost, error, kept, ratio, variance);
     mem_free(variance);
     mem_free(ratio);
+    windows_fini(&x);
     return ok;
 }
 
@@ -313,32 +353,40 @@ static bool load_responses(struct probes *p, struct object *o, const char *what,
     return true;
 }
 
+/* One number for each of `n` cells or windows of them. */
+static bool load_cells(struct object *o, const char *name, const char *what, uint64_t n, double **out, struct err *e)
+{
+    uint64_t count;
+    return object_load(o, name, DTYPE_F64, out, &count, e) &&
+           (count == n || err_set(e, ERR_INPUT, "'%s' has %llu values in '%s', expected %llu", what,
+                                  (unsigned long long)count, name, (unsigned long long)n));
+}
+
 bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct object *o, const char *what,
                         struct err *e)
 {
     struct probes p = {.menu = m};
-    double *response = NULL, *wanted = NULL;
-    uint64_t n, cells = (uint64_t)m->n_units * (uint64_t)m->n_formats;
+    double *response = NULL, *local = NULL, *wanted = NULL, *kept = NULL;
+    uint64_t cells = (uint64_t)m->n_units * (uint64_t)m->n_formats;
     *out = (struct probe_windows){.menu = m};
     bool ok = menu_check_renderings(m, o, what, e) &&
               load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
-              object_load(o, "cost", DTYPE_F64, &wanted, &n, e) &&
-              (n == cells || err_set(e, ERR_INPUT, "'%s' has %llu costs for %llu pairs of unit and format", what,
-                                     (unsigned long long)n, (unsigned long long)cells)) &&
+              load_cells(o, "local", what, cells * p.n_windows, &local, e) &&
+              load_cells(o, "cost", what, cells, &wanted, e) && load_cells(o, "cost_kept", what, cells, &kept, e) &&
               mem_new(&out->cost, cells * p.n_windows, e) && mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
+    p.local = local;
     out->n = p.n_windows;
     for (int u = 0; ok && u < m->n_units; u++)
         for (int f = 0; f < m->n_formats; f++) {
             size_t at = (size_t)(u * m->n_formats + f);
-            double *cost = out->cost + at * p.n_windows, sum = 0;
-            sum_probes(&p, u, f, cost);
+            double *cost = out->cost + at * p.n_windows;
+            mix_windows(&p, u, f, kept[at], wanted[at] * sum_tokens(&p), cost);
             for (uint32_t w = 0; w < p.n_windows; w++)
-                sum += cost[w];
-            double scale = sum > 0 ? wanted[at] * sum_tokens(&p) / sum : 1;
-            for (uint32_t w = 0; w < p.n_windows; w++)
-                cost[w] *= scale / p.tokens[w];
+                cost[w] /= p.tokens[w];
         }
+    mem_free(kept);
     mem_free(wanted);
+    mem_free(local);
     mem_free(response);
     if (!ok)
         probe_windows_fini(out);
@@ -351,7 +399,7 @@ uint64_t probe_windows_memory(const struct object *o)
     uint64_t n = d ? 1 : 0;
     for (int i = 0; d && i < d->rank; i++)
         n *= d->shape[i];
-    return 2 * n * sizeof(double); /* all of it, and what it is summed to: as much again with one draw */
+    return 3 * n * sizeof(double); /* it, the local squares, and what they come to: as much each with one draw */
 }
 
 void probe_windows_fini(struct probe_windows *p)

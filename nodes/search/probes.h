@@ -19,8 +19,8 @@ struct probes {
     const double *response;   /* [unit, format, probe, window]; NaN where the format is not available */
     const uint32_t *tokens;   /* [window]: scored positions */
     const uint32_t *document; /* [window] */
-    const double *square;     /* [unit, format, window]: the mean over probes of the sum of squares over positions and
-                                 rows, instead of the square of their sum; NULL: costs are not shrunk */
+    const double *local;      /* [unit, format, window]: the mean over probes of the sum over short blocks of positions
+                                 of the squared response of the block; NULL: costs are not shrunk */
 };
 
 /* cost[unit, format] = 1/2 sum of a^2 / (probes * scored positions), nats per position, and its standard error: of the
@@ -29,13 +29,15 @@ struct probes {
 bool probes_costs(const struct probes *p, double *cost, double *error, struct err *e) ERR_CHECK;
 
 /* Shrinks costs and errors of probes_costs. What draws leave to chance is large, some 9 % of a cost with 8 draws in 32
- * windows, while `square`, the same but for the cross terms of positions, hardly varies with the draws. So, in
- * logarithms, a cost is drawn towards square * (the format's mean ratio of the two), by empirical Bayes (Efron and
- * Morris 1973): with v its own variance by the draws, and S the variance of the logarithm of the ratio over the
- * format's units, it keeps the share t / (t + v) of its distance, t = max(0, S - mean of v). Where cross terms matter,
- * the ratio varies and costs stay as they are; where they do not, the noise goes. Nothing is done in a format with
- * fewer than 3 units of a cost above 0, or with one draw. `kept` [format]: the mean share; 1 where nothing is done.
- * Against KLs of single units on other documents: tests/benchmarks.md, "Adjoint probes". */
+ * windows: one square of a sum over all positions each. `local` has a square for every block, so it hardly varies with
+ * the draws, and lacks only what distant positions share. So, in logarithms, a cost is drawn towards local * (the
+ * format's mean ratio of the two), by empirical Bayes (Efron and Morris 1973): with v its own variance by the draws,
+ * and S the variance of the logarithm of the ratio over the format's units, it keeps the share t / (t + v) of its
+ * distance, t = max(0, S - mean of v). Where distant positions matter, the ratio varies and costs stay as they are; where they do
+ * not, the noise goes. An error is that of the kept share of the responses and the rest of the local squares, over
+ * documents, and of what the share may be wrong by, share (1 - share) v. Nothing is done in a format with fewer than 3
+ * units of a cost above 0, or with one draw. `kept` [unit, format]: the share; 1 where nothing is done. Against KLs of
+ * single units on other documents: tests/benchmarks.md, "Adjoint probes". */
 bool probes_shrink(const struct probes *p, double *cost, double *error, double *kept, struct err *e) ERR_CHECK;
 
 /* Pair terms. The sample second moments of 2 n responses are mostly noise; correlations r = m_ij / sqrt(m_ii m_jj) of
@@ -56,8 +58,8 @@ bool probes_pairs(const struct probes *p, double significance, struct probe_pair
 void probe_pairs_fini(struct probe_pairs *p);
 
 /* What a node `probe` says window by window, for comparing two assignments as measured KLs are compared: paired, over
- * documents. Sums of unary costs, each scaled so that its mean is the (shrunk) cost; pairs are left out, as an error of
- * theirs would not average out over documents. */
+ * documents. Sums of unary costs, each the kept share of the responses and the rest of the local squares, so that its
+ * mean is the (shrunk) cost; pairs are left out, as an error of theirs would not average out over documents. */
 struct probe_windows {
     const struct menu *menu; /* the caller's */
     uint32_t n;

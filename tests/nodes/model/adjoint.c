@@ -9,6 +9,7 @@
 
 #define WINDOWS 3
 #define WINDOW 24
+#define BLOCK 8
 
 struct world {
     char folder[256];
@@ -18,13 +19,14 @@ struct world {
     struct forward f;
     double scale;       /* of the direction, in root mean squares of the weights */
     int only;           /* the unit that is perturbed by `load`; -1: all */
+    uint32_t block;
 };
 
 static void world_open(struct world *w, bool with_head, int threads)
 {
     struct err e;
     char source[512], path[600];
-    *w = (struct world){.only = -1, .scale = 1e-2};
+    *w = (struct world){.only = -1, .scale = 1e-2, .block = BLOCK};
     check_dir_make(w->folder);
     snprintf(source, sizeof source, "%s/data/models/stories260k", check_root());
     if (with_head) {
@@ -122,13 +124,15 @@ static void result_new(struct result *r, const struct world *w, int n_formats, i
     size_t cells = (size_t)(w->model->n_units * n_formats);
     for (int i = 0; i < WINDOWS; i++)
         assert_ok(mem_new(&r->rows[i].response, cells * (size_t)n_probes, &e) &&
-                  mem_new(&r->rows[i].square, cells, &e) && mem_new(&r->rows[i].trace, (size_t)r->n_units, &e), e);
+                  mem_new(&r->rows[i].local, cells, &e) && mem_new(&r->rows[i].square, cells, &e) &&
+                  mem_new(&r->rows[i].trace, (size_t)r->n_units, &e), e);
 }
 
 static void result_free(struct result *r)
 {
     for (int i = 0; i < WINDOWS; i++) {
         mem_free(r->rows[i].response);
+        mem_free(r->rows[i].local);
         mem_free(r->rows[i].square);
         mem_free(r->rows[i].trace);
     }
@@ -150,7 +154,8 @@ static void run(struct world *w, int n_formats, int n_probes, int n_traces, enum
     for (int i = 0; i < w->model->n_units * n_formats; i++)
         skip[i] = w->only >= 0 && i / n_formats != w->only;
     struct adjoint_spec s = {.f = &w->f, .tokens = &w->tokens, .n_formats = n_formats, .n_probes = n_probes,
-                             .n_traces = n_traces, .draw = draw, .seed = 7, .skip = skip, .load = load, .context = w};
+                             .n_traces = n_traces, .draw = draw, .seed = 7, .block = w->block, .skip = skip, .load = load,
+                             .context = w};
     result_new(out, w, n_formats, n_probes);
     for (uint32_t at = 0; at < WINDOWS; at += batch) {
         uint32_t n = WINDOWS - at < batch ? WINDOWS - at : batch;
@@ -170,26 +175,37 @@ static void draw_at(struct world *w, enum fisher_draw kind, int probe, uint32_t 
     assert_ok(w->q.k->fisher_draw(&w->q, v, kind, seeds, &e), e);
 }
 
-static double inner(const struct tensor *a, const struct tensor *b)
+/* Over `n` rows from `first` on. */
+static double inner(const struct tensor *a, const struct tensor *b, int64_t first, int64_t n)
 {
     double sum = 0;
     const float *x = a->data, *y = b->data;
-    for (int64_t i = 0; i < tensor_count(a); i++)
+    for (int64_t i = first * a->shape[1]; i < (first + n) * a->shape[1]; i++)
         sum += (double)x[i] * y[i];
     return sum;
 }
 
-/* <v, logits> with the unit moved forth and back, half the difference. */
-static double difference(struct world *w, const struct tensor *v, uint32_t window, int unit, double scale)
+/* <v, logits> of every block with the unit moved forth and back, half the difference. */
+static void difference(struct world *w, const struct tensor *v, uint32_t window, int unit, double scale, double *out)
 {
-    double side[2];
     for (int i = 0; i < 2; i++) {
         struct tensor z = {0};
         logits(w, window, unit, 0, i ? -scale : scale, &z);
-        side[i] = inner(v, &z);
+        for (uint32_t b = 0; b < WINDOW / w->block; b++)
+            out[b] = (i ? out[b] - inner(v, &z, b * w->block, w->block) : inner(v, &z, b * w->block, w->block)) /
+                     (i ? 2 : 1);
         w->q.k->tensor_free(&w->q, &z);
     }
-    return (side[0] - side[1]) / 2;
+}
+
+/* The derivative of the same to its scale, times w->scale: by Richardson without the third order. */
+static void derivative(struct world *w, const struct tensor *v, uint32_t window, int unit, double *out)
+{
+    double far[WINDOW], near[WINDOW];
+    difference(w, v, window, unit, 4 * w->scale, far);
+    difference(w, v, window, unit, 2 * w->scale, near);
+    for (uint32_t b = 0; b < WINDOW / w->block; b++)
+        out[b] = (8 * near[b] - far[b]) / 12;
 }
 
 /* Errors are taken against the root mean square of all units' responses to the draw: one that happens to be near zero
@@ -203,8 +219,10 @@ static void check_derivatives(struct world *w, enum fisher_draw kind)
         double errors = 0, squares = 0;
         draw_at(w, kind, probe, 1, &v);
         for (int u = 0; u < w->model->n_units; u++) {
-            double far = difference(w, &v, 1, u, 4 * w->scale), near = difference(w, &v, 1, u, 2 * w->scale);
-            double want = (8 * near - far) / 12, got = response(&r, 1, u, 0, probe); /* Richardson: no third order */
+            double blocks[WINDOW], want = 0, got = response(&r, 1, u, 0, probe);
+            derivative(w, &v, 1, u, blocks);
+            for (uint32_t b = 0; b < WINDOW / w->block; b++)
+                want += blocks[b];
             errors += (got - want) * (got - want);
             squares += want * want;
         }
@@ -229,6 +247,44 @@ static void responses_are_derivatives_of_the_drawn_logits(void **state)
     }
 }
 
+/* Of the last layer's last unit, and of the head, what a position's error does is seen at its own logits alone; so their
+ * local squares are sums of squares of derivatives over the logits of a block. With one block they are the responses'
+ * own squares, of every unit. */
+static void local_squares_are_those_of_blocks(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {1, BLOCK, WINDOW};
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        struct world w;
+        struct result r;
+        world_open(&w, true, 2);
+        w.scale = 2e-3;
+        w.block = lengths[i];
+        run(&w, 1, 2, 0, FISHER_SIGN, WINDOWS, &r);
+        const int units[] = {w.model->config.layers * LAYER_UNITS - 1, w.model->head_unit};
+        for (size_t k = 0; k < COUNT(units); k++) {
+            double want = 0, blocks[WINDOW];
+            for (int probe = 0; probe < 2; probe++) {
+                struct tensor v = {0};
+                draw_at(&w, FISHER_SIGN, probe, 1, &v);
+                derivative(&w, &v, 1, units[k], blocks);
+                for (uint32_t b = 0; b < WINDOW / w.block; b++)
+                    want += blocks[b] * blocks[b] / 2;
+                w.q.k->tensor_free(&w.q, &v);
+            }
+            double got = r.rows[1].local[units[k]];
+            if (want <= 0 || fabs(got - want) > 5e-3 * want)
+                fail_msg("unit %d, blocks of %u: %g, expected %g", units[k], w.block, got, want);
+        }
+        for (int u = 0; w.block == WINDOW && u < w.model->n_units; u++) {
+            double a = response(&r, 2, u, 0, 0), b = response(&r, 2, u, 0, 1), want = (a * a + b * b) / 2;
+            assert_true(want > 0 && fabs(r.rows[2].local[u] - want) <= 1e-12 * want);
+        }
+        result_free(&r);
+        world_close(&w);
+    }
+}
+
 static void batches_and_threads_change_no_bits(void **state)
 {
     (void)state;
@@ -241,6 +297,7 @@ static void batches_and_threads_change_no_bits(void **state)
     size_t cells = (size_t)w[0].model->n_units * 2;
     for (int i = 0; i < WINDOWS; i++) {
         assert_memory_equal(r[0].rows[i].response, r[1].rows[i].response, cells * 2 * sizeof(double));
+        assert_memory_equal(r[0].rows[i].local, r[1].rows[i].local, cells * sizeof(double));
         assert_memory_equal(r[0].rows[i].square, r[1].rows[i].square, cells * sizeof(double));
         assert_memory_equal(r[0].rows[i].trace, r[1].rows[i].trace, (size_t)w[0].model->n_units * sizeof(double));
     }
@@ -356,6 +413,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(responses_are_derivatives_of_the_drawn_logits),
+        cmocka_unit_test(local_squares_are_those_of_blocks),
         cmocka_unit_test(batches_and_threads_change_no_bits),
         cmocka_unit_test(a_cost_is_the_limit_of_the_measured_kl),
         cmocka_unit_test(a_trace_is_what_random_directions_find),

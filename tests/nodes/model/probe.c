@@ -44,6 +44,7 @@ static void costs_come_of_the_responses(void **state)
         fail_msg("%s", e.text);
     double *response = load(o, "response", &n), *cost = load(o, "cost", &cells), *error = load(o, "cost_error", NULL);
     double *trace = load(o, "trace", NULL), *square = load(o, "square", NULL), tokens = 0;
+    double *local = load(o, "local", NULL);
     double *own = load(o, "cost_own", NULL), *kept = load(o, "cost_kept", NULL);
     assert_int_equal(cells, w.menu.n_units * WORLD_FORMATS);
     assert_int_equal(n, cells * 3 * WORLD_WINDOWS);
@@ -59,15 +60,15 @@ static void costs_come_of_the_responses(void **state)
             sum += response[c * 3 * WORLD_WINDOWS + (uint64_t)i] * response[c * 3 * WORLD_WINDOWS + (uint64_t)i];
         assert_true(fabs(own[c] - sum / 6 / tokens) <= 1e-12 * own[c]);
         double ratio = cost[c] > 0 ? log(cost[c] / own[c]) : 0; /* shrunk, where something is not kept */
-        assert_true(fabs(ratio) < 2 && (kept[c % WORLD_FORMATS] < 1 || fabs(ratio) < 1e-12));
+        assert_true(fabs(ratio) < 2 && (kept[c] < 1 || fabs(ratio) < 1e-12));
         assert_true((cost[c] == 0) == (c % WORLD_FORMATS == WORLD_BF16));
-        assert_true(c % WORLD_FORMATS == WORLD_BF16 || (square[c * WORLD_WINDOWS] > 0 && error[c] > 0));
+        assert_true(c % WORLD_FORMATS == WORLD_BF16 ||
+                    (square[c * WORLD_WINDOWS] > 0 && local[c * WORLD_WINDOWS] > 0 && error[c] > 0));
+        assert_true(kept[c] >= 0 && kept[c] <= 1 && (c % WORLD_FORMATS != WORLD_BF16 || kept[c] == 1));
     }
     for (int u = 0; u < w.menu.n_units; u++)
         assert_true(trace[u * WORLD_WINDOWS] > 0);
-    for (int f = 0; f < WORLD_FORMATS; f++)
-        assert_true(kept[f] >= 0 && kept[f] <= 1 && (f != WORLD_BF16 || kept[f] == 1));
-    double *all[] = {response, cost, error, trace, square, own, kept};
+    double *all[] = {response, cost, error, trace, local, square, own, kept};
     for (size_t i = 0; i < COUNT(all); i++)
         mem_free(all[i]);
     object_close(o);

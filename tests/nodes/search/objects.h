@@ -91,23 +91,31 @@ static inline struct object *made_object(const struct made *x, const struct cand
     return made_commit(s, w, seed);
 }
 
-/* What `probe` would have made of these responses [unit, format, probe, window]; `cost` [unit, format]. */
+/* What `probe` would have made of these responses [unit, format, probe, window] and local squares [unit, format,
+ * window], of which `cost` [unit, format] has kept so much of the former. */
 static inline struct object *made_probe(const struct made *x, struct store *s, const char *seed, const double *cost,
-                                        const double *response, uint64_t probes, uint64_t windows,
-                                        const uint32_t *tokens, const uint32_t *document)
+                                        double kept, const double *response, const double *local, uint64_t probes,
+                                        uint64_t windows, const uint32_t *tokens, const uint32_t *document)
 {
     struct err e;
     struct writer *w;
     struct key k = made_key(seed);
     uint64_t units = (uint64_t)x->menu.n_units;
+    double *shares;
+    assert_ok(mem_new(&shares, units * MADE_FORMATS, &e), e);
+    for (uint64_t i = 0; i < units * MADE_FORMATS; i++)
+        shares[i] = kept;
     assert_ok(writer_new(&w, s, &k, "probe/1", &e) &&
               writer_add_strings(w, "units/name", (const char *const *)x->menu.unit_names, units, "unit", "", &e) &&
               writer_add_strings(w, "formats/name", (const char *const *)x->menu.format_names, MADE_FORMATS, "format",
                                  "", &e), e);
     made_add(w, "cost", DTYPE_F64, units, MADE_FORMATS, cost);
+    made_add(w, "cost_kept", DTYPE_F64, units, MADE_FORMATS, shares);
     made_add(w, "response", DTYPE_F64, units * MADE_FORMATS, probes * windows, response);
+    made_add(w, "local", DTYPE_F64, units * MADE_FORMATS, windows, local);
     made_add(w, "windows/tokens", DTYPE_U32, windows, 0, tokens);
     made_add(w, "windows/document", DTYPE_U32, windows, 0, document);
+    mem_free(shares);
     return made_commit(s, w, seed);
 }
 

@@ -451,7 +451,8 @@ static struct object *probe_of(const double *cost, double noise, const char *nam
             response[i * DOCUMENTS + w] = sqrt(2 * x * tokens[w]); /* one draw: its square is the cost */
         }
     }
-    struct object *o = made_probe(&world.made, world.store, name, cost, response, 1, DOCUMENTS, tokens, document);
+    struct object *o = made_probe(&world.made, world.store, name, cost, 1, response, response, 1, DOCUMENTS, tokens,
+                                  document);
     mem_free(response);
     return o;
 }
@@ -472,7 +473,7 @@ static void probes_have_a_say_in_ties(void **state)
     struct object *probe = probe_of(cost, 0.1, "probe of ties");
     uint64_t responses;
     mem_free(load(probe, "response", DTYPE_F64, &responses));
-    assert_int_equal(probe_windows_memory(probe), 2 * responses * sizeof(double));
+    assert_int_equal(probe_windows_memory(probe), 3 * responses * sizeof(double));
     assert_int_equal(probe_windows_memory(rows), 0);
     static const char *const bpps[] = {"5", "6", "7", "8", "9", "10"};
     for (size_t i = 0; i < COUNT(bpps); i++) {
