@@ -476,8 +476,8 @@ const struct node_class node_probe = {
     .params = (const struct param[]){
         NUMERIC_PARAM,
         {.name = "draws", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 1024,
-         .help = "random draws at the logits of each window, each one backward pass; a cost's relative error is about "
-                 "sqrt(2 / (draws * windows))"},
+         .help = "random draws at the logits of each window, each one backward pass; they leave a cost a relative error "
+                 "of about sqrt(2 / (draws * windows)), of which shrinking takes most away"},
         {.name = "draw", .type = PARAM_ENUM, .fallback = "sign", .choices = (const char *const[]){"sign", "label",
                                                                                                   NULL},
          .help = "sign: sqrt(p) times random signs, centred; label: p minus a label drawn from it. Both have the "
