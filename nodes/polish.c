@@ -140,7 +140,8 @@ static const struct column columns[] = {
      "kl_before over documents; NaN: given up, or one document"},
     {"moves/predicted", DTYPE_F64, FIELD(difference.predicted.mean), "nat", "the same difference as the probes "
      "predict it from their documents; NaN: given up, or no probes"},
-    {"moves/predicted_error", DTYPE_F64, FIELD(difference.predicted.error), "nat", "its standard error"},
+    {"moves/predicted_error", DTYPE_F64, FIELD(difference.predicted.error), "nat", "its standard error, with what "
+     "pairs of units may add"},
     {"moves/pooled", DTYPE_F64, FIELD(difference.mean), "nat", "mean of both by their variances; a measured tie with a "
      "base that this does not favour is refused"},
     {"moves/bound", DTYPE_F64, FIELD(bound), "nat", "upper bound of the fall of KL at the last look; NaN: there was "
@@ -324,7 +325,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_polish = {
     .name = "polish",
     .summary = "coordinate descent on the measured KL from the chosen candidate, never worse",
-    .version = 9,
+    .version = 10,
     .ports = (const struct port[]){
         EVALUATOR_PORTS,
         {"select", (const char *const[]){"select", NULL}, false, false, "where to start: its chosen candidate"},

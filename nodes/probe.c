@@ -324,7 +324,8 @@ static bool write_pairs(struct probe *p, struct writer *w, struct err *e)
     return writer_add(w, &units, p->pairs.units, e) && writer_add(w, &cost, p->pairs.cost, e) &&
            column_write(w, "pairs/significance", DTYPE_F64, p->pairs.significance, n, "1", "pair",
                         "largest correlation of their responses, in standard errors", e) &&
-           writer_double(w, "pairs_kept", p->pairs.kept, e) && writer_int(w, "pairs_tested", (int64_t)p->pairs.n_tested,
+           writer_double(w, "pairs_kept", p->pairs.kept, e) && writer_double(w, "pairs_spread", p->pairs.spread, e) &&
+           writer_int(w, "pairs_tested", (int64_t)p->pairs.n_tested,
                                                                           e);
 }
 
@@ -466,7 +467,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_probe = {
     .name = "probe",
     .summary = "L2: adjoint probes of KL: what each format costs each unit, and what pairs of them add, in nats",
-    .version = 4,
+    .version = 5,
     .ports = (const struct port[]){
         {"model", MODEL_TYPES, false, false, "the model that was quantized"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "packed weights in every format"},
@@ -476,8 +477,8 @@ const struct node_class node_probe = {
     .params = (const struct param[]){
         NUMERIC_PARAM,
         {.name = "draws", .type = PARAM_INT, .fallback = "8", .least = 1, .most = 1024,
-         .help = "random draws at the logits of each window, each one backward pass; they leave a cost a relative error "
-                 "of about sqrt(2 / (draws * windows)), of which shrinking takes most away"},
+         .help = "random draws at the logits of each window, each one backward pass; they leave a cost a relative "
+                 "error of about sqrt(2 / (draws * windows)), of which shrinking takes most away"},
         {.name = "draw", .type = PARAM_ENUM, .fallback = "sign", .choices = (const char *const[]){"sign", "label",
                                                                                                   NULL},
          .help = "sign: sqrt(p) times random signs, centred; label: p minus a label drawn from it. Both have the "

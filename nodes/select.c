@@ -63,7 +63,6 @@ struct select {
     uint32_t lowest;         /* within a budget, by what was measured alone */
     struct tie *ties;        /* with it */
     size_t n_ties;
-    double bias;             /* of the predictions, nats */
     uint32_t chosen;
     const char *chosen_by;   /* "knee", or the parameter */
 };
@@ -282,31 +281,12 @@ static double scale_of(const struct select *s, struct probe_windows *probe)
     return kl > 0 && cost > 0 ? kl / cost : 1;
 }
 
-/* How the two candidates differ, measured and predicted. */
-static bool look_at(const struct select *s, struct probe_windows *probe, double scale, uint32_t a, uint32_t b,
-                    struct pooled *out, struct err *e)
+/* The predicted difference of candidate i from the lowest. */
+static bool predict(const struct select *s, struct probe_windows *probe, double scale, uint32_t i,
+                    struct stats_difference *out, struct err *e)
 {
     const struct candidate *list = s->rows.list;
-    return compare(s, a, b, &out->measured, e) &&
-           probe_windows_difference(probe, list[a].assignment, list[b].assignment, scale, &out->predicted, e);
-}
-
-/* The ties' differences from the lowest; and, from those of each to the next, in which the luck of the lowest is not,
- * what the predictions are wrong by. */
-static bool look_at_ties(struct select *s, struct probe_windows *probe, struct err *e)
-{
-    double scale = scale_of(s, probe);
-    struct pooled_spread spread = {0};
-    for (size_t i = 0; i < s->n_ties; i++) {
-        struct pooled next;
-        if (!look_at(s, probe, scale, s->ties[i].id, s->lowest, &s->ties[i].difference, e) ||
-            (i > 0 && !look_at(s, probe, scale, s->ties[i].id, s->ties[i - 1].id, &next, e)))
-            return false;
-        if (i > 0 || s->n_ties == 1)
-            pooled_note(&spread, i > 0 ? &next : &s->ties[i].difference);
-    }
-    s->bias = pooled_bias(&spread);
-    return true;
+    return probe_windows_difference(probe, list[i].assignment, list[s->lowest].assignment, scale, out, e);
 }
 
 /* Of the lowest KL and what ties with it the best by all that is known; of equal ones the first. */
@@ -316,12 +296,13 @@ static bool break_ties(struct select *s, uint64_t most, struct err *e)
     struct probe_windows probe;
     if (!probe_windows_read(&probe, &s->menu, in->object, in->node, e))
         return false;
-    bool ok = find_ties(s, most, e) && look_at_ties(s, &probe, e);
-    double least = 0;
+    bool ok = find_ties(s, most, e);
+    double least = 0, scale = ok ? scale_of(s, &probe) : 1;
     for (size_t i = 0; ok && i < s->n_ties; i++) {
         struct pooled *p = &s->ties[i].difference;
-        pooled_combine(p, s->bias);
-        if (p->mean < least) {
+        ok = predict(s, &probe, scale, s->ties[i].id, &p->predicted, e);
+        pooled_combine(p);
+        if (ok && p->mean < least) {
             least = p->mean;
             s->chosen = s->ties[i].id;
         }
@@ -451,13 +432,12 @@ static bool write_ties(const struct select *s, struct err *e)
            write_tie_column(s, "ties/predicted", offsetof(struct pooled, predicted.mean),
                             "the same difference as the probes predict it from their documents", e) &&
            write_tie_column(s, "ties/predicted_error", offsetof(struct pooled, predicted.error),
-                            "standard error over those", e) &&
+                            "standard error over those, and of what pairs of units may add", e) &&
            write_tie_column(s, "ties/pooled", offsetof(struct pooled, mean),
                             "mean of both, weighted by inverse variances", e) &&
            write_tie_column(s, "ties/pooled_error", offsetof(struct pooled, error), "its standard error", e) &&
            column_write(node_output(s->n), "lowest", DTYPE_U32, &s->lowest, 1, "1", "value",
-                        "id of the lowest KL within the budget", e) &&
-           writer_double(node_output(s->n), "prediction_bias", s->bias, e);
+                        "id of the lowest KL within the budget", e);
 }
 
 static bool write_result(const struct select *s, struct err *e)
@@ -555,9 +535,9 @@ static void tell_ties(const struct select *s)
              s->n_ties);
     if (p)
         node_log(s->n, "of these, candidate %u is the best by measured and predicted differences together: KL higher "
-                 "by %.3g +- %.3g as measured, by %.3g +- %.3g as predicted from the probes' documents (which err by "
-                 "%.3g beside), by %.3g +- %.3g in the mean", s->chosen, p->measured.mean, p->measured.error,
-                 p->predicted.mean, p->predicted.error, s->bias, p->mean, p->error);
+                 "by %.3g +- %.3g as measured, by %.3g +- %.3g as predicted from the probes' documents, by %.3g +- "
+                 "%.3g in the mean", s->chosen, p->measured.mean, p->measured.error, p->predicted.mean,
+                 p->predicted.error, p->mean, p->error);
 }
 
 static void tell(const struct select *s)
@@ -643,7 +623,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 7,
+    .version = 8,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},

@@ -435,7 +435,7 @@ static bool compare(struct search *s, struct descent_move *m, struct err *e)
                                &m->difference.measured, e) ||
         (d->predict && !d->predict(d->context, x, base, &m->difference.predicted, e)))
         return false;
-    pooled_combine(&m->difference, 0);
+    pooled_combine(&m->difference);
     return true;
 }
 

@@ -24,10 +24,8 @@
  * share seen) (Cochran 1977, 2.6). Each look has the one-sided level give_up / looks: a move that does gain is lost
  * with probability at most give_up (Bonferroni). Nothing that was not measured in full and found lower is accepted; and
  * where the measured difference is a tie, what is predicted from other documents must not outweigh it (pooled.h), else
- * a descent of many moves follows the luck of its documents. The predictions are taken at their word there (bias 0):
- * what they are wrong by cannot be learned from moves that got so far by being lucky, and a veto costs no more than the
- * gain of a tie. On the shipped model (32 windows, six starts, 64 moves each) 7 looks spare 46 to 67 % of the windows,
- * with the same result (tests/benchmarks.md).
+ * a descent of many moves follows the luck of its documents. On the shipped model (32 windows, six starts, 64 moves
+ * each) 7 looks spare 46 to 67 % of the windows, with the same result (tests/benchmarks.md).
  *
  * It ends when no move is left that was not tried, or at a limit. Everything is a function of the table, the costs, the
  * seed and the measured numbers. */

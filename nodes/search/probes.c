@@ -6,6 +6,8 @@
 
 #include "nodes/search/stats.h"
 
+#define LEVEL 0.95
+
 /* ------------------------------------------------------------------------------------------------------------ unary */
 
 static const double *cell(const struct probes *p, int unit, int format)
@@ -242,6 +244,7 @@ struct pairing {
     const struct probes *p;
     const double *normal, *root;
     double noise, signal; /* sums over all cells of different units, of Var(r) and r^2 */
+    size_t n;             /* cells */
 };
 
 /* All formats of two units: r into table [format, format], and the largest |r| over its standard error. */
@@ -257,6 +260,7 @@ static double pair_units(struct pairing *c, int first, int second, double *table
                 correlate(c->normal + i * samples, c->normal + j * samples, samples, &r, &variance);
                 c->noise += variance;
                 c->signal += r * r;
+                c->n++;
                 double z = fabs(r) / sqrt(variance);
                 most = z > most ? z : most;
             }
@@ -289,6 +293,7 @@ static void scale_pairs(const struct pairing *c, struct probe_pairs *out)
     size_t formats = (size_t)c->p->menu->n_formats, cells = formats * formats;
     double per_token = (double)c->p->n_windows / sum_tokens(c->p);
     out->kept = c->signal > 0 ? 1 - fmin(1, c->noise / c->signal) : 0;
+    out->spread = c->n > 0 && out->kept > 0 ? sqrt(out->kept * c->signal / (double)c->n) : 0;
     for (size_t i = 0; i < out->n; i++)
         for (size_t at = 0; at < cells; at++)
             out->cost[i * cells + at] *= out->kept * per_token * c->root[out->units[i][0] * formats + at / formats] *
@@ -366,13 +371,15 @@ bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct 
                         struct err *e)
 {
     struct probes p = {.menu = m};
-    double *response = NULL, *local = NULL, *wanted = NULL, *kept = NULL;
+    double *response = NULL, *local = NULL, *kept = NULL;
     uint64_t cells = (uint64_t)m->n_units * (uint64_t)m->n_formats;
     *out = (struct probe_windows){.menu = m};
     bool ok = menu_check_renderings(m, o, what, e) &&
               load_responses(&p, o, what, &response, &out->tokens, &out->document, e) &&
               load_cells(o, "local", what, cells * p.n_windows, &local, e) &&
-              load_cells(o, "cost", what, cells, &wanted, e) && load_cells(o, "cost_kept", what, cells, &kept, e) &&
+              load_cells(o, "cost", what, cells, &out->mean, e) && load_cells(o, "cost_kept", what, cells, &kept, e) &&
+              (object_double(o, "pairs_spread", &out->spread) ||
+               err_set(e, ERR_INPUT, "'%s' has no attribute 'pairs_spread'", what)) &&
               mem_new(&out->cost, cells * p.n_windows, e) && mem_new(&out->sums, 2 * (size_t)p.n_windows, e);
     p.local = local;
     out->n = p.n_windows;
@@ -380,12 +387,11 @@ bool probe_windows_read(struct probe_windows *out, const struct menu *m, struct 
         for (int f = 0; f < m->n_formats; f++) {
             size_t at = (size_t)(u * m->n_formats + f);
             double *cost = out->cost + at * p.n_windows;
-            mix_windows(&p, u, f, kept[at], wanted[at] * sum_tokens(&p), cost);
+            mix_windows(&p, u, f, kept[at], out->mean[at] * sum_tokens(&p), cost);
             for (uint32_t w = 0; w < p.n_windows; w++)
                 cost[w] /= p.tokens[w];
         }
     mem_free(kept);
-    mem_free(wanted);
     mem_free(local);
     mem_free(response);
     if (!ok)
@@ -405,6 +411,7 @@ uint64_t probe_windows_memory(const struct object *o)
 void probe_windows_fini(struct probe_windows *p)
 {
     mem_free(p->cost);
+    mem_free(p->mean);
     mem_free(p->sums);
     mem_free(p->tokens);
     mem_free(p->document);
@@ -435,6 +442,21 @@ double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment)
     return sum / tokens;
 }
 
+/* Of an assignment: the sum over pairs with a unit at which it differs from `other` of c_u c_v. */
+static double pairs_apart(const struct probe_windows *p, const uint8_t *assignment, const uint8_t *other)
+{
+    double all = 0, apart = 0, squares = 0;
+    for (int u = 0; u < p->menu->n_units; u++) {
+        double c = p->mean[u * p->menu->n_formats + assignment[u]];
+        all += c;
+        if (assignment[u] != other[u]) {
+            apart += c;
+            squares += c * c;
+        }
+    }
+    return apart * all - (apart * apart + squares) / 2;
+}
+
 bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const uint8_t *b, double scale,
                               struct stats_difference *out, struct err *e)
 {
@@ -442,5 +464,13 @@ bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const u
     add_units(p, b, a, p->sums + p->n);
     for (uint32_t w = 0; w < 2 * p->n; w++)
         p->sums[w] *= scale;
-    return stats_paired_interval(p->sums, p->sums + p->n, p->tokens, p->document, p->n, 0.95, out, e);
+    if (!stats_paired_interval(p->sums, p->sums + p->n, p->tokens, p->document, p->n, LEVEL, out, e))
+        return false;
+    double pairs = 2 * p->spread * scale * sqrt(fmax(pairs_apart(p, a, b) + pairs_apart(p, b, a), 0));
+    double error = hypot(out->error, pairs);
+    double half = out->error > 0 ? (out->high - out->mean) * error / out->error : 2 * error;
+    out->error = error;
+    out->low = out->mean - half;
+    out->high = out->mean + half;
+    return true;
 }

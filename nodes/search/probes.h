@@ -33,11 +33,11 @@ bool probes_costs(const struct probes *p, double *cost, double *error, struct er
  * the draws, and lacks only what distant positions share. So, in logarithms, a cost is drawn towards local * (the
  * format's mean ratio of the two), by empirical Bayes (Efron and Morris 1973): with v its own variance by the draws,
  * and S the variance of the logarithm of the ratio over the format's units, it keeps the share t / (t + v) of its
- * distance, t = max(0, S - mean of v). Where distant positions matter, the ratio varies and costs stay as they are; where they do
- * not, the noise goes. An error is that of the kept share of the responses and the rest of the local squares, over
- * documents, and of what the share may be wrong by, share (1 - share) v. Nothing is done in a format with fewer than 3
- * units of a cost above 0, or with one draw. `kept` [unit, format]: the share; 1 where nothing is done. Against KLs of
- * single units on other documents: tests/benchmarks.md, "Adjoint probes". */
+ * distance, t = max(0, S - mean of v). Where distant positions matter, the ratio varies and costs stay as they are;
+ * where they do not, the noise goes. An error is that of the kept share of the responses and the rest of the local
+ * squares, over documents, and of what the share may be wrong by, share (1 - share) v. Nothing is done in a format with
+ * fewer than 3 units of a cost above 0, or with one draw. `kept` [unit, format]: the share; 1 where nothing is done.
+ * Against KLs of single units on other documents: tests/benchmarks.md, "Adjoint probes". */
 bool probes_shrink(const struct probes *p, double *cost, double *error, double *kept, struct err *e) ERR_CHECK;
 
 /* Pair terms. The sample second moments of 2 n responses are mostly noise; correlations r = m_ij / sqrt(m_ii m_jj) of
@@ -52,6 +52,7 @@ struct probe_pairs {
                               available */
     double *significance;  /* [pair]: largest |r| / its standard error */
     double kept;           /* the factor, 0..1 */
+    double spread;         /* standard deviation of the correlations themselves: what the r have beyond chance */
     size_t n_tested;
 };
 bool probes_pairs(const struct probes *p, double significance, struct probe_pairs *out, struct err *e) ERR_CHECK;
@@ -59,12 +60,14 @@ void probe_pairs_fini(struct probe_pairs *p);
 
 /* What a node `probe` says window by window, for comparing two assignments as measured KLs are compared: paired, over
  * documents. Sums of unary costs, each the kept share of the responses and the rest of the local squares, so that its
- * mean is the (shrunk) cost; pairs are left out, as an error of theirs would not average out over documents. */
+ * mean is the (shrunk) cost. Of pairs only their spread is known well enough to be of use, and is in the errors. */
 struct probe_windows {
     const struct menu *menu; /* the caller's */
     uint32_t n;
     double *cost;            /* [unit, format, window]: nats per scored position; NaN where not available */
     uint32_t *tokens, *document; /* [window] */
+    double spread;           /* of correlations of units: struct probe_pairs */
+    double *mean;            /* [unit, format]: nats per scored position, of all windows */
     double *sums;            /* [2, window]: scratch */
 };
 
@@ -76,8 +79,12 @@ void probe_windows_fini(struct probe_windows *p);
 uint64_t probe_windows_memory(const struct object *o);
 /* Predicted KL of an assignment of available formats, to second order: nats per position. */
 double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment);
-/* `scale` times that of a minus that of b, with its standard error and 95 % interval over the windows' documents (NaN
- * with one). Costs of second order are some 10 % off, all to the same side: `scale` is measured over predicted KL. */
+/* `scale` times that of a minus that of b, with its standard error and 95 % interval (NaN with one document). Costs of
+ * second order are some 10 % off, all to the same side: `scale` is measured over predicted KL. The error is that over
+ * the windows' documents and, independent of it, what pairs may add: a pair's term is 2 r sqrt(c_u c_v), c being unary
+ * costs, with r of standard deviation `spread`, independent between formats; so those that the two do not share have
+ * the variance (2 spread)^2 times the sum over both assignments of sum over pairs with a unit that differs of c_u
+ * c_v. */
 bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const uint8_t *b, double scale,
                               struct stats_difference *out, struct err *e) ERR_CHECK;
 

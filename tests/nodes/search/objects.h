@@ -92,10 +92,11 @@ static inline struct object *made_object(const struct made *x, const struct cand
 }
 
 /* What `probe` would have made of these responses [unit, format, probe, window] and local squares [unit, format,
- * window], of which `cost` [unit, format] has kept so much of the former. */
+ * window], of which `cost` [unit, format] has kept so much of the former, and with correlations of that spread. */
 static inline struct object *made_probe(const struct made *x, struct store *s, const char *seed, const double *cost,
-                                        double kept, const double *response, const double *local, uint64_t probes,
-                                        uint64_t windows, const uint32_t *tokens, const uint32_t *document)
+                                        double kept, double spread, const double *response, const double *local,
+                                        uint64_t probes, uint64_t windows, const uint32_t *tokens,
+                                        const uint32_t *document)
 {
     struct err e;
     struct writer *w;
@@ -110,6 +111,7 @@ static inline struct object *made_probe(const struct made *x, struct store *s, c
               writer_add_strings(w, "formats/name", (const char *const *)x->menu.format_names, MADE_FORMATS, "format",
                                  "", &e), e);
     made_add(w, "cost", DTYPE_F64, units, MADE_FORMATS, cost);
+    assert_ok(writer_double(w, "pairs_spread", spread, &e), e);
     made_add(w, "cost_kept", DTYPE_F64, units, MADE_FORMATS, shares);
     made_add(w, "response", DTYPE_F64, units * MADE_FORMATS, probes * windows, response);
     made_add(w, "local", DTYPE_F64, units * MADE_FORMATS, windows, local);

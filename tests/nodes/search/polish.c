@@ -227,8 +227,8 @@ static void a_probe_has_a_say_in_ties(void **state)
         }
     }
     struct object *rows = measured_rows();
-    struct object *probe = made_probe(&world.made, world.store, "probe of moves", cost, 1, response, response, 1, DOCUMENTS,
-                                      tokens, document);
+    struct object *probe = made_probe(&world.made, world.store, "probe of moves", cost, 1, 0, response, response, 1,
+                                      DOCUMENTS, tokens, document);
     struct object *select = run_fine(&node_select, "select", (struct setting[]){{"rows", rows, NULL},
                                                                                 {"bpp", NULL, "8"}, {0}});
     struct object *o = run_fine(&node_polish, "polish", (struct setting[]){{"select", select, NULL},

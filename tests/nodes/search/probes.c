@@ -87,6 +87,8 @@ static void only_units_that_interact_are_paired(void **state)
     assert_ok(probes_pairs(&d.p, 5, &pairs, &e), e);
     assert_int_equal(pairs.n_tested, UNITS * (UNITS - 1) / 2);
     assert_int_equal(pairs.n, 1);
+    double all = 9 * UNITS * (UNITS - 1) / 2.0, share = 9 / all; /* pairs of cells that respond, and those of the two */
+    assert_true(fabs(pairs.spread - 0.6 * sqrt(share)) < 0.2 * 0.6 * sqrt(share));
     assert_int_equal(pairs.units[0][0], 3);
     assert_int_equal(pairs.units[0][1], 7);
     double per_token = WINDOWS / (100 * WINDOWS + 276.0);
@@ -109,7 +111,7 @@ static void noise_is_shrunk(void **state)
     struct probe_pairs pairs;
     draw(&d, 0, 7);
     assert_ok(probes_pairs(&d.p, 0, &pairs, &e), e);
-    assert_true(pairs.kept < 0.35);
+    assert_true(pairs.kept < 0.35 && pairs.spread < 0.03); /* of an r's standard error, 0.05 */
     for (size_t i = 1; i < pairs.n; i++)
         assert_true(pairs.units[i - 1][0] < pairs.units[i][0] ||
                     (pairs.units[i - 1][0] == pairs.units[i][0] && pairs.units[i - 1][1] < pairs.units[i][1]));
@@ -120,8 +122,8 @@ static void noise_is_shrunk(void **state)
     done(&d);
 }
 
-/* Costs whose true logarithms lie `spread` around those of the local squares: errors of the logarithm before and after, over
- * units of the first format, and the share that was kept. */
+/* Costs whose true logarithms lie `spread` around those of the local squares: errors of the logarithm before and after,
+ * over units of the first format, and the share that was kept. */
 static void shrink(double spread, uint64_t seed, double before_after[2], double *kept)
 {
     struct err e;
@@ -174,6 +176,35 @@ static void costs_are_drawn_to_the_local_squares_as_far_as_those_are_right(void 
     assert_true(error[2][1] < 1.05 * error[2][0]);
 }
 
+/* What pairs may add to a difference: the variance of a sum over all pairs that the two do not share, term by term. */
+static void check_spread(struct drawn *d, struct store *store, const double *cost, const double *local,
+                         const uint8_t *a, const uint8_t *b, const struct stats_difference *alone)
+{
+    struct err e;
+    struct probe_windows p;
+    struct stats_difference x;
+    const double spread = 0.02, scale = 1.5;
+    const uint8_t *side[] = {a, b};
+    double variance = 0;
+    struct object *o = made_probe(&d->made, store, "spread", cost, 1, spread, d->response, local, PROBES, WINDOWS,
+                                  d->tokens, d->document);
+    assert_ok(probe_windows_read(&p, &d->made.menu, o, "spread", &e), e);
+    for (int u = 0; u < UNITS; u++)
+        for (int v = u + 1; v < UNITS; v++)
+            for (int i = 0; i < 2 && (a[u] != b[u] || a[v] != b[v]); i++)
+                variance += 4 * spread * spread * cost[u * MADE_FORMATS + side[i][u]] *
+                            cost[v * MADE_FORMATS + side[i][v]];
+    assert_ok(probe_windows_difference(&p, a, b, scale, &x, &e), e);
+    double documents = x.error * x.error / scale / scale - variance, half = (x.high - x.low) / 2;
+    assert_true(documents > 0 && fabs(x.mean - scale * alone->mean) < 1e-9 * fabs(x.mean));
+    assert_true(fabs(half / x.error - (alone->high - alone->low) / 2 / alone->error) < 1e-9);
+    p.spread = 0;
+    assert_ok(probe_windows_difference(&p, a, b, scale, &x, &e), e);
+    assert_true(fabs(x.error * x.error / scale / scale / documents - 1) < 1e-9);
+    probe_windows_fini(&p);
+    object_close(o);
+}
+
 /* The difference of two assignments, window by window, against sums done here; and what is wrong with an object. */
 static void assignments_are_compared_by_windows(void **state)
 {
@@ -197,7 +228,7 @@ static void assignments_are_compared_by_windows(void **state)
         local[i] = (double)(3 + i / WINDOWS % 5 + i % WINDOWS % 7);
     for (int w = 0; w < WINDOWS; w++)
         tokens += d.tokens[w];
-    struct object *o = made_probe(&d.made, store, "probe", cost, kept, d.response, local, PROBES, WINDOWS, d.tokens,
+    struct object *o = made_probe(&d.made, store, "probe", cost, kept, 0, d.response, local, PROBES, WINDOWS, d.tokens,
                                   d.document);
     assert_ok(probe_windows_read(&p, &d.made.menu, o, "probe", &e), e);
     for (int u = 0; u < UNITS; u++) {
@@ -230,6 +261,7 @@ static void assignments_are_compared_by_windows(void **state)
     assert_true(x.mean == 0 && x.error == 0);
     probe_windows_fini(&p);
     object_close(o);
+    check_spread(&d, store, cost, local, a, b, &want);
     struct writer *w;
     struct key k = made_key("other windows");
     assert_ok(writer_new(&w, store, &k, "probe/1", &e) &&

@@ -451,7 +451,7 @@ static struct object *probe_of(const double *cost, double noise, const char *nam
             response[i * DOCUMENTS + w] = sqrt(2 * x * tokens[w]); /* one draw: its square is the cost */
         }
     }
-    struct object *o = made_probe(&world.made, world.store, name, cost, 1, response, response, 1, DOCUMENTS, tokens,
+    struct object *o = made_probe(&world.made, world.store, name, cost, 1, 0, response, response, 1, DOCUMENTS, tokens,
                                   document);
     mem_free(response);
     return o;
@@ -490,9 +490,8 @@ static void probes_have_a_say_in_ties(void **state)
         double *own = load(o, "ties/measured_error", DTYPE_F64, NULL);
         double *predicted = load(o, "ties/predicted", DTYPE_F64, NULL);
         double *other = load(o, "ties/predicted_error", DTYPE_F64, NULL);
-        double bias = 0, kl = c.list[lowest].kl_mean, predicts = made_kl(&world.made, c.list[lowest].assignment);
+        double kl = c.list[lowest].kl_mean, predicts = made_kl(&world.made, c.list[lowest].assignment);
         size_t ties = 0;
-        assert_true(object_double(o, "prediction_bias", &bias));
         for (uint64_t k = 0; k < n; k++) {
             kl += c.list[ids[k]].kl_mean;
             predicts += made_kl(&world.made, c.list[ids[k]].assignment);
@@ -514,7 +513,7 @@ static void probes_have_a_say_in_ties(void **state)
             assert_true(measured[k] == x.mean && own[k] == x.error);
             double truth = kl / predicts * (made_kl(&world.made, t->assignment) - made_kl(&world.made, l->assignment));
             assert_true(fabs(predicted[k] - truth) < 6 * other[k] + 1e-9 && other[k] > 0);
-            double w = (other[k] * other[k] + bias * bias) / (own[k] * own[k] + other[k] * other[k] + bias * bias);
+            double w = other[k] * other[k] / (own[k] * own[k] + other[k] * other[k]);
             assert_true(fabs(pooled[k] - w * measured[k] - (1 - w) * predicted[k]) < 1e-12);
             if (pooled[k] < least) {
                 least = pooled[k];
