@@ -63,6 +63,7 @@ struct select {
     uint32_t lowest;         /* within a budget, by what was measured alone */
     struct tie *ties;        /* with it */
     size_t n_ties;
+    double share;            /* of the measured differences in the means */
     uint32_t chosen;
     const char *chosen_by;   /* "knee", or the parameter */
 };
@@ -281,12 +282,23 @@ static double scale_of(const struct select *s, struct probe_windows *probe)
     return kl > 0 && cost > 0 ? kl / cost : 1;
 }
 
-/* The predicted difference of candidate i from the lowest. */
-static bool predict(const struct select *s, struct probe_windows *probe, double scale, uint32_t i,
-                    struct stats_difference *out, struct err *e)
+/* All of the ties' differences from the lowest; measured ones have one share in the means. */
+static bool pool_ties(struct select *s, struct probe_windows *probe, struct err *e)
 {
+    double scale = scale_of(s, probe), measured = 0, predicted = 0;
     const struct candidate *list = s->rows.list;
-    return probe_windows_difference(probe, list[i].assignment, list[s->lowest].assignment, scale, out, e);
+    for (size_t i = 0; i < s->n_ties; i++) {
+        struct pooled *p = &s->ties[i].difference;
+        if (!probe_windows_difference(probe, list[s->ties[i].id].assignment, list[s->lowest].assignment, scale,
+                                      &p->predicted, e))
+            return false;
+        measured += p->measured.error * p->measured.error;
+        predicted += p->predicted.error * p->predicted.error;
+    }
+    s->share = pooled_share(measured, predicted);
+    for (size_t i = 0; i < s->n_ties; i++)
+        pooled_combine(&s->ties[i].difference, s->share);
+    return true;
 }
 
 /* Of the lowest KL and what ties with it the best by all that is known; of equal ones the first. */
@@ -296,17 +308,13 @@ static bool break_ties(struct select *s, uint64_t most, struct err *e)
     struct probe_windows probe;
     if (!probe_windows_read(&probe, &s->menu, in->object, in->node, e))
         return false;
-    bool ok = find_ties(s, most, e);
-    double least = 0, scale = ok ? scale_of(s, &probe) : 1;
-    for (size_t i = 0; ok && i < s->n_ties; i++) {
-        struct pooled *p = &s->ties[i].difference;
-        ok = predict(s, &probe, scale, s->ties[i].id, &p->predicted, e);
-        pooled_combine(p);
-        if (ok && p->mean < least) {
-            least = p->mean;
+    bool ok = find_ties(s, most, e) && pool_ties(s, &probe, e);
+    double least = 0;
+    for (size_t i = 0; ok && i < s->n_ties; i++)
+        if (s->ties[i].difference.mean < least) {
+            least = s->ties[i].difference.mean;
             s->chosen = s->ties[i].id;
         }
-    }
     probe_windows_fini(&probe);
     return ok;
 }
@@ -434,10 +442,11 @@ static bool write_ties(const struct select *s, struct err *e)
            write_tie_column(s, "ties/predicted_error", offsetof(struct pooled, predicted.error),
                             "standard error over those, and of what pairs of units may add", e) &&
            write_tie_column(s, "ties/pooled", offsetof(struct pooled, mean),
-                            "mean of both, weighted by inverse variances", e) &&
+                            "mean of both; attribute `measured_share`: the weight of the measured ones", e) &&
            write_tie_column(s, "ties/pooled_error", offsetof(struct pooled, error), "its standard error", e) &&
            column_write(node_output(s->n), "lowest", DTYPE_U32, &s->lowest, 1, "1", "value",
-                        "id of the lowest KL within the budget", e);
+                        "id of the lowest KL within the budget", e) &&
+           writer_double(node_output(s->n), "measured_share", s->share, e);
 }
 
 static bool write_result(const struct select *s, struct err *e)
@@ -536,8 +545,8 @@ static void tell_ties(const struct select *s)
     if (p)
         node_log(s->n, "of these, candidate %u is the best by measured and predicted differences together: KL higher "
                  "by %.3g +- %.3g as measured, by %.3g +- %.3g as predicted from the probes' documents, by %.3g +- "
-                 "%.3g in the mean", s->chosen, p->measured.mean, p->measured.error, p->predicted.mean,
-                 p->predicted.error, p->mean, p->error);
+                 "%.3g in a mean with weights %.2f and %.2f", s->chosen, p->measured.mean, p->measured.error,
+                 p->predicted.mean, p->predicted.error, p->mean, p->error, s->share, 1 - s->share);
 }
 
 static void tell(const struct select *s)
@@ -623,7 +632,7 @@ static bool needs(struct node *n, struct needs *out, struct err *e)
 const struct node_class node_select = {
     .name = "select",
     .summary = "the measured frontier, its knee and how sure that is, and the candidate that is chosen",
-    .version = 8,
+    .version = 9,
     .ports = (const struct port[]){
         {"rows", (const char *const[]){"measure", "polish", "evolve", NULL}, true, false, "measured candidates"},
         {"renderings", (const char *const[]){"quantize", NULL}, false, false, "formats and bytes of every unit"},

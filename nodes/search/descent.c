@@ -435,7 +435,8 @@ static bool compare(struct search *s, struct descent_move *m, struct err *e)
                                &m->difference.measured, e) ||
         (d->predict && !d->predict(d->context, x, base, &m->difference.predicted, e)))
         return false;
-    pooled_combine(&m->difference);
+    double own = m->difference.measured.error, other = m->difference.predicted.error;
+    pooled_combine(&m->difference, pooled_share(own * own, other * other));
     return true;
 }
 

@@ -1,16 +1,18 @@
-/* Weights are inverse variances; a measured difference without error decides alone. */
 #include "nodes/search/pooled.h"
 
 #include <math.h>
 
-void pooled_combine(struct pooled *p)
+double pooled_share(double measured, double predicted)
 {
-    double own = p->measured.error * p->measured.error, other = p->predicted.error * p->predicted.error;
+    return isfinite(measured) && isfinite(predicted) && measured > 0 ? predicted / (measured + predicted) : 1;
+}
+
+void pooled_combine(struct pooled *p, double share)
+{
     p->mean = p->measured.mean;
     p->error = p->measured.error;
-    if (!isfinite(own) || !isfinite(other) || !(own > 0))
+    if (share == 1)
         return;
-    double weight = other / (own + other);
-    p->mean = weight * p->measured.mean + (1 - weight) * p->predicted.mean;
-    p->error = sqrt(weight * own);
+    p->mean = share * p->measured.mean + (1 - share) * p->predicted.mean;
+    p->error = hypot(share * p->measured.error, (1 - share) * p->predicted.error);
 }

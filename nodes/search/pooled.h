@@ -13,7 +13,11 @@ struct pooled {
     struct stats_difference predicted; /* NaN: not known */
     double mean, error;                /* of both; the measured one's where the other is not known */
 };
+/* Share of the measured difference in the mean, of those variances; 1 where one is not known or the measured one is 0.
+ * With the sums of the variances of several differences it is a share for them all: then of two assignments that are
+ * compared with a third, one that is better in both ways is better in the mean, too. */
+double pooled_share(double measured, double predicted);
 /* Fill mean and error. */
-void pooled_combine(struct pooled *p);
+void pooled_combine(struct pooled *p, double share);
 
 #endif

@@ -18,10 +18,10 @@ static void weights_are_inverse_variances(void **state)
 {
     (void)state;
     struct pooled p = {difference(1, 2), difference(-2, 1), NAN, NAN};
-    pooled_combine(&p); /* weights 1/4 and 1 */
+    pooled_combine(&p, pooled_share(4, 1)); /* weights 1/4 and 1 */
     assert_true(fabs(p.mean - (0.25 * 1 - 2) / 1.25) < 1e-15 && fabs(p.error - sqrt(1 / 1.25)) < 1e-15);
     p.predicted.error = 2;
-    pooled_combine(&p); /* 1/4 and 1/4 */
+    pooled_combine(&p, pooled_share(4, 4));
     assert_true(fabs(p.mean + 0.5) < 1e-15 && fabs(p.error - sqrt(2)) < 1e-15);
 }
 
@@ -29,13 +29,13 @@ static void what_is_not_known_has_no_say(void **state)
 {
     (void)state;
     struct pooled p = {difference(1, 2), stats_no_difference, NAN, NAN};
-    pooled_combine(&p);
+    pooled_combine(&p, pooled_share(4, NAN));
     assert_true(p.mean == 1 && p.error == 2);
     p = (struct pooled){difference(1, 0), difference(-2, 1), NAN, NAN}; /* as measured on all there is */
-    pooled_combine(&p);
+    pooled_combine(&p, pooled_share(0, 1));
     assert_true(p.mean == 1 && p.error == 0);
     p.measured = (struct stats_difference){1, NAN, NAN, NAN, 1}; /* one document */
-    pooled_combine(&p);
+    pooled_combine(&p, pooled_share(NAN, 1));
     assert_true(p.mean == 1 && isnan(p.error));
 }
 
@@ -61,7 +61,7 @@ static void choosing_by_both_is_better(void **state)
         for (size_t i = 0; i < 10; i++) {
             struct pooled p = {difference(measured[i] - measured[lowest], 1.5 * sqrt(2)),
                                difference(predicted[i] - predicted[lowest], sqrt(2)), NAN, NAN};
-            pooled_combine(&p);
+            pooled_combine(&p, pooled_share(4.5, 2));
             if (p.mean < least) {
                 least = p.mean;
                 chosen = i;

@@ -491,9 +491,12 @@ static void probes_have_a_say_in_ties(void **state)
         double *predicted = load(o, "ties/predicted", DTYPE_F64, NULL);
         double *other = load(o, "ties/predicted_error", DTYPE_F64, NULL);
         double kl = c.list[lowest].kl_mean, predicts = made_kl(&world.made, c.list[lowest].assignment);
+        double share, all[2] = {0};
         size_t ties = 0;
         for (uint64_t k = 0; k < n; k++) {
             kl += c.list[ids[k]].kl_mean;
+            all[0] += own[k] * own[k];
+            all[1] += other[k] * other[k];
             predicts += made_kl(&world.made, c.list[ids[k]].assignment);
         }
         for (size_t k = 0; k < c.n; k++) {
@@ -504,6 +507,8 @@ static void probes_have_a_say_in_ties(void **state)
         }
         assert_int_equal(n, ties);
         assert_int_equal(load_one(o, "lowest"), lowest);
+        assert_true(object_double(o, "measured_share", &share));
+        assert_true(n == 0 ? share == 1 : fabs(share - all[1] / (all[0] + all[1])) < 1e-12);
         for (uint64_t k = 0; k < n; k++) {
             struct stats_difference x;
             const struct candidate *t = &c.list[ids[k]], *l = &c.list[lowest];
@@ -513,8 +518,7 @@ static void probes_have_a_say_in_ties(void **state)
             assert_true(measured[k] == x.mean && own[k] == x.error);
             double truth = kl / predicts * (made_kl(&world.made, t->assignment) - made_kl(&world.made, l->assignment));
             assert_true(fabs(predicted[k] - truth) < 6 * other[k] + 1e-9 && other[k] > 0);
-            double w = other[k] * other[k] / (own[k] * own[k] + other[k] * other[k]);
-            assert_true(fabs(pooled[k] - w * measured[k] - (1 - w) * predicted[k]) < 1e-12);
+            assert_true(fabs(pooled[k] - share * measured[k] - (1 - share) * predicted[k]) < 1e-12);
             if (pooled[k] < least) {
                 least = pooled[k];
                 best = ids[k];
