@@ -20,7 +20,7 @@
 #include "nodes/search/probes.h"
 
 #define BATCH_BYTES ((uint64_t)1 << 30) /* of states and gradients, unless the graph gives the node more memory */
-#define BLOCK 8 /* positions whose responses are added up before they are squared; the longest that divides a window */
+#define BLOCK 8 /* most positions whose responses are added up before they are squared */
 #define BATCH_WINDOWS 8 /* on a CPU, where more would save little and a kill cost more */
 
 struct probe {
@@ -37,7 +37,7 @@ struct probe {
     double *trace;          /* [unit, window] */
     double *cost, *error;   /* [unit, format]: shrunk */
     double *own;            /* [unit, format]: the costs before that */
-    double *kept;           /* [unit, format]: the share of them that was kept */
+    double *kept;           /* [unit, format]: the share of their distance from the local squares that was kept */
     uint32_t *scored;       /* [window]: scored positions */
     uint32_t done, batch;   /* windows that are done, and in hand */
     struct probe_pairs pairs;
@@ -162,16 +162,24 @@ static bool run_batch(struct probe *p, const uint32_t *windows, uint32_t n, stru
     return ok;
 }
 
+static uint32_t block_of(uint32_t window)
+{
+    uint32_t block = BLOCK;
+    while (window % block != 0)
+        block--;
+    return block;
+}
+
 /* What a probe takes with a batch of one window. */
 static struct needs base_needs(const struct node *n, const struct model *m, const struct token_set *t,
                                const struct menu *menu)
 {
     const struct kernels *k = node_kernels(n);
     enum dtype mode = numeric_mode(node_string(n, "numeric"));
-    uint64_t probes = (uint64_t)node_int(n, "draws"), responses = (uint64_t)(menu->n_units * menu->n_formats) * probes;
-    struct needs out = {.memory = 24 * responses * t->n, .disk = 16 * responses * t->n};
+    uint64_t probes = (uint64_t)node_int(n, "draws"), windows = (uint64_t)(menu->n_units * menu->n_formats) * t->n;
+    struct needs out = {.memory = (16 * probes + 16) * windows, .disk = (16 * probes + 32) * windows};
     forward_needs(k, m, mode, (int)t->window, &out);
-    adjoint_needs(k, m, mode, t->window, menu->n_formats, (int)probes, 1, &out);
+    adjoint_needs(k, m, mode, t->window, menu->n_formats, (int)probes, block_of(t->window), 1, &out);
     return out;
 }
 
@@ -325,8 +333,7 @@ static bool write_pairs(struct probe *p, struct writer *w, struct err *e)
            column_write(w, "pairs/significance", DTYPE_F64, p->pairs.significance, n, "1", "pair",
                         "largest correlation of their responses, in standard errors", e) &&
            writer_double(w, "pairs_kept", p->pairs.kept, e) && writer_double(w, "pairs_spread", p->pairs.spread, e) &&
-           writer_int(w, "pairs_tested", (int64_t)p->pairs.n_tested,
-                                                                          e);
+           writer_int(w, "pairs_tested", (int64_t)p->pairs.n_tested, e);
 }
 
 static bool publish(struct probe *p, struct err *e)
@@ -351,11 +358,16 @@ static void tell_kept(const struct probe *p)
 {
     for (int f = 0; f < p->menu.n_formats; f++) {
         double sum = 0;
+        int n = 0;
         for (int u = 0; u < p->menu.n_units; u++)
-            sum += p->kept[u * p->menu.n_formats + f] / p->menu.n_units;
-        if (sum < 0.995)
+            if (p->cost[u * p->menu.n_formats + f] > 0) {
+                sum += p->kept[u * p->menu.n_formats + f];
+                n++;
+            }
+        if (n > 0 && sum < n)
             node_log(p->n, "%s: of what tells a unit's cost from its squares in blocks of %u positions, %.0f %% is "
-                     "kept; the rest is taken to be the draws'", p->menu.format_names[f], p->spec.block, 100 * sum);
+                     "kept; the rest is taken to be the draws'", p->menu.format_names[f], p->spec.block,
+                     100 * sum / n);
     }
 }
 
@@ -398,9 +410,8 @@ static bool prepare(struct probe *p, struct err *e)
         .n_probes = (int)probes, .n_traces = (int)(traces < (int64_t)probes ? traces : (int64_t)probes),
         .draw = strcmp(node_string(n, "draw"), "label") == 0 ? FISHER_LABEL : FISHER_SIGN,
         .seed = (uint64_t)node_int(n, "seed"), .load = load, .progress = progress,
-        .context = p, .node = n, .block = BLOCK};
-    while (p->tokens.window % p->spec.block != 0)
-        p->spec.block--;
+        .context = p, .node = n,
+        .block = block_of(p->tokens.window)};
     if (!mem_new(&p->scored, windows, e) || !mem_new(&p->skip, cells(p), e) ||
         !mem_new(&p->response, cells(p) * probes * windows, e) ||
         !mem_new(&p->local, cells(p) * windows, e) || !mem_new(&p->square, cells(p) * windows, e) ||

@@ -52,7 +52,7 @@ static int64_t layer_width(const struct model *m, bool outputs)
 }
 
 void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mode, uint32_t window, int n_formats,
-                   int n_probes, uint32_t batch, struct needs *out)
+                   int n_probes, uint32_t block, uint32_t batch, struct needs *out)
 {
     uint64_t layer = 0, chunk = (uint64_t)forward_chunk(k, (int)window), most_unit = 0;
     for (int u = 0; u < LAYER_UNITS; u++) {
@@ -60,13 +60,14 @@ void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mo
         most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
     }
     uint64_t head = (uint64_t)m->config.vocab * (uint64_t)m->config.hidden * dtype_bytes(mode);
+    uint64_t sums = (uint64_t)(LAYER_UNITS * n_formats * n_probes * SUMS) * (chunk / block) * sizeof(double);
     uint64_t logits = 2 * (uint64_t)window * (uint64_t)m->config.vocab * sizeof(float);
     backward_needs(k, m, (int)window, out);
     needs_tensors(k, out, batch * state_bytes(m, window, n_probes) + ((uint64_t)n_formats + 2) * layer + 2 * head +
                               2 * logits + (LAYER_UNITS * chunk + window) * window * sizeof(float) +
-                              chunk * ((uint64_t)n_formats * (uint64_t)layer_width(m, true) +
+                              sums + chunk * ((uint64_t)n_formats * (uint64_t)layer_width(m, true) +
                                        (uint64_t)layer_width(m, false)) * sizeof(float));
-    out->memory += most_unit * sizeof(float);
+    out->memory += most_unit * sizeof(float) + sums;
 }
 
 static bool matrix_new(struct adjoint *a, struct tensor *out, int64_t rows, int64_t columns, struct err *e)
@@ -513,6 +514,7 @@ bool adjoint_run(const struct adjoint_spec *s, const uint32_t *windows, uint32_t
     size_t cells = (size_t)(m->n_units * s->n_formats);
     for (uint32_t i = 0; i < n; i++) {
         memset(rows[i].response, 0, cells * (size_t)s->n_probes * sizeof *rows[i].response);
+        memset(rows[i].local, 0, cells * sizeof *rows[i].local);
         memset(rows[i].square, 0, cells * sizeof *rows[i].square);
         memset(rows[i].trace, 0, s->n_traces > 0 ? (size_t)m->n_units * sizeof *rows[i].trace : 0);
     }

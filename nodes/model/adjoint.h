@@ -37,7 +37,7 @@ struct adjoint_row {
 uint32_t adjoint_batch(const struct adjoint_spec *s, uint64_t bytes);
 /* Memory for batches of that many windows, and the panels of a layer in all formats, added to *out. */
 void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mode, uint32_t window, int n_formats,
-                   int n_probes, uint32_t batch, struct needs *out);
+                   int n_probes, uint32_t block, uint32_t batch, struct needs *out);
 /* rows[i] for windows[i], i < n: one batch. */
 bool adjoint_run(const struct adjoint_spec *s, const uint32_t *windows, uint32_t n, const struct adjoint_row *rows,
                  struct err *e) ERR_CHECK;

@@ -141,7 +141,7 @@ static double sum_local(const struct probes *p, int unit, int format)
  * local squares do; all windows together have `total`. */
 static void mix_windows(const struct probes *p, int unit, int format, double kept, double total, double *value)
 {
-    const double *local = kept < 1 ? local_of(p, unit, format) : NULL;
+    const double *local = kept < 1 && total != 0 ? local_of(p, unit, format) : NULL;
     double sum = 0, rest = local ? (1 - kept) * total / sum_local(p, unit, format) : 0;
     sum_probes(p, unit, format, value);
     for (uint32_t w = 0; w < p->n_windows; w++)

@@ -35,8 +35,9 @@ bool probes_costs(const struct probes *p, double *cost, double *error, struct er
  * and S the variance of the logarithm of the ratio over the format's units, it keeps the share t / (t + v) of its
  * distance, t = max(0, S - mean of v). Where distant positions matter, the ratio varies and costs stay as they are;
  * where they do not, the noise goes. An error is that of the kept share of the responses and the rest of the local
- * squares, over documents, and of what the share may be wrong by, share (1 - share) v. Nothing is done in a format with
- * fewer than 3 units of a cost above 0, or with one draw. `kept` [unit, format]: the share; 1 where nothing is done.
+ * squares, over documents, and of what the share may be wrong by, share (1 - share) v; that of the mean ratio, which is
+ * common to a format's units, is left out. Nothing is done in a format with fewer than 3 units of a cost above 0, or
+ * with one draw. `kept` [unit, format]: the share; 1 where nothing is done.
  * Against KLs of single units on other documents: tests/benchmarks.md, "Adjoint probes". */
 bool probes_shrink(const struct probes *p, double *cost, double *error, double *kept, struct err *e) ERR_CHECK;
 
@@ -81,10 +82,10 @@ uint64_t probe_windows_memory(const struct object *o);
 double probe_windows_cost(struct probe_windows *p, const uint8_t *assignment);
 /* `scale` times that of a minus that of b, with its standard error and 95 % interval (NaN with one document). Costs of
  * second order are some 10 % off, all to the same side: `scale` is measured over predicted KL. The error is that over
- * the windows' documents and, independent of it, what pairs may add: a pair's term is 2 r sqrt(c_u c_v), c being unary
- * costs, with r of standard deviation `spread`, independent between formats; so those that the two do not share have
- * the variance (2 spread)^2 times the sum over both assignments of sum over pairs with a unit that differs of c_u
- * c_v. */
+ * the windows' documents (without what shrinking may be wrong by) and, independent of it, what pairs may add: a pair's
+ * term is 2 r sqrt(c_u c_v), c being unary costs, with r of standard deviation `spread`, taken to be independent
+ * between formats; so those that the two do not share have the variance (2 spread)^2 times the sum over both
+ * assignments of sum over pairs with a unit that differs of c_u c_v. */
 bool probe_windows_difference(struct probe_windows *p, const uint8_t *a, const uint8_t *b, double scale,
                               struct stats_difference *out, struct err *e) ERR_CHECK;
 

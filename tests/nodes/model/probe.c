@@ -66,6 +66,8 @@ static void costs_come_of_the_responses(void **state)
                     (square[c * WORLD_WINDOWS] > 0 && local[c * WORLD_WINDOWS] > 0 && error[c] > 0));
         assert_true(kept[c] >= 0 && kept[c] <= 1 && (c % WORLD_FORMATS != WORLD_BF16 || kept[c] == 1));
     }
+    int64_t block;
+    assert_true(object_int(o, "block", &block) && block == 8 && WORLD_WINDOW % 8 == 0);
     for (int u = 0; u < w.menu.n_units; u++)
         assert_true(trace[u * WORLD_WINDOWS] > 0);
     double *all[] = {response, cost, error, trace, local, square, own, kept};

@@ -440,19 +440,21 @@ static struct object *probe_of(const double *cost, double noise, const char *nam
     struct err e;
     enum { DOCUMENTS = 8, CELLS = UNITS * MADE_FORMATS };
     uint32_t tokens[DOCUMENTS], document[DOCUMENTS];
-    double *response;
-    assert_ok(mem_new(&response, CELLS * DOCUMENTS, &e), e);
+    double *response, *local;
+    assert_ok(mem_new(&response, CELLS * DOCUMENTS, &e) && mem_new(&local, CELLS * DOCUMENTS, &e), e);
     for (uint32_t w = 0; w < DOCUMENTS; w++) {
         tokens[w] = 100;
         document[w] = w;
         for (uint64_t i = 0; i < CELLS; i++) {
             uint64_t seed = 100 * i + w;
             double x = cost[i] * (1 + noise * (2 * (double)stats_random(&seed) * 0x1p-64 - 1));
+            local[i * DOCUMENTS + w] = 7 * cost[i] * (1 + noise * (2 * (double)stats_random(&seed) * 0x1p-64 - 1));
             response[i * DOCUMENTS + w] = sqrt(2 * x * tokens[w]); /* one draw: its square is the cost */
         }
     }
-    struct object *o = made_probe(&world.made, world.store, name, cost, 1, 0, response, response, 1, DOCUMENTS, tokens,
-                                  document);
+    struct object *o = made_probe(&world.made, world.store, name, cost, 0.6, 0.01, response, local, 1, DOCUMENTS,
+                                  tokens, document);
+    mem_free(local);
     mem_free(response);
     return o;
 }
