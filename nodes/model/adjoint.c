@@ -51,6 +51,12 @@ static int64_t layer_width(const struct model *m, bool outputs)
     return outputs ? sum : most;
 }
 
+/* Numbers in `sums`, for chunks of so many rows. */
+static size_t count_sums(int n_formats, int n_probes, int64_t chunk, uint32_t block)
+{
+    return (size_t)(LAYER_UNITS * n_formats * n_probes) * SUMS * (size_t)(chunk / block);
+}
+
 void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mode, uint32_t window, int n_formats,
                    int n_probes, uint32_t block, uint32_t batch, struct needs *out)
 {
@@ -60,12 +66,12 @@ void adjoint_needs(const struct kernels *k, const struct model *m, enum dtype mo
         most_unit = m->units[u].parameters > most_unit ? m->units[u].parameters : most_unit;
     }
     uint64_t head = (uint64_t)m->config.vocab * (uint64_t)m->config.hidden * dtype_bytes(mode);
-    uint64_t sums = (uint64_t)(LAYER_UNITS * n_formats * n_probes * SUMS) * (chunk / block) * sizeof(double);
+    uint64_t sums = count_sums(n_formats, n_probes, (int64_t)chunk, block) * sizeof(double);
     uint64_t logits = 2 * (uint64_t)window * (uint64_t)m->config.vocab * sizeof(float);
     backward_needs(k, m, (int)window, out);
     needs_tensors(k, out, batch * state_bytes(m, window, n_probes) + ((uint64_t)n_formats + 2) * layer + 2 * head +
-                              2 * logits + (LAYER_UNITS * chunk + window) * window * sizeof(float) +
-                              sums + chunk * ((uint64_t)n_formats * (uint64_t)layer_width(m, true) +
+                              2 * logits + (LAYER_UNITS * chunk + window) * window * sizeof(float) + sums +
+                              chunk * ((uint64_t)n_formats * (uint64_t)layer_width(m, true) +
                                        (uint64_t)layer_width(m, false)) * sizeof(float));
     out->memory += most_unit * sizeof(float) + sums;
 }
@@ -77,7 +83,7 @@ static bool matrix_new(struct adjoint *a, struct tensor *out, int64_t rows, int6
 
 static size_t sums_count(const struct adjoint *a)
 {
-    return (size_t)(LAYER_UNITS * a->s->n_formats * a->s->n_probes) * SUMS * (size_t)(a->f->chunk / a->s->block);
+    return count_sums(a->s->n_formats, a->s->n_probes, a->f->chunk, a->s->block);
 }
 
 static bool open_tensors(struct adjoint *a, struct err *e)

@@ -154,8 +154,8 @@ static void run(struct world *w, int n_formats, int n_probes, int n_traces, enum
     for (int i = 0; i < w->model->n_units * n_formats; i++)
         skip[i] = w->only >= 0 && i / n_formats != w->only;
     struct adjoint_spec s = {.f = &w->f, .tokens = &w->tokens, .n_formats = n_formats, .n_probes = n_probes,
-                             .n_traces = n_traces, .draw = draw, .seed = 7, .block = w->block, .skip = skip, .load = load,
-                             .context = w};
+                             .n_traces = n_traces, .draw = draw, .seed = 7, .block = w->block, .skip = skip,
+                             .load = load, .context = w};
     result_new(out, w, n_formats, n_probes);
     for (uint32_t at = 0; at < WINDOWS; at += batch) {
         uint32_t n = WINDOWS - at < batch ? WINDOWS - at : batch;
@@ -192,8 +192,7 @@ static void difference(struct world *w, const struct tensor *v, uint32_t window,
         struct tensor z = {0};
         logits(w, window, unit, 0, i ? -scale : scale, &z);
         for (uint32_t b = 0; b < WINDOW / w->block; b++)
-            out[b] = (i ? out[b] - inner(v, &z, b * w->block, w->block) : inner(v, &z, b * w->block, w->block)) /
-                     (i ? 2 : 1);
+            out[b] = i ? (out[b] - inner(v, &z, b * w->block, w->block)) / 2 : inner(v, &z, b * w->block, w->block);
         w->q.k->tensor_free(&w->q, &z);
     }
 }
@@ -247,9 +246,9 @@ static void responses_are_derivatives_of_the_drawn_logits(void **state)
     }
 }
 
-/* Of the last layer's last unit, and of the head, what a position's error does is seen at its own logits alone; so their
- * local squares are sums of squares of derivatives over the logits of a block. With one block they are the responses'
- * own squares, of every unit. */
+/* Of the last layer's last unit, and of the head, what a position's error does is seen at its own logits alone; so
+ * their local squares are sums of squares of derivatives over the logits of a block. With one block they are the
+ * responses' own squares, of every unit. */
 static void local_squares_are_those_of_blocks(void **state)
 {
     (void)state;

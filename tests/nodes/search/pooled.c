@@ -61,7 +61,7 @@ static void choosing_by_both_is_better(void **state)
         for (size_t i = 0; i < 10; i++) {
             struct pooled p = {difference(measured[i] - measured[lowest], 1.5 * sqrt(2)),
                                difference(predicted[i] - predicted[lowest], sqrt(2)), NAN, NAN};
-            pooled_combine(&p, pooled_share(4.5, 2));
+            pooled_combine(&p, pooled_share(4.5, 2)); /* the variances of both differences */
             if (p.mean < least) {
                 least = p.mean;
                 chosen = i;
